@@ -1,0 +1,91 @@
+"""Which engine runs, chosen once at import, and why."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+from microgpt import generator, reference_engine
+from microgpt.arguments import choice
+
+BACKENDS = ("compiled", "reference")
+
+
+@dataclass(frozen=True)
+class BackendInfo:
+    """What `backend_info` tells.
+
+    Attributes:
+        backend: "compiled" or "reference".
+        instruction_set: which of the compiled kernels run; None for the reference.
+        threads: how many threads a model uses.
+        reason: why it is this backend, in a few words.
+    """
+
+    backend: str
+    instruction_set: str | None
+    threads: int
+    reason: str
+
+
+def _import_compiled(name: str) -> ModuleType | None:
+    try:
+        return importlib.import_module(f"microgpt.{name}")
+    except ModuleNotFoundError as error:  # any other ImportError is a broken build, and is not hidden
+        if error.name != f"microgpt.{name}":
+            raise
+        return None
+
+
+_engine, _generator = _import_compiled("_engine"), _import_compiled("_generator")
+_PURE = "this installation has no compiled engine (no C compiler when it was built, or MICROGPT_NO_EXTENSIONS=1)"
+
+
+def choose(backend: str | None = None) -> str:
+    """`backend`, or else what MICROGPT_BACKEND names, or else the best there is; `ImportError` for one not there."""
+    source = "backend"
+    if backend is None:
+        backend, source = os.environ.get("MICROGPT_BACKEND") or None, "MICROGPT_BACKEND"
+    if backend is None:
+        return "compiled" if _engine else "reference"
+    choice(source, backend, BACKENDS)
+    if backend == "compiled" and not _engine:
+        raise ImportError(f"{source}={backend!r}, but {_PURE}")
+    return backend
+
+
+def _reason() -> str:
+    if os.environ.get("MICROGPT_BACKEND"):
+        return "MICROGPT_BACKEND asks for it"
+    return "it is installed" if _engine else _PURE
+
+
+@cache
+def instruction_set() -> str | None:
+    """The best instruction set that the compiled kernels have and this processor runs."""
+    return _engine.instruction_sets()[0] if _engine else None
+
+
+def new_engine(backend: str, config: Any, parameters: Any, gradients: Any) -> Any:
+    """An engine over these flat arrays; the reference engine and the compiled one have the same methods."""
+    if backend == "compiled":
+        return _engine.Engine(config, parameters, gradients, instruction_set())  # type: ignore[union-attr]
+    return reference_engine.Engine(config, parameters, gradients)
+
+
+def new_generator(backend: str, seed: Any) -> Any:
+    """A random number generator: the reference's is a `random.Random`, the compiled one gives the same numbers."""
+    return _generator.Generator(seed) if backend == "compiled" else generator.Generator(seed)  # type: ignore[union-attr]
+
+
+def backend_info() -> BackendInfo:
+    """Which engine runs models, with which instruction set and how many threads, and why."""
+    backend = choose()
+    return BackendInfo(backend, instruction_set() if backend == "compiled" else None, 1, _reason())
+
+
+choose()  # an environment that asks for what is not there fails at import, not at first use

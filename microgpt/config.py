@@ -1,0 +1,49 @@
+"""The shape of a model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from microgpt.arguments import positive_integer
+from microgpt.reference import parameter_shapes
+
+
+@dataclass(frozen=True, kw_only=True)
+class GPTConfig:
+    """The sizes of a GPT. All are whole numbers of at least 1; `ValueError` or `TypeError` says which one is not.
+
+    Attributes:
+        vocab_size: number of tokens, the one that begins and ends a document included.
+        n_layer: number of transformer blocks.
+        n_embd: width of the residual stream; a multiple of `n_head`.
+        block_size: longest context, in tokens.
+        n_head: number of attention heads, each `n_embd / n_head` wide.
+
+    The defaults are microgpt's.
+    """
+
+    vocab_size: int
+    n_layer: int = 1
+    n_embd: int = 16
+    block_size: int = 16
+    n_head: int = 4
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            object.__setattr__(self, name, positive_integer(name, value))
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd must be a multiple of n_head, got n_embd={self.n_embd} and n_head={self.n_head}")
+
+    def parameter_shapes(self) -> dict[str, tuple[int, int]]:
+        """Name and (rows, columns) of every parameter matrix, in the order in which they are drawn and stored."""
+        return parameter_shapes(self)
+
+    @property
+    def num_params(self) -> int:
+        """Number of parameters."""
+        return sum(rows * columns for rows, columns in self.parameter_shapes().values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The attributes, by name."""
+        return asdict(self)

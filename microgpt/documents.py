@@ -1,0 +1,37 @@
+"""Documents from a text file, one on each line."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+EMBEDDED = Path(__file__).with_name("names.txt")  # US first names, Census of 1990
+
+
+def read_documents(file: str | os.PathLike[str] | None = None) -> list[str]:
+    """The lines of a UTF-8 text file, white space at both ends removed, without the empty ones.
+
+    Without `file`, the first names that come with the package. `ValueError` names a file that cannot be read or has
+    no documents, and the line that is not UTF-8.
+    """
+    path = EMBEDDED if file is None else Path(file)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError:
+        raise ValueError(f"cannot read {path!s:.60}: the name has a null character") from None
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = len(_lines(content[: error.start].decode("utf-8-sig")))
+        raise ValueError(f"{path}, line {line}: not UTF-8 ({error.reason})") from None
+    documents = [stripped for line in _lines(text) if (stripped := line.strip())]
+    if not documents:
+        raise ValueError(f"{path} has no documents: it must have at least one line that is not blank")
+    return documents
+
+
+def _lines(text: str) -> list[str]:
+    """Split as `open` does: at \\n, \\r\\n and \\r, and nowhere else."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")

@@ -1,0 +1,35 @@
+"""Random numbers for the reference engine; csrc/generator.pyx is the compiled twin."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from microgpt.reference import draw_token
+
+
+class Generator(random.Random):
+    """A `random.Random` that also fills arrays and draws tokens.
+
+    `seed` is anything `random.Random` takes, or another generator, whose state is then copied.
+    """
+
+    def __new__(cls, seed: Any = None) -> Generator:
+        return super().__new__(cls)
+
+    def __init__(self, seed: Any = None) -> None:
+        if hasattr(seed, "getstate"):
+            super().__init__(0)
+            self.setstate(seed.getstate())
+        else:
+            super().__init__(seed)
+
+    def fill_gauss(self, array: Any, sigma: float) -> None:
+        """Fill a one-dimensional float array with `gauss(0, sigma)`, in order."""
+        for i in range(len(array)):
+            array[i] = self.gauss(0.0, sigma)
+
+    def draw(self, probabilities: Sequence[float]) -> int:
+        """An index drawn with these probabilities, as `random.choices` draws it."""
+        return draw_token(probabilities, self)

@@ -1,0 +1,77 @@
+"""Token sequences packed end to end: the form in which every engine takes them.
+
+This is the border. What gets past `pack` and `PackedSequences` has been validated, and the engines trust it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class PackedSequences:
+    """Sequence i is `tokens[starts[i] : starts[i] + lengths[i]]`, each with at least 2 tokens.
+
+    Attributes:
+        tokens: int32, every one in [0, vocab_size).
+        starts, lengths: int64, one for each sequence. Sequences may overlap or repeat.
+    """
+
+    tokens: NDArray[np.int32]
+    starts: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+
+    def select(self, indices: NDArray[np.int64]) -> PackedSequences:
+        """The sequences at these indices, over the same tokens."""
+        return PackedSequences(self.tokens, self.starts[indices], self.lengths[indices])
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+
+def token_array(name: str, tokens: Sequence[int], vocab_size: int) -> NDArray[np.int32]:
+    """`tokens` as int32; `TypeError` where they are not whole numbers, `ValueError` out of [0, vocab_size)."""
+    try:
+        array = np.asarray(tokens)
+    except ValueError:
+        array = np.empty((0, 0), object)
+    if array.size == 0 and array.ndim == 1:
+        return np.empty(0, np.int32)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be a sequence of whole numbers, got {_shown(tokens)}")
+    outside = np.flatnonzero((array < 0) | (array >= vocab_size))
+    if outside.size:
+        first = int(outside[0])
+        raise ValueError(f"{name}[{first}] is {array[first]}, out of range for vocab_size={vocab_size}")
+    return array.astype(np.int32)
+
+
+def pack(sequences: Sequence[Sequence[int]], vocab_size: int) -> PackedSequences:
+    """Token sequences, each of at least two tokens, end to end.
+
+    `TypeError` or `ValueError` names the sequence and the token that is not a whole number in [0, vocab_size).
+    """
+    if isinstance(sequences, (str, bytes)) or not hasattr(sequences, "__iter__"):
+        raise TypeError(f"sequences must be a list of token sequences, got {_shown(sequences)}")
+    arrays = []
+    for i, sequence in enumerate(sequences):
+        if isinstance(sequence, str) or not hasattr(sequence, "__len__"):
+            raise TypeError(f"sequences[{i}] must be a sequence of whole numbers, got {_shown(sequence)}")
+        if len(sequence) < 2:
+            raise ValueError(
+                f"sequences[{i}] must have at least 2 tokens, so that one can be predicted, got {len(sequence)}"
+            )
+        arrays.append(token_array(f"sequences[{i}]", sequence, vocab_size))
+    if not arrays:
+        raise ValueError("sequences must hold at least one token sequence, got none")
+    lengths = np.array([len(array) for array in arrays], np.int64)
+    return PackedSequences(np.concatenate(arrays), np.cumsum(lengths) - lengths, lengths)
+
+
+def _shown(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."

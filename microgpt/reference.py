@@ -1,0 +1,326 @@
+"""The whole algorithm in pure Python, to be read from top to bottom.
+
+This is Andrej Karpathy's microgpt, idea by idea and in its order: autograd on scalars, the parameters, the model,
+Adam, sampling. It needs nothing but `math`, and the compiled engine is tested against it float by float, so every
+operation here is also a specification: which sum comes first decides the last bit of every result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from bisect import bisect
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import random
+
+    from microgpt.config import GPTConfig
+
+# --- Autograd: the chain rule, applied through a graph of scalars ----------------------------------------------------
+
+
+class Value:
+    """A scalar that remembers how it was computed, so that `backward` can differentiate through it.
+
+    `data` is the number; `grad` is the derivative of whatever `backward` was called on with respect to this number.
+    Both can be set at any time. `grad` accumulates over calls of `backward` until it is set to 0.
+
+    Source: `class Value` of microgpt, with the names of micrograd's (`_prev`, `_op`, `tanh`) beside them.
+    """
+
+    __slots__ = ("data", "grad", "_children", "_local_grads", "_op", "__weakref__")
+
+    def __init__(
+        self, data: float, children: tuple[Value, ...] = (), local_grads: tuple[float, ...] = (), op: str = ""
+    ) -> None:
+        self.data = data * 1.0  # an int becomes the float it stands for
+        self.grad = 0.0
+        self._children = children  # what this value was computed from
+        self._local_grads = local_grads  # the derivative of this value with respect to each child
+        self._op = op
+
+    def __add__(self, other: Value | float) -> Value:
+        other = other if isinstance(other, Value) else Value(other)
+        return Value(self.data + other.data, (self, other), (1.0, 1.0), "+")
+
+    def __mul__(self, other: Value | float) -> Value:
+        other = other if isinstance(other, Value) else Value(other)
+        return Value(self.data * other.data, (self, other), (other.data, self.data), "*")
+
+    def __pow__(self, exponent: float) -> Value:
+        if isinstance(exponent, Value):
+            raise TypeError("the exponent of ** must be an int or a float, not a Value")
+        return Value(self.data**exponent, (self,), (exponent * self.data ** (exponent - 1),), f"**{exponent}")
+
+    def exp(self) -> Value:
+        """e to the power of this value."""
+        return Value(math.exp(self.data), (self,), (math.exp(self.data),), "exp")
+
+    def log(self) -> Value:
+        """The natural logarithm; `ValueError` where this value is not positive."""
+        return Value(math.log(self.data), (self,), (1 / self.data,), "log")
+
+    def relu(self) -> Value:
+        """This value where it is positive, otherwise 0."""
+        return Value(max(0.0, self.data), (self,), (float(self.data > 0),), "ReLU")
+
+    def tanh(self) -> Value:
+        """The hyperbolic tangent."""
+        t = math.tanh(self.data)
+        return Value(t, (self,), (1 - t * t,), "tanh")
+
+    # What follows is spelled in terms of + * and **, so that it adds no derivative of its own.
+    def __neg__(self) -> Value:
+        return self * -1
+
+    def __radd__(self, other: float) -> Value:
+        return self + other
+
+    def __sub__(self, other: Value | float) -> Value:
+        return self + (-other)
+
+    def __rsub__(self, other: float) -> Value:
+        return other + (-self)
+
+    def __rmul__(self, other: float) -> Value:
+        return self * other
+
+    def __truediv__(self, other: Value | float) -> Value:
+        return self * other**-1
+
+    def __rtruediv__(self, other: float) -> Value:
+        return other * self**-1
+
+    def backward(self) -> None:
+        """Add to the `grad` of every value below this one the derivative of this value with respect to it.
+
+        The order is depth-first, children left to right, then reversed: the seed's, which decides the last bits.
+        The seed recurses; a stack of our own has no depth limit.
+        """
+        order: list[Value] = []
+        visited: set[Value] = set()
+        stack: list[Value | None] = [self]
+        while stack:
+            value = stack.pop()
+            if value is None:  # all children of the value below this mark are in `order`
+                order.append(stack.pop())  # type: ignore[arg-type]
+            elif value not in visited:
+                visited.add(value)
+                stack += (value, None, *reversed(value._children))
+        self.grad = 1.0
+        for value in reversed(order):
+            for child, local_grad in zip(value._children, value._local_grads):
+                child.grad += local_grad * value.grad
+
+    @property
+    def _prev(self) -> set[Value]:
+        return set(self._children)
+
+    def __repr__(self) -> str:
+        return f"Value(data={self.data}, grad={self.grad})"
+
+
+# --- The parameters: what the model knows -----------------------------------------------------------------------------
+
+StateDict = dict[str, list[list[Value]]]
+
+
+def parameter_shapes(config: GPTConfig) -> dict[str, tuple[int, int]]:
+    """Name and (rows, columns) of every parameter matrix, in the order in which they are drawn and stored."""
+    n_embd = config.n_embd
+    shapes = {
+        "wte": (config.vocab_size, n_embd),
+        "wpe": (config.block_size, n_embd),
+        "lm_head": (config.vocab_size, n_embd),
+    }
+    for i in range(config.n_layer):
+        shapes[f"layer{i}.attn_wq"] = (n_embd, n_embd)
+        shapes[f"layer{i}.attn_wk"] = (n_embd, n_embd)
+        shapes[f"layer{i}.attn_wv"] = (n_embd, n_embd)
+        shapes[f"layer{i}.attn_wo"] = (n_embd, n_embd)
+        shapes[f"layer{i}.mlp_fc1"] = (4 * n_embd, n_embd)
+        shapes[f"layer{i}.mlp_fc2"] = (n_embd, 4 * n_embd)
+    return shapes
+
+
+def draw_state_dict(config: GPTConfig, generator: random.Random, std: float = 0.08) -> StateDict:
+    """Fresh parameters, each drawn from a normal distribution with mean 0 and standard deviation `std`."""
+
+    def matrix(n_out: int, n_in: int) -> list[list[Value]]:
+        return [[Value(generator.gauss(0, std)) for _ in range(n_in)] for _ in range(n_out)]
+
+    return {name: matrix(*shape) for name, shape in parameter_shapes(config).items()}
+
+
+# --- The model: from tokens and parameters to logits over what comes next ---------------------------------------------
+# GPT-2 with minor differences: rmsnorm instead of layernorm, no biases, ReLU instead of GeLU.
+
+
+def linear(x: Sequence[Value], w: Sequence[Sequence[Value]]) -> list[Value]:
+    """The matrix-vector product `w x`: `x` of length n_in, `w` of n_out rows of n_in, the result of length n_out."""
+    return [sum(wi * xi for wi, xi in zip(wo, x)) for wo in w]
+
+
+def softmax(logits: Sequence[Value]) -> list[Value]:
+    """Probabilities proportional to the exponentials of `logits`, of the same length.
+
+    The maximum is subtracted as a plain number: it keeps `exp` from overflowing and has no gradient.
+    """
+    max_val = max(val.data for val in logits)
+    exps = [(val - max_val).exp() for val in logits]
+    total = sum(exps)
+    return [e / total for e in exps]
+
+
+compute_softmax = softmax  # the seed's name for it
+
+
+def rmsnorm(x: Sequence[Value]) -> list[Value]:
+    """`x` divided by its root mean square (Zhang and Sennrich, 2019), without a gain; the same length."""
+    ms = sum(xi * xi for xi in x) / len(x)
+    scale = (ms + 1e-5) ** -0.5
+    return [xi * scale for xi in x]
+
+
+def gpt(
+    token_id: int,
+    pos_id: int,
+    keys: list[list[list[Value]]],
+    values: list[list[list[Value]]],
+    state_dict: StateDict,
+    n_head: int,
+) -> list[Value]:
+    """Logits (vocab_size) over the token that follows `token_id` at position `pos_id`.
+
+    `keys` and `values` hold, for each layer, those of the positions before this one; this position's are appended.
+    """
+    tok_emb = state_dict["wte"][token_id]
+    pos_emb = state_dict["wpe"][pos_id]
+    x = [t + p for t, p in zip(tok_emb, pos_emb)]
+    x = rmsnorm(x)  # not redundant: the backward pass reaches this point through the residual connection too
+    head_dim = len(x) // n_head
+
+    for layer in range(len(keys)):
+        # 1) Multi-head attention
+        x_residual = x
+        x = rmsnorm(x)
+        q = linear(x, state_dict[f"layer{layer}.attn_wq"])
+        k = linear(x, state_dict[f"layer{layer}.attn_wk"])
+        v = linear(x, state_dict[f"layer{layer}.attn_wv"])
+        keys[layer].append(k)
+        values[layer].append(v)
+        x_attn = []
+        for start in range(0, len(x), head_dim):
+            head = slice(start, start + head_dim)
+            q_h = q[head]
+            k_h = [ki[head] for ki in keys[layer]]
+            v_h = [vi[head] for vi in values[layer]]
+            attn_logits = [sum(q_h[j] * k_t[j] for j in range(head_dim)) / head_dim**0.5 for k_t in k_h]
+            attn_weights = softmax(attn_logits)
+            x_attn += [sum(a * v_t[j] for a, v_t in zip(attn_weights, v_h)) for j in range(head_dim)]
+        x = linear(x_attn, state_dict[f"layer{layer}.attn_wo"])
+        x = [a + b for a, b in zip(x, x_residual)]
+        # 2) Multi-layer perceptron
+        x_residual = x
+        x = rmsnorm(x)
+        x = linear(x, state_dict[f"layer{layer}.mlp_fc1"])
+        x = [xi.relu() for xi in x]
+        x = linear(x, state_dict[f"layer{layer}.mlp_fc2"])
+        x = [a + b for a, b in zip(x, x_residual)]
+
+    return linear(x, state_dict["lm_head"])
+
+
+# --- The loss: how badly the model predicts the next token, averaged ----------------------------------------------------
+
+
+def document_loss(tokens: Sequence[int], state_dict: StateDict, config: GPTConfig) -> Value:
+    """Mean over the positions of one document of -log(probability of the token that follows), in nats.
+
+    `tokens` has at least two; what lies beyond `block_size` positions is cut.
+    """
+    n = min(config.block_size, len(tokens) - 1)
+    keys: list[list[list[Value]]] = [[] for _ in range(config.n_layer)]
+    values: list[list[list[Value]]] = [[] for _ in range(config.n_layer)]
+    losses = []
+    for pos_id in range(n):
+        token_id, target_id = tokens[pos_id], tokens[pos_id + 1]
+        logits = gpt(token_id, pos_id, keys, values, state_dict, config.n_head)
+        probs = softmax(logits)
+        losses.append(-probs[target_id].log())
+    return (1 / n) * sum(losses)
+
+
+def batch_loss(documents: Sequence[Sequence[int]], state_dict: StateDict, config: GPTConfig) -> Value:
+    """Mean over the documents of `document_loss`. A batch of one has exactly the document's loss."""
+    return (1 / len(documents)) * sum(document_loss(tokens, state_dict, config) for tokens in documents)
+
+
+# --- Adam: the optimizer ------------------------------------------------------------------------------------------------
+
+
+class Adam:
+    """Adam (Kingma and Ba, 2015) over a list of `Value`.
+
+    `step` moves each parameter against its gradient and sets the gradient to 0.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Value],
+        learning_rate: float = 0.01,
+        beta1: float = 0.85,
+        beta2: float = 0.99,
+        eps: float = 1e-8,
+    ) -> None:
+        self.params = list(params)
+        self.learning_rate, self.beta1, self.beta2, self.eps = learning_rate, beta1, beta2, eps
+        self.m = [0.0] * len(self.params)  # mean of the gradients, exponentially weighted
+        self.v = [0.0] * len(self.params)  # mean of their squares, exponentially weighted
+        self.step_count = 0
+
+    def step(self, learning_rate: float | None = None) -> None:
+        """Update all parameters once, with this step's `learning_rate` where one is given."""
+        learning_rate = self.learning_rate if learning_rate is None else learning_rate
+        beta1, beta2, eps, m, v = self.beta1, self.beta2, self.eps, self.m, self.v
+        self.step_count += 1
+        bias1 = 1 - beta1**self.step_count
+        bias2 = 1 - beta2**self.step_count
+        for i, p in enumerate(self.params):
+            m[i] = beta1 * m[i] + (1 - beta1) * p.grad
+            v[i] = beta2 * v[i] + (1 - beta2) * p.grad**2
+            m_hat = m[i] / bias1
+            v_hat = v[i] / bias2
+            p.data -= learning_rate * m_hat / (v_hat**0.5 + eps)
+            p.grad = 0.0
+
+
+# --- Sampling: the model babbles back -------------------------------------------------------------------------------------
+
+
+def draw_token(probabilities: Sequence[float], generator: random.Random) -> int:
+    """An index drawn with these probabilities: one `generator.random()`, spent as `random.choices` spends it."""
+    cumulative = list(accumulate(probabilities))
+    return bisect(cumulative, generator.random() * (cumulative[-1] + 0.0), 0, len(cumulative) - 1)
+
+
+def sample_document(
+    state_dict: StateDict, config: GPTConfig, bos: int, temperature: float, generator: random.Random
+) -> list[int]:
+    """Tokens drawn one after the other, from the first after `bos` until `bos` comes again or the context is full.
+
+    `temperature` divides the logits: towards 0 the likeliest token always wins, 1 samples the model as it is.
+    """
+    keys: list[list[list[Value]]] = [[] for _ in range(config.n_layer)]
+    values: list[list[list[Value]]] = [[] for _ in range(config.n_layer)]
+    token_id, sample = bos, []
+    for pos_id in range(config.block_size):
+        logits = gpt(token_id, pos_id, keys, values, state_dict, config.n_head)
+        probs = softmax([logit / temperature for logit in logits])
+        token_id = draw_token([p.data for p in probs], generator)
+        if token_id == bos:
+            break
+        sample.append(token_id)
+    return sample

@@ -1,0 +1,123 @@
+"""The reference engine: `microgpt.reference` behind the interface that `GPT` talks to.
+
+The compiled engine (csrc/engine.pyx) is its twin: same methods, same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from microgpt import reference
+from microgpt.packing import PackedSequences
+
+if TYPE_CHECKING:
+    from microgpt.config import GPTConfig
+
+
+class Cache:
+    """The keys and values of documents in progress."""
+
+    def __init__(self, samples: int, n_layer: int, state_dict: reference.StateDict) -> None:
+        self.keys: list[Any] = [[[] for _ in range(n_layer)] for _ in range(samples)]
+        self.values: list[Any] = [[[] for _ in range(n_layer)] for _ in range(samples)]
+        self.state_dict = state_dict
+
+
+class Engine:
+    """`parameters` and `gradients` are flat float64 arrays in the order of `config.parameter_shapes()`."""
+
+    def __init__(self, config: GPTConfig, parameters: NDArray[Any], gradients: NDArray[Any]) -> None:
+        self.config = config
+        self.parameters = parameters
+        self.gradients = gradients
+
+    def _state_dict(self) -> reference.StateDict:
+        values = iter(self.parameters.tolist())
+        return {
+            name: [[reference.Value(next(values)) for _ in range(n_in)] for _ in range(n_out)]
+            for name, (n_out, n_in) in self.config.parameter_shapes().items()
+        }
+
+    def _loss(self, packed: PackedSequences, state_dict: reference.StateDict) -> reference.Value:
+        documents = [
+            packed.tokens[start : start + length].tolist() for start, length in zip(packed.starts, packed.lengths)
+        ]
+        try:
+            return reference.batch_loss(documents, state_dict, self.config)
+        except (ValueError, OverflowError):  # log(0), or a sum beyond the largest float
+            return reference.Value(math.inf)
+
+    def loss(self, packed: PackedSequences) -> float:
+        """Mean over the documents of `packed` of the mean over their positions, in nats."""
+        return self._loss(packed, self._state_dict()).data
+
+    def loss_and_gradients(self, packed: PackedSequences) -> float:
+        """The loss, as `loss` gives it; `gradients` then holds its derivatives."""
+        state_dict = self._state_dict()
+        loss = self._loss(packed, state_dict)
+        loss.backward()
+        self.gradients[:] = [p.grad for matrix in state_dict.values() for row in matrix for p in row]
+        return loss.data
+
+    def adam_step(self, adam: Any, learning_rate: float) -> None:
+        """Move `parameters` against `gradients`. `adam` has m, v, beta1, beta2, eps and step_count, which it counts."""
+        params = [reference.Value(p) for p in self.parameters.tolist()]
+        for p, grad in zip(params, self.gradients.tolist()):
+            p.grad = grad
+        optimizer = reference.Adam(params, learning_rate, adam.beta1, adam.beta2, adam.eps)
+        optimizer.m, optimizer.v, optimizer.step_count = adam.m.tolist(), adam.v.tolist(), adam.step_count
+        optimizer.step()
+        self.parameters[:] = [p.data for p in params]
+        adam.m[:], adam.v[:], adam.step_count = optimizer.m, optimizer.v, optimizer.step_count
+
+    def train(
+        self,
+        packed: PackedSequences,
+        batch_size: int,
+        learning_rates: NDArray[np.float64],
+        adam: Any,
+        losses: NDArray[np.float64],
+        progress: Callable[[int], object] | None,
+    ) -> int:
+        """Run one step of Adam for each learning rate, each on the next `batch_size` documents of `packed`.
+
+        Fills `losses` and returns how many steps were made: fewer than asked for where a loss, then the last one
+        filled, was not finite. `progress` is called with the number of steps completed.
+        """
+        for step, learning_rate in enumerate(learning_rates.tolist()):
+            batch = np.arange(step * batch_size, (step + 1) * batch_size)
+            losses[step] = self.loss_and_gradients(packed.select(batch))
+            if not math.isfinite(losses[step]):
+                return step
+            self.adam_step(adam, learning_rate)
+            if progress is not None:
+                progress(step + 1)
+        return len(learning_rates)
+
+    def logits_of(self, tokens: NDArray[np.int32]) -> NDArray[Any]:
+        """Logits over what follows each of up to block_size tokens, shape (len(tokens), vocab_size)."""
+        cache = Cache(1, self.config.n_layer, self._state_dict())
+        return np.array([[logit.data for logit in self._next(cache, 0, token)] for token in tokens.tolist()])
+
+    def new_cache(self, samples: int) -> Cache:
+        """Caches for `samples` new documents, to be continued with the parameters as they are now."""
+        return Cache(samples, self.config.n_layer, self._state_dict())
+
+    def next_probabilities(
+        self, cache: Cache, samples: NDArray[np.int64], tokens: NDArray[np.int32], temperature: float
+    ) -> NDArray[np.float64]:
+        """Append one token to each of these samples: probabilities of what follows, (len(samples), vocab_size)."""
+        rows = []
+        for sample, token in zip(samples.tolist(), tokens.tolist()):
+            logits = self._next(cache, sample, token)
+            rows.append([p.data for p in reference.softmax([logit / temperature for logit in logits])])
+        return np.array(rows)
+
+    def _next(self, cache: Cache, sample: int, token: int) -> list[reference.Value]:
+        keys, values = cache.keys[sample], cache.values[sample]
+        return reference.gpt(token, len(keys[0]), keys, values, cache.state_dict, self.config.n_head)

@@ -1,0 +1,97 @@
+"""Builds the compiled half of microgpt; everything else about the package is in pyproject.toml.
+
+Without a working C compiler, on PyPy, or with MICROGPT_NO_EXTENSIONS=1, there is no compiled half, and the package does
+everything, slower, with its reference engine. MICROGPT_REQUIRE_EXTENSIONS=1 makes anything short of it an error.
+"""
+
+import os
+import platform
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
+
+from distutils.ccompiler import new_compiler  # isort: skip (setuptools provides it)
+from distutils.sysconfig import customize_compiler  # isort: skip
+
+REQUIRED = os.environ.get("MICROGPT_REQUIRE_EXTENSIONS") == "1"
+
+# pow, exp and log have to stay calls of the C library: the compiler would make x * x of pow(x, 2), whose last bit
+# differs. -fno-math-errno lets square roots be single instructions.
+COMMON = ["-O3", "-fno-math-errno", "-fno-builtin-pow", "-fno-builtin-exp", "-fno-builtin-log"]
+EXACT = [*COMMON, "-ffp-contract=off", "-DMICROGPT_EXACT=1"]
+
+# The instruction sets of kernels/levels.h and the flags that ask for them.
+INSTRUCTION_SETS = {
+    "x86_64": {
+        "baseline": [],
+        "avx2": ["-mavx2", "-mfma"],
+        "avx512": ["-mavx2", "-mfma", "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl"],
+    },
+    "aarch64": {"neon": []},
+}
+
+
+def instruction_sets():
+    machine = platform.machine().lower()
+    machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
+    return INSTRUCTION_SETS.get(machine, {"baseline": []})
+
+
+class Build(build_ext):
+    """Compiles the kernels once for each instruction set, beside what Cython generates."""
+
+    def build_extension(self, ext):
+        if ext.name == "microgpt._engine":
+            for name, flags in instruction_sets().items():
+                ext.extra_objects += self.compiler.compile(
+                    ["csrc/kernels/kernels.c"],
+                    output_dir=os.path.join(self.build_temp, "float64", name),
+                    extra_postargs=[*EXACT, *flags, f"-DMICROGPT_INSTRUCTION_SET={name}"],
+                    depends=ext.depends,
+                )
+        super().build_extension(ext)
+
+
+def why_pure():
+    """Why there can be no compiled half here, or None."""
+    if os.environ.get("MICROGPT_NO_EXTENSIONS") == "1":
+        return "MICROGPT_NO_EXTENSIONS=1"
+    if platform.python_implementation() != "CPython":
+        return f"{platform.python_implementation()} runs the reference engine"
+    compiler = new_compiler()
+    customize_compiler(compiler)
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "probe.c")
+        source.write_text("#include <Python.h>\ntypedef double pair __attribute__((vector_size(16)));\n")
+        try:
+            compiler.compile([str(source)], folder, include_dirs=[sysconfig.get_path("include")], extra_postargs=EXACT)
+        except CompileError as error:
+            return f"no C compiler with vector extensions and the Python headers ({error})"
+    return None
+
+
+def extensions():
+    from Cython.Build import cythonize
+
+    headers = sorted(map(str, Path("csrc").rglob("*.h")))
+    settings = {"extra_compile_args": EXACT, "depends": [*headers, "csrc/kernels/kernels.c"]}
+    return cythonize(
+        [
+            Extension("microgpt._engine", ["csrc/engine.pyx"], **settings),
+            Extension("microgpt._generator", ["csrc/generator.pyx"], **settings),
+        ],
+        build_dir="build/cython",
+    )
+
+
+reason = why_pure()
+if reason and REQUIRED:
+    sys.exit(f"microgpt: MICROGPT_REQUIRE_EXTENSIONS=1, but {reason}")
+if reason:
+    print(f"microgpt: building the pure package, without the compiled engine: {reason}", file=sys.stderr)
+setup(ext_modules=[] if reason else extensions(), cmdclass={"build_ext": Build})
