@@ -236,7 +236,8 @@ cdef class Engine:
         packed = {}
         for name, weight_rows in self.weight_rows.items():
             n_out, n_in = len(weight_rows), 4 * n_embd if name.endswith("mlp_fc2") else n_embd
-            packed[name] = (take(self.stride(n_in) * n_out), take(self.stride(n_out) * n_in))
+            in_order = n_in % self.line == 0 and not name.endswith("attn_wqkv")
+            packed[name] = (-1 if in_order else take(self.stride(n_in) * n_out), take(self.stride(n_out) * n_in))
 
         # Gradients of activations live from one backward operation to the next, so layers share them.
         d_stream = take_rows(n_embd)  # of the residual stream: the same array before and after each block
@@ -284,8 +285,9 @@ cdef class Engine:
         op = self.record(CROSS_ENTROPY, vocab_size, 0, self.logits, -1)
         op.input_gradient, op.saved = d_logits, take(2 * rows)
 
-        # Room for one head of the longest document (attention.h), or for one number a row.
-        scratch = take(max(rows, self.stride(context) * (head_dim + 2 * context), self.stride(self.config.block_size)))
+        # Room for one head of the longest document (attention.h), or for two numbers a row.
+        scratch = take(max(2 * rows, self.stride(context) * (head_dim + 2 * context) + context,
+                           self.config.block_size))
         take(self.line)  # a kernel may read, not use, the rest of a line past the end of an array
 
         itemsize = self.dtype.itemsize

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from microgpt import backend as backends
 from microgpt.arguments import choice, integer, number
 from microgpt.config import GPTConfig
+from microgpt.arrays import aligned_zeros
 from microgpt.packing import pack, token_array
 from microgpt.sampling import sample_documents
 from microgpt.tokenizer import CharTokenizer
@@ -55,8 +56,8 @@ class GPT:
         self.backend = backends.choose(backend)
         self.tokenizer = tokenizer
         self.generator = backends.new_generator(self.backend, seed)
-        self._parameters = np.zeros(config.num_params, self.dtype)
-        self._gradients = np.zeros(config.num_params, self.dtype)
+        self._parameters = aligned_zeros(config.num_params, self.dtype)
+        self._gradients = aligned_zeros(config.num_params, self.dtype)
         self.engine = backends.new_engine(self.backend, config, self._parameters, self._gradients)
         self.generator.fill_gauss(self._parameters, INITIAL_STD)
 

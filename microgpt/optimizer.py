@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from microgpt.arguments import number
+from microgpt.arrays import aligned_zeros
 from microgpt.model import GPT
 
 
@@ -37,8 +36,8 @@ class Adam:
         self.beta1 = number("beta1", beta1, minimum=0, below=1)
         self.beta2 = number("beta2", beta2, minimum=0, below=1)
         self.eps = number("eps", eps, above=0)
-        self.m = np.zeros(model.num_params, model.dtype)
-        self.v = np.zeros(model.num_params, model.dtype)
+        self.m = aligned_zeros(model.num_params, model.dtype)
+        self.v = aligned_zeros(model.num_params, model.dtype)
         self.step_count = 0
 
     def step(self, learning_rate: float | None = None) -> None:

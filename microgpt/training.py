@@ -53,8 +53,9 @@ class Run:
         steps = len(self.losses)
         schedule = self.optimizer.learning_rate * (1 - np.arange(steps) / max(steps, 1))
         assert self.model.tokenizer is not None
-        packed = self.model.tokenizer.pack_documents(self.documents)
-        order = np.arange(steps * self.batch_size) % len(packed)
+        used = steps * self.batch_size
+        packed = self.model.tokenizer.pack_documents(self.documents[:used])
+        order = np.arange(used) % len(self.documents)
         completed = self.model.engine.train(
             packed.select(order), self.batch_size, schedule, self.optimizer, self.losses, progress
         )

@@ -7,15 +7,80 @@
 
 #include "numerics.h"
 
+/* The constants of a step, in the element type. */
+typedef struct {
+    real beta1, beta2, rest1, rest2, bias1, bias2, learning_rate, eps;
+    real reciprocal1, reciprocal2; /* of bias1 and bias2 */
+} AdamConstants;
+
+/* Lanes in which kept + rest * g ** 2 has to be computed with libm's power: near a midpoint, where it may round to the
+ * other neighbour, if that reaches the sum. */
+INLINE int doubtful_squares(vec g, vec squared, vec kept, real rest) {
+#if VECTOR_POWERS
+    const vec residual = fused_multiply_add(g, g, -squared);
+    const vec sum = kept + rest * squared, other_sum = kept + rest * neighbour(squared, residual);
+    return negative_lanes((near_midpoint(squared, residual, broadcast(1)) & differ(sum, other_sum))
+                          | larger(squared, LARGEST_POWER));
+#else
+    (void)g, (void)squared, (void)kept, (void)rest;
+    return MICROGPT_EXACT ? ALL_LANES : 0;
+#endif
+}
+
+/* The same for p - update, where update = a / (v_hat ** 0.5 + eps): its quotient moves against the root, and less than
+ * three units for one of the root's. */
+INLINE int doubtful_roots(vec v_hat, vec root, vec p, vec update) {
+#if VECTOR_POWERS
+    const vec residual = fused_multiply_add(-root, root, v_hat);
+    const vec factor = broadcast(1) - with_sign(broadcast(0x3p-52), residual);
+    const vec other_p = fused_multiply_add(-update, factor, p);
+    return negative_lanes((near_midpoint(root, residual, 2 * root) & differ(p - update, other_p))
+                          | larger(root, LARGEST_POWER));
+#else
+    (void)v_hat, (void)root, (void)p, (void)update;
+    return MICROGPT_EXACT ? ALL_LANES : 0;
+#endif
+}
+
+INLINE void adam_vector(real *parameter, const real *gradient, real *m, real *v, const AdamConstants *c) {
+    const vec p = load(parameter), g = load(gradient);
+    const vec new_m = c->beta1 * load(m) + c->rest1 * g, kept = c->beta2 * load(v);
+
+    vec squared = g * g;
+    for (int lanes = doubtful_squares(g, squared, kept, c->rest2); __builtin_expect(lanes, 0); lanes &= lanes - 1)
+        squared[__builtin_ctz(lanes)] = power(g[__builtin_ctz(lanes)], 2);
+    const vec new_v = kept + c->rest2 * squared;
+
+    const vec step = c->learning_rate * divide(new_m, c->bias1, c->reciprocal1);
+    const vec v_hat = divide(new_v, c->bias2, c->reciprocal2);
+    vec root = square_root(v_hat), update = step / (root + c->eps);
+    int lanes = doubtful_roots(v_hat, root, p, update);
+    if (__builtin_expect(lanes, 0)) {
+        for (; lanes; lanes &= lanes - 1)
+            root[__builtin_ctz(lanes)] = power(v_hat[__builtin_ctz(lanes)], (real)0.5);
+        update = step / (root + c->eps);
+    }
+    store(m, new_m);
+    store(v, new_v);
+    store(parameter, p - update);
+}
+
 static void adam(int64_t n, void *parameters_, const void *gradients_, void *m_, void *v_, const AdamStep *s) {
     real *parameters = parameters_, *m = m_, *v = v_;
     const real *gradients = gradients_;
-    const real beta1 = s->beta1, beta2 = s->beta2, rest1 = 1 - s->beta1, rest2 = 1 - s->beta2;
-    for (int64_t i = 0; i < n; i++) {
-        const real g = gradients[i];
-        m[i] = beta1 * m[i] + rest1 * g;
-        v[i] = beta2 * v[i] + rest2 * power(g, 2);
-        const real m_hat = m[i] / (real)s->bias1, v_hat = v[i] / (real)s->bias2;
-        parameters[i] -= (real)s->learning_rate * m_hat / (power(v_hat, (real)0.5) + (real)s->eps);
+    const AdamConstants c = {
+        .beta1 = s->beta1, .beta2 = s->beta2, .rest1 = 1 - s->beta1, .rest2 = 1 - s->beta2,
+        .bias1 = s->bias1, .bias2 = s->bias2, .reciprocal1 = 1 / s->bias1, .reciprocal2 = 1 / s->bias2,
+        .learning_rate = s->learning_rate, .eps = s->eps,
+    };
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) adam_vector(parameters + i, gradients + i, m + i, v + i, &c);
+    if (i < n) {
+        const size_t rest = (n - i) * sizeof(real);
+        real last[4][LANES] = {0};
+        memcpy(last[0], parameters + i, rest), memcpy(last[1], gradients + i, rest);
+        memcpy(last[2], m + i, rest), memcpy(last[3], v + i, rest);
+        adam_vector(last[0], last[1], last[2], last[3], &c);
+        memcpy(parameters + i, last[0], rest), memcpy(m + i, last[2], rest), memcpy(v + i, last[3], rest);
     }
 }

@@ -44,15 +44,6 @@ INLINE Head head_of(const Operation *op, const Workspace *w, int64_t document, i
     };
 }
 
-/* transposed: [lines(T)][head_dim][LINE] from T rows of head_dim */
-static void transpose_head(const real *rows, int64_t row, int64_t positions, int64_t head_dim, real *transposed) {
-    for (int64_t t = 0; t < positions; t += LINE) {
-        const int64_t width = minimum(LINE, positions - t);
-        for (int64_t j = 0; j < head_dim; j++, transposed += LINE)
-            for (int64_t l = 0; l < width; l++) transposed[l] = rows[(t + l) * row + j];
-    }
-}
-
 /* weights[t] = exps[t] * reciprocal for t < n, 0 for the rest of the row */
 INLINE void attention_weights(const real *exps, real reciprocal, int64_t n, int64_t row, real *weights) {
     for (int64_t t = 0; t < n; t++) weights[t] = exps[t] * reciprocal;
@@ -68,10 +59,9 @@ static void attend(const real *query, int64_t query_row, const real *keys_transp
                         .depth = head_dim,
                         .c = exps, .c_row = exps_row},
              rows, first + rows, 1);
-    for (int64_t p = 0; p < rows; p++) {
+    for (int64_t p = 0; p < rows; p++)
         total[p] = exponentials(exps + p * exps_row, scale, first + p + 1, exps + p * exps_row);
-        reciprocal[p] = power(total[p], -1);
-    }
+    reciprocals(rows, total, reciprocal);
 }
 
 static void attention_forward_head(const Head *h, const real *input, real *output, real *scratch) {
@@ -79,7 +69,7 @@ static void attention_forward_head(const Head *h, const real *input, real *outpu
     const real *query = input, *key = input + head_dim, *value = input + 2 * head_dim;
     real *keys_transposed = scratch, *weights = scratch + row * head_dim;
 
-    transpose_head(key, h->row, T, head_dim, keys_transposed);
+    transpose_to_lines(key, NULL, h->row, T, head_dim, keys_transposed);
     for (int64_t first = 0; first < T; first += ATTENTION_ROWS) {
         const int64_t rows = minimum(ATTENTION_ROWS, T - first);
         attend(query + first * h->row, h->row, keys_transposed, head_dim, h->scale, first, rows,
@@ -100,8 +90,10 @@ static void attention_backward_head(const Head *h, const real *input, const real
     const real *query = input, *key = input + head_dim, *value = input + 2 * head_dim;
     real *d_query = input_gradient, *d_key = input_gradient + head_dim, *d_value = input_gradient + 2 * head_dim;
     real *values_transposed = scratch, *weights = scratch + row * head_dim, *d_logits = weights + T * row;
+    real *reciprocal_square = d_logits + T * row;
 
-    transpose_head(value, h->row, T, head_dim, values_transposed);
+    reciprocal_squares(T, h->total, reciprocal_square);
+    transpose_to_lines(value, NULL, h->row, T, head_dim, values_transposed);
     for (int64_t first = 0; first < T; first += ATTENTION_ROWS) {
         const int64_t rows = minimum(ATTENTION_ROWS, T - first), past = first + rows;
         real *d_weights = d_logits; /* replaced row by row */
@@ -113,10 +105,9 @@ static void attention_backward_head(const Head *h, const real *input, const real
                  rows, past, 1);
         for (int64_t p = first; p < past; p++) {
             const real *exps = h->exps + p * row, reciprocal = h->reciprocal[p];
-            const real d_total_factor = -power(h->total[p], -2);
             real *d_row = d_logits + p * row, d_total = 0;
             attention_weights(exps, reciprocal, p + 1, row, weights + p * row);
-            for (int64_t t = p; t >= 0; t--) d_total += d_total_factor * (exps[t] * d_row[t]);
+            for (int64_t t = p; t >= 0; t--) d_total += -reciprocal_square[p] * (exps[t] * d_row[t]);
             for (int64_t t = 0; t <= p; t++) d_row[t] = h->scale * (exps[t] * (reciprocal * d_row[t] + d_total));
             for (int64_t t = p + 1; t < row; t++) d_row[t] = 0;
         }

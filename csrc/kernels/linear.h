@@ -7,21 +7,20 @@
  *
  *     packed_transposed  [lines(n_out)][n_in][LINE]    read by forward:  output[r][o] sums over i
  *     packed             [lines(n_in)][n_out][LINE]    read by backward: input_gradient[r][i] sums over o
+ *
+ * Where the parameters have whole lines in the order of the sums already, `packed` is -1 and backward reads them.
  */
 static void linear_pack(const Operation *op, const Workspace *w) {
     const real *parameters = w->parameters;
-    real *transposed = (real *)w->arena + op->packed_transposed, *packed = (real *)w->arena + op->packed;
+    transpose_to_lines(parameters, op->weight_rows, 0, op->n_out, op->n_in, (real *)w->arena + op->packed_transposed);
+    if (op->packed < 0) return;
     for (int64_t o = 0; o < op->n_out; o++) {
         const real *row = parameters + op->weight_rows[o];
-        for (int64_t i = 0; i < op->n_in; i += LINE)
-            memcpy(packed + (i * op->n_out + o * LINE), row + i, minimum(LINE, op->n_in - i) * sizeof(real));
-    }
-    for (int64_t o = 0; o < op->n_out; o += LINE) {
-        const int64_t width = minimum(LINE, op->n_out - o);
-        const int64_t *rows = op->weight_rows + o;
-        real *line = transposed + o * op->n_in;
-        for (int64_t i = 0; i < op->n_in; i++, line += LINE)
-            for (int64_t l = 0; l < width; l++) line[l] = parameters[rows[l] + i];
+        real *line = (real *)w->arena + op->packed + o * LINE;
+        int64_t i = 0;
+        for (; i + LINE <= op->n_in; i += LINE, line += op->n_out * LINE)
+            for (int v = 0; v < LINE; v += LANES) store(line + v, load(row + i + v));
+        for (int64_t l = 0; i + l < op->n_in; l++) line[l] = row[i + l];
     }
 }
 
@@ -39,8 +38,11 @@ static void linear_forward(const Operation *op, const Workspace *w) {
 static void linear_backward_input(const Operation *op, const Workspace *w) {
     real *arena = w->arena;
     const int64_t last = op->n_out - 1;
+    const int is_packed = op->packed >= 0;
+    const real *weights = is_packed ? arena + op->packed : (const real *)w->parameters + op->weight_rows[0];
+    const int64_t step = is_packed ? LINE : op->n_in;
     multiply(&(Product){.a = arena + op->output_gradient + last, .a_row = stride(op->n_out), .a_step = -1,
-                        .b = arena + op->packed + last * LINE, .b_step = -LINE, .b_line = op->n_out * LINE,
+                        .b = weights + last * step, .b_step = -step, .b_line = is_packed ? op->n_out * LINE : LINE,
                         .depth = op->n_out,
                         .c = arena + op->input_gradient, .c_row = stride(op->n_in),
                         .epilogue = op->backward_epilogue, .extra = arena + op->input},

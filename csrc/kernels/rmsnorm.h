@@ -33,11 +33,10 @@ static void rmsnorm_forward(const Operation *op, const Workspace *w) {
     real *mean = (real *)w->arena + op->saved, *scale = mean + rows;
     const real per_element = power(n, -1);
     all_row_products(input, input, rows, n, 1, mean);
-    for (int64_t r = 0; r < rows; r++) {
-        mean[r] = mean[r] * per_element + (real)1e-5;
-        scale[r] = power(mean[r], (real)-0.5);
+    for (int64_t r = 0; r < rows; r++) mean[r] = mean[r] * per_element + (real)1e-5;
+    reciprocal_roots(rows, mean, scale);
+    for (int64_t r = 0; r < rows; r++)
         for (int64_t i = 0; i < n; i++) output[r * stride(n) + i] = input[r * stride(n) + i] * scale[r];
-    }
 }
 
 /* input_gradient += scale * output_gradient, then twice input * d mean, once for each factor of input * input
@@ -48,11 +47,12 @@ static void rmsnorm_backward(const Operation *op, const Workspace *w) {
     const real *output_gradient = (real *)w->arena + op->output_gradient;
     real *input_gradient = (real *)w->arena + op->input_gradient;
     const real *mean = (real *)w->arena + op->saved, *scale = mean + rows;
-    real *d_scale = w->scratch;
+    real *d_scale = w->scratch, *scale_cubed = d_scale + rows;
     const real per_element = power(n, -1);
     all_row_products(input, output_gradient, rows, n, -1, d_scale);
+    reciprocal_cubed_roots(rows, mean, scale_cubed);
     for (int64_t r = 0; r < rows; r++) {
-        const real d_mean = per_element * ((real)-0.5 * power(mean[r], (real)-1.5) * d_scale[r]);
+        const real d_mean = per_element * ((real)-0.5 * scale_cubed[r] * d_scale[r]);
         for (int64_t i = r * stride(n); i < r * stride(n) + n; i++) {
             const real through_mean = input[i] * d_mean;
             const real before = op->accumulate ? input_gradient[i] : 0;

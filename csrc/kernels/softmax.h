@@ -1,7 +1,7 @@
 /* Exponentials of one row of logits, their sum, and the cross entropy of a row with its target. */
 #pragma once
 
-#include "numerics.h"
+#include "exponential.h"
 
 /* exps[i] = exp(logits[i] * factor - their maximum), returns the sum of exps in order. In place is fine. */
 INLINE real exponentials(const real *logits, real factor, int64_t n, real *exps) {
@@ -10,7 +10,8 @@ INLINE real exponentials(const real *logits, real factor, int64_t n, real *exps)
         exps[i] = logits[i] * factor;
         largest = exps[i] > largest ? exps[i] : largest;
     }
-    for (int64_t i = 0; i < n; i++) exps[i] = exponential(exps[i] - largest);
+    for (int64_t i = 0; i < n; i++) exps[i] -= largest;
+    exponential_each(n, exps, exps);
     for (int64_t i = 0; i < n; i++) total += exps[i];
     return total;
 }
@@ -31,7 +32,10 @@ static void cross_entropy_forward(const Operation *op, const Workspace *w) {
     for (int64_t r = 0; r < rows; r++) {
         real *exps = (real *)w->arena + op->input + r * stride(n);
         total[r] = exponentials(exps, 1, n, exps);
-        reciprocal[r] = power(total[r], -1);
+    }
+    reciprocals(rows, total, reciprocal);
+    for (int64_t r = 0; r < rows; r++) {
+        const real *exps = (real *)w->arena + op->input + r * stride(n);
         w->losses[r] = -logarithm(exps[w->targets[r]] * reciprocal[r]);
     }
 }
@@ -41,12 +45,14 @@ static void cross_entropy_forward(const Operation *op, const Workspace *w) {
 static void cross_entropy_backward(const Operation *op, const Workspace *w) {
     const int64_t n = op->n_in, rows = w->rows;
     const real *total = (real *)w->arena + op->saved, *reciprocal = total + rows;
+    real *reciprocal_square = w->scratch;
+    reciprocal_squares(rows, total, reciprocal_square);
     for (int64_t r = 0; r < rows; r++) {
         const real *exps = (real *)w->arena + op->input + r * stride(n);
         real *gradient = (real *)w->arena + op->input_gradient + r * stride(n);
         const real target = exps[w->targets[r]];
         const real d_probability = 1 / (target * reciprocal[r]) * (real)-w->loss_gradient[r];
-        const real d_total = -power(total[r], -2) * (target * d_probability);
+        const real d_total = -reciprocal_square[r] * (target * d_probability);
         for (int64_t i = 0; i < n; i++) gradient[i] = exps[i] * d_total;
         gradient[w->targets[r]] = target * (reciprocal[r] * d_probability + d_total);
     }

@@ -6,6 +6,9 @@
 #pragma once
 
 #include <math.h>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 #include <string.h>
 
 #include "interface.h"
@@ -13,26 +16,33 @@
 #if MICROGPT_EXACT
 typedef double real;
 typedef int64_t real_bits;
+#define REAL_BYTES 8
 #else
 typedef float real;
 typedef int32_t real_bits;
+#define REAL_BYTES 4
 #endif
 
 /* A tile of a matrix product keeps at most TILE_ROWS x TILE_LINES lines of sums in registers. */
 #if defined(__AVX512F__)
-enum { VECTOR_BYTES = 64, TILE_LINES = 4, TILE_ROWS = 8 };
+#define VECTOR_BYTES 64
+enum { TILE_LINES = 4, TILE_ROWS = 8 };
 #elif defined(__AVX__)
-enum { VECTOR_BYTES = 32, TILE_LINES = 1, TILE_ROWS = 6 };
+#define VECTOR_BYTES 32
+enum { TILE_LINES = 1, TILE_ROWS = 6 };
 #elif defined(__aarch64__)
-enum { VECTOR_BYTES = 16, TILE_LINES = 1, TILE_ROWS = 6 };
+#define VECTOR_BYTES 16
+enum { TILE_LINES = 1, TILE_ROWS = 6 };
 #else
-enum { VECTOR_BYTES = 16, TILE_LINES = 1, TILE_ROWS = 3 };
+#define VECTOR_BYTES 16
+enum { TILE_LINES = 1, TILE_ROWS = 3 };
 #endif
 
+#define LANES (VECTOR_BYTES / REAL_BYTES)   /* elements in a vector */
 enum {
-    LINE = LINE_BYTES / sizeof(real),       /* elements in a line, the unit of padding */
-    LANES = VECTOR_BYTES / sizeof(real),    /* elements in a vector */
+    LINE = LINE_BYTES / REAL_BYTES,         /* elements in a line, the unit of padding */
     LINE_VECTORS = LINE / LANES,
+    ALL_LANES = (1 << LANES) - 1,
 };
 
 typedef real vec __attribute__((vector_size(VECTOR_BYTES)));
@@ -44,15 +54,95 @@ typedef real unaligned_vec __attribute__((vector_size(VECTOR_BYTES), aligned(siz
 INLINE vec load(const real *p) { return *(const unaligned_vec *)p; }
 INLINE void store(real *p, vec v) { *(unaligned_vec *)p = v; }
 INLINE vec broadcast(real x) { return x - (vec){0}; } /* x - 0 is x to the bit, x + 0 is not for x = -0 */
+INLINE vec absolute(vec v) { return (vec)((bits)v & ~(bits)broadcast((real)-0.0)); }
+INLINE vec with_sign(vec v, vec sign) { /* v >= 0 */
+    return (vec)((bits)v | ((bits)sign & (bits)broadcast((real)-0.0)));
+}
+INLINE vec where_positive(vec condition, vec v) { return (vec)((condition > (vec){0}) & (bits)v); } /* else +0 */
 
+
+/* Written lane by lane, these become one instruction each. */
 INLINE vec square_root(vec v) {
     for (int i = 0; i < LANES; i++) v[i] = sizeof(real) == 8 ? sqrt(v[i]) : sqrtf(v[i]);
     return v;
 }
 
-INLINE vec where_positive(vec condition, vec v) { return (vec)((condition > (vec){0}) & (bits)v); } /* else +0 */
+INLINE vec fused_multiply_add(vec a, vec b, vec c) {
+    for (int i = 0; i < LANES; i++) c[i] = sizeof(real) == 8 ? fma(a[i], b[i], c[i]) : fmaf(a[i], b[i], c[i]);
+    return c;
+}
+
+/* One bit for each lane whose sign bit is set. */
+INLINE int negative_lanes(bits v) {
+#if MICROGPT_EXACT && defined(__AVX512DQ__)
+    return _mm512_movepi64_mask((__m512i)v);
+#elif MICROGPT_EXACT && defined(__AVX2__)
+    return _mm256_movemask_pd((__m256d)v);
+#else
+    int lanes = 0;
+    for (int i = 0; i < LANES; i++) lanes |= (v[i] < 0) << i;
+    return lanes;
+#endif
+}
 
 INLINE int64_t lines(int64_t n) { return (n + LINE - 1) / LINE; }
 INLINE int64_t stride(int64_t n) { return lines(n) * LINE; }
 INLINE int64_t minimum(int64_t a, int64_t b) { return a < b ? a : b; }
 
+/* a and b interleaved, a first: of the result, twice as long, the lower or the upper half. */
+#if defined(__clang__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (bits){__VA_ARGS__})
+#endif
+#if LANES == 2
+#define LOWER(a, b) SHUFFLE(a, b, 0, 2)
+#define UPPER(a, b) SHUFFLE(a, b, 1, 3)
+#elif LANES == 4
+#define LOWER(a, b) SHUFFLE(a, b, 0, 4, 1, 5)
+#define UPPER(a, b) SHUFFLE(a, b, 2, 6, 3, 7)
+#elif LANES == 8
+#define LOWER(a, b) SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
+#define UPPER(a, b) SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
+#else
+#define LOWER(a, b) SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
+#define UPPER(a, b) SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
+#endif
+
+/* Transpose a square of LANES vectors: each round interleaves vector i with the one half the square further on. */
+INLINE void transpose_square(vec square[LANES]) {
+#pragma GCC unroll 4
+    for (int round = 1; round < LANES; round *= 2) {
+        vec next[LANES];
+#pragma GCC unroll 8
+        for (int i = 0; i < LANES / 2; i++) {
+            next[2 * i] = LOWER(square[i], square[i + LANES / 2]);
+            next[2 * i + 1] = UPPER(square[i], square[i + LANES / 2]);
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++) square[i] = next[i];
+    }
+}
+
+/* Rows to lines of columns: lines [lines(rows)][columns][LINE] from `rows` rows of `columns` elements, row r at
+ * a + starts[r], or without starts at a + r * row. Lanes beyond the last row become 0. */
+static void transpose_to_lines(const real *a, const int64_t *starts, ptrdiff_t row, int64_t rows, int64_t columns,
+                               real *out) {
+    for (int64_t r = 0; r < rows; r += LANES) {
+        real *line = out + r / LINE * LINE * columns + r % LINE;
+        const real *sources[LANES];
+        const int64_t height = minimum(LANES, rows - r);
+        for (int64_t i = 0; i < height; i++) sources[i] = a + (starts ? starts[r + i] : (r + i) * row);
+        int64_t column = 0;
+        for (; column + LANES <= columns; column += LANES, line += LANES * LINE) {
+            vec square[LANES];
+#pragma GCC unroll 16
+            for (int i = 0; i < LANES; i++) square[i] = i < height ? load(sources[i] + column) : (vec){0};
+            transpose_square(square);
+#pragma GCC unroll 16
+            for (int i = 0; i < LANES; i++) store(line + i * LINE, square[i]);
+        }
+        for (; column < columns; column++, line += LINE)
+            for (int64_t i = 0; i < height; i++) line[i] = sources[i][column];
+    }
+}
