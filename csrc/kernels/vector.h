@@ -8,6 +8,8 @@
 #include <math.h>
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 #include <string.h>
 
@@ -53,6 +55,10 @@ typedef real unaligned_vec __attribute__((vector_size(VECTOR_BYTES), aligned(siz
 
 INLINE vec load(const real *p) { return *(const unaligned_vec *)p; }
 INLINE void store(real *p, vec v) { *(unaligned_vec *)p = v; }
+INLINE int64_t lines(int64_t n) { return (n + LINE - 1) / LINE; }
+INLINE int64_t stride(int64_t n) { return lines(n) * LINE; }
+INLINE int64_t minimum(int64_t a, int64_t b) { return a < b ? a : b; }
+
 INLINE vec broadcast(real x) { return x - (vec){0}; } /* x - 0 is x to the bit, x + 0 is not for x = -0 */
 INLINE vec absolute(vec v) { return (vec)((bits)v & ~(bits)broadcast((real)-0.0)); }
 INLINE vec with_sign(vec v, vec sign) { /* v >= 0 */
@@ -61,23 +67,53 @@ INLINE vec with_sign(vec v, vec sign) { /* v >= 0 */
 INLINE vec where_positive(vec condition, vec v) { return (vec)((condition > (vec){0}) & (bits)v); } /* else +0 */
 
 
-/* Written lane by lane, these become one instruction each. */
-INLINE vec square_root(vec v) {
-    for (int i = 0; i < LANES; i++) v[i] = sizeof(real) == 8 ? sqrt(v[i]) : sqrtf(v[i]);
-    return v;
-}
+/* What the vector extensions of the compilers have no words for: intrinsics where there are any, else lane by lane. */
+#if defined(__AVX512F__) && MICROGPT_EXACT
+#define FUSED_MULTIPLY_ADD(a, b, c) (vec) _mm512_fmadd_pd((__m512d)(a), (__m512d)(b), (__m512d)(c))
+#define SQUARE_ROOT(v) (vec) _mm512_sqrt_pd((__m512d)(v))
+#define NEGATIVE_LANES(v) _mm512_movepi64_mask((__m512i)(v))
+#define LOOK_UP_16(table, index) \
+    (vec) _mm512_permutex2var_pd((__m512d)load(table), (__m512i)(index), (__m512d)load((table) + 8))
+#elif defined(__AVX512F__)
+#define FUSED_MULTIPLY_ADD(a, b, c) (vec) _mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c))
+#define SQUARE_ROOT(v) (vec) _mm512_sqrt_ps((__m512)(v))
+#elif defined(__AVX2__) && MICROGPT_EXACT
+#define FUSED_MULTIPLY_ADD(a, b, c) (vec) _mm256_fmadd_pd((__m256d)(a), (__m256d)(b), (__m256d)(c))
+#define SQUARE_ROOT(v) (vec) _mm256_sqrt_pd((__m256d)(v))
+#define NEGATIVE_LANES(v) _mm256_movemask_pd((__m256d)(v))
+#elif defined(__AVX2__)
+#define FUSED_MULTIPLY_ADD(a, b, c) (vec) _mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c))
+#define SQUARE_ROOT(v) (vec) _mm256_sqrt_ps((__m256)(v))
+#elif defined(__aarch64__) && MICROGPT_EXACT
+#define FUSED_MULTIPLY_ADD(a, b, c) (vec) vfmaq_f64((float64x2_t)(c), (float64x2_t)(a), (float64x2_t)(b))
+#define SQUARE_ROOT(v) (vec) vsqrtq_f64((float64x2_t)(v))
+#elif defined(__aarch64__)
+#define FUSED_MULTIPLY_ADD(a, b, c) (vec) vfmaq_f32((float32x4_t)(c), (float32x4_t)(a), (float32x4_t)(b))
+#define SQUARE_ROOT(v) (vec) vsqrtq_f32((float32x4_t)(v))
+#endif
 
 INLINE vec fused_multiply_add(vec a, vec b, vec c) {
+#ifdef FUSED_MULTIPLY_ADD
+    return FUSED_MULTIPLY_ADD(a, b, c);
+#else
     for (int i = 0; i < LANES; i++) c[i] = sizeof(real) == 8 ? fma(a[i], b[i], c[i]) : fmaf(a[i], b[i], c[i]);
     return c;
+#endif
+}
+
+INLINE vec square_root(vec v) {
+#ifdef SQUARE_ROOT
+    return SQUARE_ROOT(v);
+#else
+    for (int i = 0; i < LANES; i++) v[i] = sizeof(real) == 8 ? sqrt(v[i]) : sqrtf(v[i]);
+    return v;
+#endif
 }
 
 /* One bit for each lane whose sign bit is set. */
 INLINE int negative_lanes(bits v) {
-#if MICROGPT_EXACT && defined(__AVX512DQ__)
-    return _mm512_movepi64_mask((__m512i)v);
-#elif MICROGPT_EXACT && defined(__AVX2__)
-    return _mm256_movemask_pd((__m256d)v);
+#ifdef NEGATIVE_LANES
+    return NEGATIVE_LANES(v);
 #else
     int lanes = 0;
     for (int i = 0; i < LANES; i++) lanes |= (v[i] < 0) << i;
@@ -85,9 +121,16 @@ INLINE int negative_lanes(bits v) {
 #endif
 }
 
-INLINE int64_t lines(int64_t n) { return (n + LINE - 1) / LINE; }
-INLINE int64_t stride(int64_t n) { return lines(n) * LINE; }
-INLINE int64_t minimum(int64_t a, int64_t b) { return a < b ? a : b; }
+/* table[index[i]] for every lane i, of a table of 16 */
+INLINE vec look_up_16(const real *table, bits index) {
+#ifdef LOOK_UP_16
+    return LOOK_UP_16(table, index);
+#else
+    vec found;
+    for (int i = 0; i < LANES; i++) found[i] = table[index[i]];
+    return found;
+#endif
+}
 
 /* a and b interleaved, a first: of the result, twice as long, the lower or the upper half. */
 #if defined(__clang__)
