@@ -13,52 +13,54 @@ typedef struct {
     real reciprocal1, reciprocal2; /* of bias1 and bias2 */
 } AdamConstants;
 
-/* Lanes in which kept + rest * g ** 2 has to be computed with libm's power: near a midpoint, where it may round to the
- * other neighbour, if that reaches the sum. */
-INLINE int doubtful_squares(vec g, vec squared, vec kept, real rest) {
+/* Each of the following answers in the sign bit of every lane.
+ *
+ * Whether kept + rest * g ** 2 needs libm's power: near a midpoint it may round to the other neighbour, which may reach
+ * the sum. */
+INLINE bits doubtful_square(vec g, vec squared, vec kept, real rest) {
 #if VECTOR_POWERS
     const vec residual = fused_multiply_add(g, g, -squared);
     const vec sum = kept + rest * squared, other_sum = kept + rest * neighbour(squared, residual);
-    return negative_lanes((near_midpoint(squared, residual, broadcast(1)) & differ(sum, other_sum))
-                          | larger(squared, LARGEST_POWER));
+    return (near_midpoint(squared, residual, broadcast(1)) & differ(sum, other_sum)) | larger(squared, LARGEST_POWER);
 #else
     (void)g, (void)squared, (void)kept, (void)rest;
-    return MICROGPT_EXACT ? ALL_LANES : 0;
+    return ANSWER_ALL(MICROGPT_EXACT);
 #endif
 }
 
-/* The same for p - update, where update = a / (v_hat ** 0.5 + eps): its quotient moves against the root, and less than
- * three units for one of the root's. */
-INLINE int doubtful_roots(vec v_hat, vec root, vec p, vec update) {
+/* The same for p - a / (v_hat ** 0.5 + eps): the quotient moves against the root, less than three units for one. Its
+ * dividend may be wrong where `divide` was given a tiny number, but then only a tiny p could tell. */
+INLINE bits doubtful_root(vec v_hat, vec root, vec p, vec update) {
 #if VECTOR_POWERS
     const vec residual = fused_multiply_add(-root, root, v_hat);
     const vec factor = broadcast(1) - with_sign(broadcast(0x3p-52), residual);
     const vec other_p = fused_multiply_add(-update, factor, p);
-    return negative_lanes((near_midpoint(root, residual, 2 * root) & differ(p - update, other_p))
-                          | larger(root, LARGEST_POWER));
+    return (near_midpoint(root, residual, 2 * root) & differ(p - update, other_p)) | larger(root, LARGEST_POWER)
+           | larger(-absolute(p), -0x1p-500);
 #else
     (void)v_hat, (void)root, (void)p, (void)update;
-    return MICROGPT_EXACT ? ALL_LANES : 0;
+    return ANSWER_ALL(MICROGPT_EXACT);
 #endif
 }
 
 INLINE void adam_vector(real *parameter, const real *gradient, real *m, real *v, const AdamConstants *c) {
     const vec p = load(parameter), g = load(gradient);
     const vec new_m = c->beta1 * load(m) + c->rest1 * g, kept = c->beta2 * load(v);
+    vec squared = g * g, new_v = kept + c->rest2 * squared, v_hat = divide(new_v, c->bias2, c->reciprocal2);
+    vec root = square_root(v_hat);
+    vec update = c->learning_rate * divide(new_m, c->bias1, c->reciprocal1) / (root + c->eps);
 
-    vec squared = g * g;
-    for (int lanes = doubtful_squares(g, squared, kept, c->rest2); __builtin_expect(lanes, 0); lanes &= lanes - 1)
-        squared[__builtin_ctz(lanes)] = power(g[__builtin_ctz(lanes)], 2);
-    const vec new_v = kept + c->rest2 * squared;
-
-    const vec step = c->learning_rate * divide(new_m, c->bias1, c->reciprocal1);
-    const vec v_hat = divide(new_v, c->bias2, c->reciprocal2);
-    vec root = square_root(v_hat), update = step / (root + c->eps);
-    int lanes = doubtful_roots(v_hat, root, p, update);
-    if (__builtin_expect(lanes, 0)) {
-        for (; lanes; lanes &= lanes - 1)
+    const bits square_doubt = doubtful_square(g, squared, kept, c->rest2);
+    const bits root_doubt = doubtful_root(v_hat, root, p, update);
+    if (__builtin_expect(negative_lanes(square_doubt | root_doubt), 0)) {
+        for (int lanes = negative_lanes(square_doubt); lanes; lanes &= lanes - 1)
+            squared[__builtin_ctz(lanes)] = power(g[__builtin_ctz(lanes)], 2);
+        new_v = kept + c->rest2 * squared;
+        v_hat = new_v / c->bias2;
+        root = square_root(v_hat);
+        for (int lanes = negative_lanes(square_doubt | root_doubt); lanes; lanes &= lanes - 1)
             root[__builtin_ctz(lanes)] = power(v_hat[__builtin_ctz(lanes)], (real)0.5);
-        update = step / (root + c->eps);
+        update = c->learning_rate * (new_m / c->bias1) / (root + c->eps);
     }
     store(m, new_m);
     store(v, new_v);

@@ -57,12 +57,10 @@ INLINE bits larger(vec a, real b) { return (bits)(b - a); }
 INLINE vec neighbour(vec value, vec residual) { return fused_multiply_add(residual, broadcast(2), value); }
 
 /* a / b, correctly rounded, from b's rounded reciprocal (Markstein, 1990): each step takes out the error of the one
- * before, and the last starts from a quotient that is at most one unit off. Where a is so small that these errors
- * cannot be represented, it is divided instead. */
+ * before, and the last starts from a quotient that is at most one unit off. For 0 < |a| < 2**-900 the errors cannot be
+ * represented, and the result may be a few units off. */
 INLINE vec divide(vec a, real b, real reciprocal) {
     const vec divisor = broadcast(-b), r = broadcast(reciprocal);
-    const bits magnitude = (bits)absolute(a);
-    if (__builtin_expect(negative_lanes((magnitude - BITS_OF_POWER_OF_TWO(-900)) & -magnitude), 0)) return a / b;
     vec quotient = a * r;
     quotient = fused_multiply_add(fused_multiply_add(quotient, divisor, a), r, quotient);
     return fused_multiply_add(fused_multiply_add(quotient, divisor, a), r, quotient);

@@ -64,6 +64,8 @@ INLINE vec absolute(vec v) { return (vec)((bits)v & ~(bits)broadcast((real)-0.0)
 INLINE vec with_sign(vec v, vec sign) { /* v >= 0 */
     return (vec)((bits)v | ((bits)sign & (bits)broadcast((real)-0.0)));
 }
+#define ANSWER_ALL(yes) ((bits){0} - (yes)) /* a sign bit in every lane */
+
 INLINE vec where_positive(vec condition, vec v) { return (vec)((condition > (vec){0}) & (bits)v); } /* else +0 */
 
 
