@@ -64,6 +64,11 @@ def _reason() -> str:
     return "it is installed" if _engine else _PURE
 
 
+def compiled_engine() -> ModuleType | None:
+    """The module of the compiled engine, or None."""
+    return _engine
+
+
 @cache
 def instruction_set() -> str | None:
     """The best instruction set that the compiled kernels have and this processor runs."""

@@ -14,7 +14,7 @@ class Adam:
         model: the model to train.
         learning_rate: step size; at least 0.
         beta1, beta2: decay of the running means of the gradients and of their squares; in [0, 1).
-        eps: added to the root of the mean square; more than 0.
+        eps: added to the root of the mean square; at least 1e-100.
 
     Attributes:
         m, v: the running means, flat, in the order of the model's parameters.
@@ -35,7 +35,7 @@ class Adam:
         self.learning_rate = number("learning_rate", learning_rate, minimum=0)
         self.beta1 = number("beta1", beta1, minimum=0, below=1)
         self.beta2 = number("beta2", beta2, minimum=0, below=1)
-        self.eps = number("eps", eps, above=0)
+        self.eps = number("eps", eps, minimum=1e-100)
         self.m = aligned_zeros(model.num_params, model.dtype)
         self.v = aligned_zeros(model.num_params, model.dtype)
         self.step_count = 0

@@ -1,0 +1,120 @@
+"""What `microgpt bench` measures: the recipe of microgpt on each backend, beside what this machine could do at most.
+
+Absolute times mean nothing on a shared machine; the ratios, from one run, do.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from microgpt import backend as backends
+from microgpt.arguments import positive_integer
+from microgpt.config import GPTConfig
+from microgpt.packing import PackedSequences
+from microgpt.training import Run, prepare
+
+STEPS = 1000
+REFERENCE_STEPS = 12
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """What one thread of this machine does at most, in registers, in float64 as the exact engine may use it."""
+
+    multiply_adds_per_second: float
+    divisions_and_roots_per_second: float
+
+
+def measure_ceiling(seconds: float = 0.02) -> Ceiling:
+    """Run the kernels' two loops, each for about `seconds`."""
+    engine, instruction_set = backends.compiled_engine(), backends.instruction_set()
+
+    def rate(loop: Callable[[str | None, int], int]) -> float:
+        iterations = 1000
+        while True:
+            begin = time.perf_counter()
+            elements = loop(instruction_set, iterations)
+            took = time.perf_counter() - begin
+            if took >= seconds:
+                return elements / took
+            iterations *= 2
+
+    return Ceiling(rate(engine.multiply_adds), rate(engine.divisions_and_roots))
+
+
+def multiply_adds(config: GPTConfig, lengths: np.ndarray) -> int:
+    """Multiply-adds of training on sequences of these numbers of positions: forward, and twice that backward."""
+    shapes = config.parameter_shapes()
+    products = sum(rows * columns for name, (rows, columns) in shapes.items() if name not in ("wte", "wpe"))
+    pairs = int((lengths * (lengths + 1) // 2).sum())  # of a position and one that it attends to
+    return 3 * (int(lengths.sum()) * products + 2 * pairs * config.n_embd * config.n_layer)
+
+
+def floor(run: Run, packed: PackedSequences, ceiling: Ceiling) -> float:
+    """Seconds a step would take at the ceiling: all multiply-adds, and one division and root for each parameter."""
+    lengths = np.minimum(packed.lengths - 1, run.model.config.block_size)
+    steps = len(packed) / run.batch_size
+    return (
+        multiply_adds(run.model.config, lengths) / steps / ceiling.multiply_adds_per_second
+        + run.model.num_params / ceiling.divisions_and_roots_per_second
+    )
+
+
+def time_steps(run: Run, packed: PackedSequences) -> float:
+    """Seconds a step of training takes, on these sequences in order."""
+    steps = len(packed) // run.batch_size
+    schedule = run.optimizer.learning_rate * (1 - np.arange(steps) / steps)
+    begin = time.perf_counter()
+    run.model.engine.train(packed, run.batch_size, schedule, run.optimizer, np.zeros(steps), None)
+    return (time.perf_counter() - begin) / steps
+
+
+def sequences_of(run: Run, steps: int) -> PackedSequences:
+    """The token sequences of the first `steps` steps of a run."""
+    assert run.model.tokenizer is not None
+    indices = np.arange(steps * run.batch_size) % len(run.documents)
+    return run.model.tokenizer.pack_documents(run.documents).select(indices)
+
+
+def typical(packed: PackedSequences, n: int) -> PackedSequences:
+    """`n` of these sequences, evenly spread over their lengths: they cost what all cost on average."""
+    by_length = np.argsort(packed.lengths, kind="stable")
+    return packed.select(by_length[(np.arange(n) * len(packed) + len(packed) // 2) // n])
+
+
+def report(file: str | os.PathLike[str] | None = None, repeats: int = 5) -> Iterator[str]:
+    """The lines of `microgpt bench`: us/step of the recipe of microgpt, against the reference and the floor."""
+    repeats = positive_integer("repeats", repeats)
+    has_compiled = backends.compiled_engine() is not None
+
+    def timing(backend: str, steps: int, choose: Callable[..., Any]) -> tuple[float, float]:
+        times, floors = [], []
+        for _ in range(repeats if backend == "compiled" else 1):
+            run = prepare(file, steps=0, backend=backend)
+            packed = choose(sequences_of(run, STEPS), steps)
+            ceiling = measure_ceiling() if has_compiled else None
+            times.append(time_steps(run, packed))
+            floors.append(floor(run, packed, ceiling) if ceiling else float("nan"))
+        return median(times), median(floors)
+
+    yield f"the recipe of microgpt, {STEPS} steps, float64, training only, one thread; medians of {repeats}"
+    if has_compiled:
+        ceiling = measure_ceiling()
+        yield (
+            f"ceiling: {2e-9 * ceiling.multiply_adds_per_second:.1f} GFLOP/s of multiply and add, "
+            f"{1e-6 * ceiling.divisions_and_roots_per_second:,.0f} million divisions and roots a second "
+            f"({backends.instruction_set()})"
+        )
+    yield f"{'backend':<12}{'us/step':>12}{'x reference':>14}{'x floor':>10}"
+    reference, reference_floor = timing("reference", REFERENCE_STEPS, typical)
+    if has_compiled:
+        compiled, compiled_floor = timing("compiled", STEPS, lambda packed, steps: packed)
+        yield f"{'compiled':<12}{1e6 * compiled:>12,.1f}{reference / compiled:>14,.0f}{compiled / compiled_floor:>10,.2f}"
+    yield f"{'reference':<12}{1e6 * reference:>12,.1f}{1:>14}{reference / reference_floor:>10,.0f}"
