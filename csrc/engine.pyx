@@ -29,6 +29,7 @@ cdef extern from "kernels/interface.h" nogil:
         int64_t n_in, n_out
         int64_t input, output, input_gradient, output_gradient
         int64_t residual, saved
+        double scale
         const int64_t *weight_rows
         int64_t packed, packed_transposed, cache
 
@@ -203,7 +204,7 @@ cdef class Engine:
 
     cdef int64_t attention_elements(self, int64_t positions) noexcept nogil:
         """What ATTENTION saves for a document; kernels/attention.h says what it is."""
-        return self.workspace.n_head * positions * (self.stride(positions) + 2)
+        return self.workspace.n_head * self.stride(positions) * (positions + 2)
 
     cdef Operation *record(self, OperationKind kind, n_in, n_out, input, output) except NULL:
         cdef Operation *op = &self.tape[self.tape_length]
@@ -216,6 +217,10 @@ cdef class Engine:
         op.packed = op.packed_transposed = op.cache = -1
         op.accumulate = False
         op.weight_rows = NULL
+        if kind == RMSNORM:
+            op.scale = pow(n_in, -1)
+        elif kind == ATTENTION:
+            op.scale = pow(pow(self.workspace.n_embd // self.workspace.n_head, 0.5), -1)
         return op
 
     cdef int lay_out(self, int64_t rows, int64_t documents, int64_t attention) except -1:
@@ -232,6 +237,9 @@ cdef class Engine:
 
         def take_rows(width):
             return take(rows * int(self.stride(width)))
+
+        def take_pair():
+            return take(2 * int(self.stride(rows)))
 
         packed = {}
         for name, weight_rows in self.weight_rows.items():
@@ -250,14 +258,14 @@ cdef class Engine:
         op = self.record(EMBEDDING, 0, n_embd, -1, embedded)
         op.output_gradient = d_stream
         op = self.record(RMSNORM, n_embd, n_embd, embedded, stream)
-        op.output_gradient, op.input_gradient, op.saved = d_stream, d_stream, take(2 * rows)
+        op.output_gradient, op.input_gradient, op.saved = d_stream, d_stream, take_pair()
 
         for layer in range(self.config.n_layer):
             # 1) Multi-head attention
             normed, qkv = take_rows(n_embd), take_rows(3 * n_embd)
             attended, attended_stream = take_rows(n_embd), take_rows(n_embd)
             op = self.record(RMSNORM, n_embd, n_embd, stream, normed)
-            op.output_gradient, op.input_gradient, op.saved = d_inner, d_stream, take(2 * rows)
+            op.output_gradient, op.input_gradient, op.saved = d_inner, d_stream, take_pair()
             op.accumulate = True
             op = self.record_product(LINEAR, f"layer{layer}.attn_wqkv", packed, n_embd, normed, qkv)
             op.output_gradient, op.input_gradient = d_qkv, d_inner
@@ -270,7 +278,7 @@ cdef class Engine:
             # 2) Multi-layer perceptron
             normed, hidden, stream = take_rows(n_embd), take_rows(4 * n_embd), take_rows(n_embd)
             op = self.record(RMSNORM, n_embd, n_embd, attended_stream, normed)
-            op.output_gradient, op.input_gradient, op.saved = d_inner, d_stream, take(2 * rows)
+            op.output_gradient, op.input_gradient, op.saved = d_inner, d_stream, take_pair()
             op.accumulate = True
             op = self.record_product(LINEAR, f"layer{layer}.mlp_fc1", packed, n_embd, normed, hidden)
             op.epilogue = RELU
@@ -283,11 +291,11 @@ cdef class Engine:
         op = self.record_product(UNEMBEDDING, "lm_head", packed, n_embd, stream, self.logits)
         op.output_gradient, op.input_gradient = d_logits, d_stream
         op = self.record(CROSS_ENTROPY, vocab_size, 0, self.logits, -1)
-        op.input_gradient, op.saved = d_logits, take(2 * rows)
+        op.input_gradient, op.saved = d_logits, take_pair()
 
         # Room for one head of the longest document (attention.h), or for two numbers a row.
-        scratch = take(max(2 * rows, self.stride(context) * (head_dim + 2 * context) + context,
-                           self.config.block_size))
+        scratch = take(max(2 * self.stride(rows), self.stride(context) * head_dim + 2 * context * self.line,
+                           self.stride(self.config.block_size)))
         take(self.line)  # a kernel may read, not use, the rest of a line past the end of an array
 
         itemsize = self.dtype.itemsize

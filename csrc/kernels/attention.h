@@ -3,30 +3,29 @@
  * A row of the input holds, head after head, its query, key and value of head_dim each: [rows][n_head][3][head_dim].
  * Each document attends to itself. For one document of T positions and one head:
  *
- *     logits[p][t]  = sum over j of query[p][j] * key[t][j] / sqrt(head_dim)        t <= p
- *     weights[p][t] = softmax over t
- *     output[p][j]  = sum over t of weights[p][t] * value[t][j]
+ *     logits[t][p]  = sum over j of key[t][j] * query[p][j] / sqrt(head_dim)        t <= p
+ *     weights[t][p] = softmax over t
+ *     output[p][j]  = sum over t of weights[t][p] * value[t][j]
  *
- * Matrices over (p, t) have rows of stride(T). Where t > p they hold zeros, and adding 0 times a number to a sum that
- * started at +0.0 changes no bit of it: so blocks of rows are multiplied as if they were full up to their last column.
+ * Everything over (t, p) is laid out in panels of LINE positions p: [lines(T)][T][LINE]. So the lanes of a vector are
+ * different positions, and every sum over t is a sum of vectors, in the order of t. Where t > p there are zeros: adding
+ * 0 times a number to a sum that started at +0.0 changes no bit of it, so that panels are multiplied as if they were
+ * full, down to the last t that any of their positions attends to.
  *
- * saved, for each document and head: exps [T][stride(T)], total [T], 1 / total [T].
+ * saved, for each document and head: exps [lines(T)][T][LINE], total [stride(T)], 1 / total [stride(T)].
  */
 #pragma once
 
 #include "product.h"
 #include "softmax.h"
 
-enum { ATTENTION_ROWS = 16 }; /* the rows of a block */
-
 typedef struct {
     int64_t positions, head_dim, row, output_row; /* T, and the strides of input and output */
-    int64_t first_row;
     real scale;
-    real *exps, *total, *reciprocal;
+    real *exps, *total, *reciprocals;
 } Head;
 
-INLINE int64_t saved_by_head(int64_t positions) { return positions * (stride(positions) + 2); }
+INLINE int64_t saved_by_head(int64_t positions) { return stride(positions) * (positions + 2); }
 
 INLINE Head head_of(const Operation *op, const Workspace *w, int64_t document, int64_t head) {
     const int64_t positions = w->document_start[document + 1] - w->document_start[document];
@@ -36,99 +35,110 @@ INLINE Head head_of(const Operation *op, const Workspace *w, int64_t document, i
         .head_dim = w->n_embd / w->n_head,
         .row = stride(op->n_in),
         .output_row = stride(op->n_out),
-        .first_row = w->document_start[document],
-        .scale = power(power((real)(w->n_embd / w->n_head), (real)0.5), -1),
+        .scale = op->scale,
         .exps = exps,
         .total = exps + positions * stride(positions),
-        .reciprocal = exps + positions * (stride(positions) + 1),
+        .reciprocals = exps + (positions + 1) * stride(positions),
     };
 }
 
-/* weights[t] = exps[t] * reciprocal for t < n, 0 for the rest of the row */
-INLINE void attention_weights(const real *exps, real reciprocal, int64_t n, int64_t row, real *weights) {
-    for (int64_t t = 0; t < n; t++) weights[t] = exps[t] * reciprocal;
-    for (int64_t t = n; t < row; t++) weights[t] = 0;
+/* Logits to exponentials, in place, for the positions from `first` on in one vector of a panel, t < past. */
+static void softmax_panel(real *panel, int64_t first, int64_t past, real scale, real *total, real *reciprocals) {
+    const bits position = lane_numbers() + (real_bits)first;
+    vec largest = load(panel) * scale, sum = {0};
+    for (int64_t t = 0; t < past; t++) {
+        const vec logits = load(panel + t * LINE) * scale;
+        largest = larger_of(choose(position >= (real_bits)t, logits, largest), largest);
+        store(panel + t * LINE, logits);
+    }
+    for (int64_t t = 0; t < past; t++) {
+        const bits attends = position >= (real_bits)t;
+        const vec arguments = (vec)((bits)(load(panel + t * LINE) - largest) & attends);
+        const vec exps = (vec)((bits)exponential(arguments) & attends);
+        store(panel + t * LINE, exps);
+        sum += exps;
+    }
+    store(total, sum);
+    store(reciprocals, reciprocal(sum));
 }
 
-/* What one query, or a block of them, takes from the keys: exps, total and 1 / total of each row p < rows, which
- * attends to `first + p + 1` positions. */
-static void attend(const real *query, int64_t query_row, const real *keys_transposed, int64_t head_dim, real scale,
-                   int64_t first, int64_t rows, real *exps, int64_t exps_row, real *total, real *reciprocal) {
-    multiply(&(Product){.a = query, .a_row = query_row, .a_step = 1,
-                        .b = keys_transposed, .b_step = LINE, .b_line = head_dim * LINE,
-                        .depth = head_dim,
-                        .c = exps, .c_row = exps_row},
-             rows, first + rows, 1);
-    for (int64_t p = 0; p < rows; p++)
-        total[p] = exponentials(exps + p * exps_row, scale, first + p + 1, exps + p * exps_row);
-    reciprocals(rows, total, reciprocal);
-}
-
+/* output[p] for the T rows of one head, and what backward needs of it. */
 static void attention_forward_head(const Head *h, const real *input, real *output, real *scratch) {
-    const int64_t T = h->positions, row = stride(T), head_dim = h->head_dim;
+    const int64_t T = h->positions, head_dim = h->head_dim;
     const real *query = input, *key = input + head_dim, *value = input + 2 * head_dim;
-    real *keys_transposed = scratch, *weights = scratch + row * head_dim;
+    real *queries_transposed = scratch, *weights = scratch + stride(T) * head_dim;
 
-    transpose_to_lines(key, NULL, h->row, T, head_dim, keys_transposed);
-    for (int64_t first = 0; first < T; first += ATTENTION_ROWS) {
-        const int64_t rows = minimum(ATTENTION_ROWS, T - first);
-        attend(query + first * h->row, h->row, keys_transposed, head_dim, h->scale, first, rows,
-               h->exps + first * row, row, h->total + first, h->reciprocal + first);
-        for (int64_t p = first; p < first + rows; p++)
-            attention_weights(h->exps + p * row, h->reciprocal[p], p + 1, row, weights + p * row);
-        multiply(&(Product){.a = weights + first * row, .a_row = row, .a_step = 1,
+    transpose_to_lines(query, NULL, h->row, T, head_dim, queries_transposed);
+    for (int64_t first = 0; first < T; first += LINE) {
+        const int64_t past = minimum(first + LINE, T);
+        real *exps = h->exps + first * T;
+        multiply(&(Product){.a = key, .a_row = h->row, .a_step = 1,
+                            .b = queries_transposed + first * head_dim, .b_step = LINE,
+                            .depth = head_dim,
+                            .c = exps, .c_row = LINE},
+                 past, LINE, 1);
+        for (int v = 0; v < LINE; v += LANES) {
+            softmax_panel(exps + v, first + v, past, h->scale, h->total + first + v, h->reciprocals + first + v);
+            const vec reciprocals = load(h->reciprocals + first + v);
+            for (int64_t t = 0; t < past; t++)
+                store(weights + t * LINE + v, load(exps + t * LINE + v) * reciprocals);
+        }
+        multiply(&(Product){.a = weights, .a_row = 1, .a_step = LINE,
                             .b = value, .b_step = h->row, .b_line = LINE,
-                            .depth = first + rows,
+                            .depth = past,
                             .c = output + first * h->output_row, .c_row = h->output_row},
-                 rows, head_dim, 0);
+                 past - first, head_dim, 0);
     }
 }
 
+/* d weights[t][p] = sum over j, last to first, of value[t][j] * output_gradient[p][j]
+ * d logits = exps * (d weights / total + d total), d total = -(sum over t, last to first, of exps * d weights) / total**2
+ * and from these the gradients of query (t last to first), key and value (p last to first, hence the panels). */
 static void attention_backward_head(const Head *h, const real *input, const real *output_gradient,
                                     real *input_gradient, real *scratch) {
-    const int64_t T = h->positions, row = stride(T), head_dim = h->head_dim;
+    const int64_t T = h->positions, head_dim = h->head_dim;
     const real *query = input, *key = input + head_dim, *value = input + 2 * head_dim;
     real *d_query = input_gradient, *d_key = input_gradient + head_dim, *d_value = input_gradient + 2 * head_dim;
-    real *values_transposed = scratch, *weights = scratch + row * head_dim, *d_logits = weights + T * row;
-    real *reciprocal_square = d_logits + T * row;
+    real *d_output_transposed = scratch, *weights = scratch + stride(T) * head_dim, *d_logits = weights + T * LINE;
 
-    reciprocal_squares(T, h->total, reciprocal_square);
-    transpose_to_lines(value, NULL, h->row, T, head_dim, values_transposed);
-    for (int64_t first = 0; first < T; first += ATTENTION_ROWS) {
-        const int64_t rows = minimum(ATTENTION_ROWS, T - first), past = first + rows;
-        real *d_weights = d_logits; /* replaced row by row */
-        multiply(&(Product){.a = output_gradient + first * h->output_row + head_dim - 1,
-                            .a_row = h->output_row, .a_step = -1,
-                            .b = values_transposed + (head_dim - 1) * LINE, .b_step = -LINE, .b_line = head_dim * LINE,
+    transpose_to_lines(output_gradient, NULL, h->output_row, T, head_dim, d_output_transposed);
+    for (int64_t first = stride(T) - LINE; first >= 0; first -= LINE) {
+        const int64_t past = minimum(first + LINE, T), height = past - first;
+        const int accumulate = past < T;
+        real *d_weights = d_logits; /* replaced line by line */
+        multiply(&(Product){.a = value + head_dim - 1, .a_row = h->row, .a_step = -1,
+                            .b = d_output_transposed + (first + LINE) * head_dim - LINE, .b_step = -LINE,
                             .depth = head_dim,
-                            .c = d_weights + first * row, .c_row = row},
-                 rows, past, 1);
-        for (int64_t p = first; p < past; p++) {
-            const real *exps = h->exps + p * row, reciprocal = h->reciprocal[p];
-            real *d_row = d_logits + p * row, d_total = 0;
-            attention_weights(exps, reciprocal, p + 1, row, weights + p * row);
-            for (int64_t t = p; t >= 0; t--) d_total += -reciprocal_square[p] * (exps[t] * d_row[t]);
-            for (int64_t t = 0; t <= p; t++) d_row[t] = h->scale * (exps[t] * (reciprocal * d_row[t] + d_total));
-            for (int64_t t = p + 1; t < row; t++) d_row[t] = 0;
+                            .c = d_weights, .c_row = LINE},
+                 past, LINE, 1);
+        for (int v = 0; v < LINE; v += LANES) {
+            const real *exps = h->exps + first * T + v;
+            const vec reciprocals = load(h->reciprocals + first + v);
+            const vec d_total_factor = -reciprocal_square(load(h->total + first + v));
+            vec d_total = {0};
+            for (int64_t t = past - 1; t >= 0; t--)
+                d_total += d_total_factor * (load(exps + t * LINE) * load(d_weights + t * LINE + v));
+            for (int64_t t = 0; t < past; t++) {
+                const vec e = load(exps + t * LINE), d_weight = load(d_weights + t * LINE + v);
+                store(weights + t * LINE + v, e * reciprocals);
+                store(d_logits + t * LINE + v, h->scale * (e * (reciprocals * d_weight + d_total)));
+            }
         }
-        multiply(&(Product){.a = d_logits + first * row + past - 1, .a_row = row, .a_step = -1,
+        multiply(&(Product){.a = d_logits + (past - 1) * LINE, .a_row = 1, .a_step = -LINE,
                             .b = key + (past - 1) * h->row, .b_step = -h->row, .b_line = LINE,
                             .depth = past,
                             .c = d_query + first * h->row, .c_row = h->row},
-                 rows, head_dim, 0);
-    }
-    for (int64_t first = 0; first < T; first += ATTENTION_ROWS) {
-        const int64_t rows = minimum(ATTENTION_ROWS, T - first);
-        multiply(&(Product){.a = d_logits + (T - 1) * row + first, .a_row = 1, .a_step = -row,
-                            .b = query + (T - 1) * h->row, .b_step = -h->row, .b_line = LINE,
-                            .depth = T - first,
-                            .c = d_key + first * h->row, .c_row = h->row},
-                 rows, head_dim, 0);
-        multiply(&(Product){.a = weights + (T - 1) * row + first, .a_row = 1, .a_step = -row,
-                            .b = output_gradient + (T - 1) * h->output_row, .b_step = -h->output_row, .b_line = LINE,
-                            .depth = T - first,
-                            .c = d_value + first * h->row, .c_row = h->row},
-                 rows, head_dim, 0);
+                 height, head_dim, 0);
+        multiply(&(Product){.a = d_logits + height - 1, .a_row = LINE, .a_step = -1,
+                            .b = query + (past - 1) * h->row, .b_step = -h->row, .b_line = LINE,
+                            .depth = height, .accumulate = accumulate,
+                            .c = d_key, .c_row = h->row},
+                 past, head_dim, 0);
+        multiply(&(Product){.a = weights + height - 1, .a_row = LINE, .a_step = -1,
+                            .b = output_gradient + (past - 1) * h->output_row, .b_step = -h->output_row, .b_line = LINE,
+                            .depth = height, .accumulate = accumulate,
+                            .c = d_value, .c_row = h->row},
+                 past, head_dim, 0);
     }
 }
 
@@ -136,18 +146,22 @@ static void attention_backward_head(const Head *h, const real *input, const real
  * keys [n_head][lines(block_size)][head_dim][LINE], values [block_size][stride(n_embd)]. */
 static void attention_forward_cached(const Operation *op, const Workspace *w, int64_t r) {
     const int64_t n_embd = w->n_embd, head_dim = n_embd / w->n_head, position = w->positions[r];
-    const real scale = power(power((real)head_dim, (real)0.5), -1);
     real *keys = (real *)w->caches[r] + op->cache, *values = keys + stride(w->block_size) * n_embd;
     real *weights = w->scratch;
     for (int64_t head = 0; head < w->n_head; head++) {
         const real *query = (real *)w->arena + op->input + r * stride(op->n_in) + head * 3 * head_dim;
         const real *key = query + head_dim, *value = key + head_dim;
-        real *keys_transposed = keys + head * stride(w->block_size) * head_dim, total, reciprocal;
+        real *keys_transposed = keys + head * stride(w->block_size) * head_dim;
         for (int64_t j = 0; j < head_dim; j++)
             keys_transposed[(position / LINE * head_dim + j) * LINE + position % LINE] = key[j];
         memcpy(values + position * stride(n_embd) + head * head_dim, value, head_dim * sizeof(real));
-        attend(query, 0, keys_transposed, head_dim, scale, position, 1, weights, 0, &total, &reciprocal);
-        attention_weights(weights, reciprocal, position + 1, position + 1, weights);
+        multiply(&(Product){.a = query, .a_step = 1,
+                            .b = keys_transposed, .b_step = LINE, .b_line = head_dim * LINE,
+                            .depth = head_dim,
+                            .c = weights},
+                 1, position + 1, 1);
+        const real total = exponentials(weights, op->scale, position + 1), reciprocal_total = power(total, -1);
+        for (int64_t t = 0; t <= position; t++) weights[t] *= reciprocal_total;
         multiply(&(Product){.a = weights, .a_step = 1,
                             .b = values + head * head_dim, .b_step = stride(n_embd), .b_line = LINE,
                             .depth = position + 1,
@@ -164,9 +178,9 @@ static void attention_forward(const Operation *op, const Workspace *w) {
     for (int64_t document = 0; document < w->documents; document++)
         for (int64_t head = 0; head < w->n_head; head++) {
             const Head h = head_of(op, w, document, head);
-            attention_forward_head(&h, (real *)w->arena + op->input + h.first_row * h.row + head * 3 * h.head_dim,
-                                   (real *)w->arena + op->output + h.first_row * h.output_row + head * h.head_dim,
-                                   w->scratch);
+            const int64_t row = w->document_start[document];
+            attention_forward_head(&h, (real *)w->arena + op->input + row * h.row + head * 3 * h.head_dim,
+                                   (real *)w->arena + op->output + row * h.output_row + head * h.head_dim, w->scratch);
         }
 }
 
@@ -174,10 +188,9 @@ static void attention_backward(const Operation *op, const Workspace *w) {
     for (int64_t document = 0; document < w->documents; document++)
         for (int64_t head = 0; head < w->n_head; head++) {
             const Head h = head_of(op, w, document, head);
-            const int64_t input = h.first_row * h.row + head * 3 * h.head_dim;
+            const int64_t row = w->document_start[document], input = row * h.row + head * 3 * h.head_dim;
             attention_backward_head(&h, (real *)w->arena + op->input + input,
-                                    (real *)w->arena + op->output_gradient + h.first_row * h.output_row
-                                        + head * h.head_dim,
+                                    (real *)w->arena + op->output_gradient + row * h.output_row + head * h.head_dim,
                                     (real *)w->arena + op->input_gradient + input, w->scratch);
         }
 }

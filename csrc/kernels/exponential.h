@@ -45,23 +45,17 @@ INLINE Precise precise_exponential(vec x) {
     return (Precise){result.value * scale, result.residual * scale};
 }
 
-/* exps[i] = exp(x[i]) for x[i] <= 0; both with room for whole vectors */
-static void exponential_each(int64_t n, const real *x, real *exps) {
-    for (int64_t i = 0; i < n; i += LANES) {
-        const vec arguments = load(x + i);
-        const Precise result = precise_exponential(arguments);
-        int doubtful = negative_lanes(near_midpoint(result.value, result.residual, broadcast(1))
-                                      | larger(-arguments, 40));
-        doubtful &= n - i < LANES ? (1 << (n - i)) - 1 : ALL_LANES;
-        store(exps + i, result.value);
-        for (; doubtful; doubtful &= doubtful - 1) {
-            const int lane = __builtin_ctz(doubtful);
-            exps[i + lane] = exp(arguments[lane]);
-        }
-    }
+/* exp(x) for x <= 0 */
+INLINE vec exponential(vec x) {
+    Precise result = precise_exponential(x);
+    int doubtful = negative_lanes(near_midpoint(result.value, result.residual, broadcast(1)) | larger(-x, 40));
+    for (; __builtin_expect(doubtful, 0); doubtful &= doubtful - 1)
+        result.value[__builtin_ctz(doubtful)] = exp(x[__builtin_ctz(doubtful)]);
+    return result.value;
 }
 #else
-static void exponential_each(int64_t n, const real *x, real *exps) {
-    for (int64_t i = 0; i < n; i++) exps[i] = exponential(x[i]);
+INLINE vec exponential(vec x) {
+    for (int i = 0; i < LANES; i++) x[i] = sizeof(real) == 8 ? exp(x[i]) : expf(x[i]);
+    return x;
 }
 #endif

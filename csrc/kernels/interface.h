@@ -40,6 +40,7 @@ typedef struct {
     int64_t input_gradient, output_gradient;
     int64_t residual;               /* activation that the epilogue ADD adds */
     int64_t saved;                  /* what forward leaves for backward, beside input and output */
+    double scale;                   /* of RMSNORM: 1 / n_in, of ATTENTION: 1 / sqrt(head_dim) */
     const int64_t *weight_rows;     /* of a matrix product: where in the parameters each output's weights start */
     int64_t packed, packed_transposed; /* of a matrix product: the same weights in lines, see `pack` */
     int64_t cache;                  /* of ATTENTION: where in a key/value cache this layer starts */

@@ -10,11 +10,9 @@
 
 #if MICROGPT_EXACT
 INLINE real power(real x, real exponent) { return pow(x, exponent); }
-INLINE real exponential(real x) { return exp(x); }
 INLINE real logarithm(real x) { return log(x); }
 #else
 INLINE real power(real x, real exponent) { return powf(x, exponent); }
-INLINE real exponential(real x) { return expf(x); }
 INLINE real logarithm(real x) { return logf(x); }
 #endif
 
@@ -115,34 +113,33 @@ INLINE Precise precise_reciprocal_cubed_root(vec x) {
     return precise_sum(cube.value, lack + 3 * cube.value * lack_of_reciprocal_root(root, x));
 }
 
-#define EACH_POWER(name, exponent) \
-    static void name##s(int64_t n, const real *x, real *powers) { \
-        for (int64_t i = 0; i < n; i += LANES) { \
-            real buffer[LANES] = {0}; \
-            const int64_t width = minimum(LANES, n - i); \
-            memcpy(buffer, x + i, width * sizeof(real)); \
-            const Precise power = precise_##name(load(buffer)); \
-            int doubtful = negative_lanes(near_midpoint(power.value, power.residual, broadcast(1)) \
-                                          | larger(power.value, LARGEST_POWER)); \
-            store(buffer, power.value); \
-            for (doubtful &= (1 << width) - 1; doubtful; doubtful &= doubtful - 1) { \
-                const int lane = __builtin_ctz(doubtful); \
-                buffer[lane] = pow(x[i + lane], exponent); \
-            } \
-            memcpy(powers + i, buffer, width * sizeof(real)); \
-        } \
+#define POWER(name, exponent) \
+    INLINE vec name(vec x) { \
+        Precise result = precise_##name(x); \
+        int doubtful = negative_lanes(near_midpoint(result.value, result.residual, broadcast(1)) \
+                                      | larger(result.value, LARGEST_POWER)); \
+        for (; __builtin_expect(doubtful, 0); doubtful &= doubtful - 1) \
+            result.value[__builtin_ctz(doubtful)] = power(x[__builtin_ctz(doubtful)], exponent); \
+        return result.value; \
     }
 #else
 #define VECTOR_POWERS 0
 INLINE vec divide(vec a, real b, real reciprocal) { return MICROGPT_EXACT ? a / b : a * reciprocal; }
-#define EACH_POWER(name, exponent) \
-    static void name##s(int64_t n, const real *x, real *powers) { \
-        for (int64_t i = 0; i < n; i++) powers[i] = power(x[i], exponent); \
+#define POWER(name, exponent) \
+    INLINE vec name(vec x) { \
+        for (int i = 0; i < LANES; i++) x[i] = power(x[i], exponent); \
+        return x; \
     }
 #endif
 
-/* powers[i] = x[i] ** exponent for x[i] > 0; both [n] */
-EACH_POWER(reciprocal, -1)
-EACH_POWER(reciprocal_square, -2)
-EACH_POWER(reciprocal_root, (real)-0.5)
-EACH_POWER(reciprocal_cubed_root, (real)-1.5)
+/* x ** exponent for x > 0: of a vector, and of each x[i], i < n, where there is room for whole vectors. */
+#define POWER_EACH(name, exponent) \
+    POWER(name, exponent) \
+    static void each_##name(int64_t n, const real *x, real *powers) { \
+        for (int64_t i = 0; i < n; i += LANES) \
+            store(powers + i, name(choose(lanes_below(n - i), load(x + i), broadcast(1)))); \
+    }
+POWER_EACH(reciprocal, -1)
+POWER_EACH(reciprocal_square, -2)
+POWER_EACH(reciprocal_root, (real)-0.5)
+POWER_EACH(reciprocal_cubed_root, (real)-1.5)

@@ -20,6 +20,7 @@ typedef struct {
     ptrdiff_t c_row;            /* row r of c starts at c + r * c_row ... */
     const int64_t *c_rows;      /* ... or, where this is given, at c + c_rows[r] */
     Epilogue epilogue;
+    int accumulate;             /* each sum continues from what is in c */
     const real *extra;          /* operand of the epilogue, its rows `c_row` apart */
 } Product;
 
@@ -44,6 +45,11 @@ INLINE void tile(const int rows, const int tile_lines, const Product *p, int64_t
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 8
         for (int v = 0; v < vectors; v++) sum[i][v] = (vec){0};
+    if (p->accumulate)
+#pragma GCC unroll 8
+        for (int i = 0; i < rows; i++)
+#pragma GCC unroll 8
+            for (int v = 0; v < vectors; v++) sum[i][v] = load(p->c + (r + i) * p->c_row + l * LINE + v * LANES);
 
     for (int64_t k = p->depth; k > 0; k--, a += a_step, b += b_step) {
 #pragma GCC unroll 8

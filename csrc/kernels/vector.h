@@ -134,6 +134,24 @@ INLINE vec look_up_16(const real *table, bits index) {
 #endif
 }
 
+INLINE vec choose(bits condition, vec a, vec b) { return (vec)(((bits)a & condition) | ((bits)b & ~condition)); }
+INLINE vec larger_of(vec a, vec b) { return choose(a > b, a, b); }
+
+INLINE real largest_lane(vec v) {
+    real largest = v[0];
+    for (int i = 1; i < LANES; i++) largest = v[i] > largest ? v[i] : largest;
+    return largest;
+}
+
+/* 0, 1, 2 ... */
+INLINE bits lane_numbers(void) {
+    bits numbers;
+    for (int i = 0; i < LANES; i++) numbers[i] = i;
+    return numbers;
+}
+
+INLINE bits lanes_below(int64_t n) { return lane_numbers() < (real_bits)minimum(n, LANES); }
+
 /* a and b interleaved, a first: of the result, twice as long, the lower or the upper half. */
 #if defined(__clang__)
 #define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
@@ -175,7 +193,7 @@ static void transpose_to_lines(const real *a, const int64_t *starts, ptrdiff_t r
                                real *out) {
     for (int64_t r = 0; r < rows; r += LANES) {
         real *line = out + r / LINE * LINE * columns + r % LINE;
-        const real *sources[LANES];
+        const real *sources[LANES] = {0};
         const int64_t height = minimum(LANES, rows - r);
         for (int64_t i = 0; i < height; i++) sources[i] = a + (starts ? starts[r + i] : (r + i) * row);
         int64_t column = 0;
@@ -188,6 +206,6 @@ static void transpose_to_lines(const real *a, const int64_t *starts, ptrdiff_t r
             for (int i = 0; i < LANES; i++) store(line + i * LINE, square[i]);
         }
         for (; column < columns; column++, line += LINE)
-            for (int64_t i = 0; i < height; i++) line[i] = sources[i][column];
+            for (int64_t i = 0; i < LANES; i++) line[i] = i < height ? sources[i][column] : 0;
     }
 }
