@@ -67,7 +67,7 @@ def build_parser() -> Parser:
 
     command = commands.add_parser("bench", help="time the recipe of microgpt against the limits of this machine")
     command.add_argument("file", metavar="FILE", nargs="?", help="default: US first names that come with the package")
-    command.add_argument("--repeats", type=int, default=5, metavar="N", help="runs, of which the median counts")
+    command.add_argument("--repeats", type=int, default=7, metavar="N", help="runs, of which the median counts")
     command.set_defaults(run=bench_command)
     return parser
 

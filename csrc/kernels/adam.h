@@ -43,12 +43,15 @@ INLINE bits doubtful_root(vec v_hat, vec root, vec p, vec update) {
 #endif
 }
 
-INLINE void adam_vector(real *parameter, const real *gradient, real *m, real *v, const AdamConstants *c) {
+/* `unbiased`: bias1 is 1, as it soon becomes. */
+INLINE void adam_vector(real *parameter, const real *gradient, real *m, real *v, const AdamConstants *c,
+                        const int unbiased) {
     const vec p = load(parameter), g = load(gradient);
     const vec new_m = c->beta1 * load(m) + c->rest1 * g, kept = c->beta2 * load(v);
     vec squared = g * g, new_v = kept + c->rest2 * squared, v_hat = divide(new_v, c->bias2, c->reciprocal2);
     vec root = square_root(v_hat);
-    vec update = c->learning_rate * divide(new_m, c->bias1, c->reciprocal1) / (root + c->eps);
+    const vec m_hat = unbiased ? new_m : divide(new_m, c->bias1, c->reciprocal1);
+    vec update = c->learning_rate * m_hat / (root + c->eps);
 
     const bits square_doubt = doubtful_square(g, squared, kept, c->rest2);
     const bits root_doubt = doubtful_root(v_hat, root, p, update);
@@ -76,13 +79,16 @@ static void adam(int64_t n, void *parameters_, const void *gradients_, void *m_,
         .learning_rate = s->learning_rate, .eps = s->eps,
     };
     int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) adam_vector(parameters + i, gradients + i, m + i, v + i, &c);
+    if (c.bias1 == 1)
+        for (; i + LANES <= n; i += LANES) adam_vector(parameters + i, gradients + i, m + i, v + i, &c, 1);
+    else
+        for (; i + LANES <= n; i += LANES) adam_vector(parameters + i, gradients + i, m + i, v + i, &c, 0);
     if (i < n) {
         const size_t rest = (n - i) * sizeof(real);
         real last[4][LANES] = {0};
         memcpy(last[0], parameters + i, rest), memcpy(last[1], gradients + i, rest);
         memcpy(last[2], m + i, rest), memcpy(last[3], v + i, rest);
-        adam_vector(last[0], last[1], last[2], last[3], &c);
+        adam_vector(last[0], last[1], last[2], last[3], &c, 0);
         memcpy(parameters + i, last[0], rest), memcpy(m + i, last[2], rest), memcpy(v + i, last[3], rest);
     }
 }

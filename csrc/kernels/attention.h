@@ -160,7 +160,8 @@ static void attention_forward_cached(const Operation *op, const Workspace *w, in
                             .depth = head_dim,
                             .c = weights},
                  1, position + 1, 1);
-        const real total = exponentials(weights, op->scale, position + 1), reciprocal_total = power(total, -1);
+        exponentials(weights, op->scale, position + 1);
+        const real reciprocal_total = power(sum_in_order(weights, position + 1), -1);
         for (int64_t t = 0; t <= position; t++) weights[t] *= reciprocal_total;
         multiply(&(Product){.a = weights, .a_step = 1,
                             .b = values + head * head_dim, .b_step = stride(n_embd), .b_line = LINE,

@@ -2,26 +2,7 @@
 #pragma once
 
 #include "numerics.h"
-
-/* A sum along a row has to run in order, so that each addition waits for the one before: several rows at once. */
-enum { NORM_ROWS = 8 };
-
-/* sums[r] = sum over i of a[r][i] * b[r][i], with step 1 from first to last, with step -1 from last to first */
-static void row_products(const real *a, const real *b, int64_t rows, int64_t n, int step, real *sums) {
-    for (int64_t first = 0; first < rows; first += NORM_ROWS) {
-        const real *a_row[NORM_ROWS], *b_row[NORM_ROWS];
-        real sum[NORM_ROWS] = {0};
-        for (int r = 0; r < NORM_ROWS; r++) { /* the last row again, where there are no more */
-            const int64_t start = minimum(first + r, rows - 1) * stride(n) + (step > 0 ? 0 : n - 1);
-            a_row[r] = a + start;
-            b_row[r] = b + start;
-        }
-        for (int64_t i = 0; i != step * n; i += step)
-#pragma GCC unroll 8
-            for (int r = 0; r < NORM_ROWS; r++) sum[r] += a_row[r][i] * b_row[r][i];
-        for (int64_t r = first; r < minimum(first + NORM_ROWS, rows); r++) sums[r] = sum[r - first];
-    }
-}
+#include "sums.h"
 
 /* output[r] = input[r] * scale[r], scale = (mean of input[r]**2 + 1e-5) ** -0.5
  * saved: mean + 1e-5 [stride(rows)], scale [stride(rows)] */

@@ -2,10 +2,11 @@
 #pragma once
 
 #include "exponential.h"
+#include "sums.h"
 
-/* exps[i] = exp(logits[i] * factor - their maximum), in place; returns their sum in order. Both have room for whole
- * lines, and what stands beyond n is replaced too. */
-INLINE real exponentials(real *logits, real factor, int64_t n) {
+/* exps[i] = exp(logits[i] * factor - their maximum), in place. What stands beyond n, up to a whole line, is replaced
+ * too. */
+INLINE void exponentials(real *logits, real factor, int64_t n) {
     vec largest = broadcast(logits[0] * factor);
     for (int64_t i = 0; i < n; i += LANES) {
         const vec scaled = load(logits + i) * factor;
@@ -17,15 +18,19 @@ INLINE real exponentials(real *logits, real factor, int64_t n) {
         const vec argument = choose(lanes_below(n - i), load(logits + i) - maximum, (vec){0});
         store(logits + i, exponential(argument));
     }
-    real total = 0;
-    for (int64_t i = 0; i < n; i++) total += logits[i];
-    return total;
+}
+
+INLINE real sum_in_order(const real *x, int64_t n) {
+    real sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += x[i];
+    return sum;
 }
 
 /* probabilities[i] = softmax of logits / temperature; both [n]. The logits are replaced by their exponentials. */
 static void softmax_forward(int64_t n, void *logits, double temperature, double *probabilities) {
     const real *exps = logits;
-    const real reciprocal = power(exponentials(logits, power((real)temperature, -1), n), -1);
+    exponentials(logits, power((real)temperature, -1), n);
+    const real reciprocal = power(sum_in_order(exps, n), -1);
     for (int64_t i = 0; i < n; i++) probabilities[i] = exps[i] * reciprocal;
 }
 
@@ -35,7 +40,8 @@ static void cross_entropy_forward(const Operation *op, const Workspace *w) {
     const int64_t n = op->n_in, rows = w->rows;
     real *exps = (real *)w->arena + op->input;
     real *total = (real *)w->arena + op->saved, *reciprocal = total + stride(rows);
-    for (int64_t r = 0; r < rows; r++) total[r] = exponentials(exps + r * stride(n), 1, n);
+    for (int64_t r = 0; r < rows; r++) exponentials(exps + r * stride(n), 1, n);
+    row_products(exps, NULL, rows, n, 1, total);
     each_reciprocal(rows, total, reciprocal);
     for (int64_t r = 0; r < rows; r++) w->losses[r] = -logarithm(exps[r * stride(n) + w->targets[r]] * reciprocal[r]);
 }

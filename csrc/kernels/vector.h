@@ -188,22 +188,25 @@ INLINE void transpose_square(vec square[LANES]) {
 }
 
 /* Rows to lines of columns: lines [lines(rows)][columns][LINE] from `rows` rows of `columns` elements, row r at
- * a + starts[r], or without starts at a + r * row. Lanes beyond the last row become 0. */
+ * a + starts[r], or without starts at a + r * row, followed by room for a whole vector. Lanes beyond the last row
+ * become 0. */
 static void transpose_to_lines(const real *a, const int64_t *starts, ptrdiff_t row, int64_t rows, int64_t columns,
                                real *out) {
     for (int64_t r = 0; r < rows; r += LANES) {
         real *line = out + r / LINE * LINE * columns + r % LINE;
         const real *sources[LANES] = {0};
         const int64_t height = minimum(LANES, rows - r);
+        const int64_t whole = starts ? columns / LANES * LANES : columns;
         for (int64_t i = 0; i < height; i++) sources[i] = a + (starts ? starts[r + i] : (r + i) * row);
         int64_t column = 0;
-        for (; column + LANES <= columns; column += LANES, line += LANES * LINE) {
+        for (; column < whole; column += LANES, line += LANES * LINE) {
             vec square[LANES];
 #pragma GCC unroll 16
             for (int i = 0; i < LANES; i++) square[i] = i < height ? load(sources[i] + column) : (vec){0};
             transpose_square(square);
 #pragma GCC unroll 16
-            for (int i = 0; i < LANES; i++) store(line + i * LINE, square[i]);
+            for (int i = 0; i < LANES; i++)
+                if (i < columns - column) store(line + i * LINE, square[i]);
         }
         for (; column < columns; column++, line += LINE)
             for (int64_t i = 0; i < LANES; i++) line[i] = i < height ? sources[i][column] : 0;
