@@ -1,0 +1,276 @@
+"""The model: what it computes, on both backends, and that it is the same to the last bit."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from microgpt import GPT, Adam, CharTokenizer, GPTConfig
+
+from conftest import COMPILED_IS_THERE
+
+# What can go wrong in a kernel: one head or as many as channels, widths that fill no vector, two tokens, one position.
+CONFIGS = [
+    GPTConfig(vocab_size=2, n_layer=1, n_embd=1, block_size=1, n_head=1),
+    GPTConfig(vocab_size=2, n_layer=2, n_embd=3, block_size=3, n_head=3),
+    GPTConfig(vocab_size=5, n_layer=1, n_embd=4, block_size=9, n_head=4),
+    GPTConfig(vocab_size=7, n_layer=2, n_embd=6, block_size=5, n_head=2),
+    GPTConfig(vocab_size=9, n_layer=1, n_embd=8, block_size=17, n_head=1),
+    GPTConfig(vocab_size=13, n_layer=1, n_embd=12, block_size=8, n_head=2),
+    GPTConfig(vocab_size=17, n_layer=3, n_embd=10, block_size=4, n_head=5),
+    GPTConfig(vocab_size=33, n_layer=1, n_embd=20, block_size=10, n_head=2),
+    GPTConfig(vocab_size=40, n_layer=1, n_embd=32, block_size=7, n_head=2),
+]
+ids = [f"v{c.vocab_size}-l{c.n_layer}-d{c.n_embd}-b{c.block_size}-h{c.n_head}" for c in CONFIGS]
+
+needs_compiled = pytest.mark.skipif(not COMPILED_IS_THERE, reason="this installation has no compiled engine")
+tiny = GPTConfig(vocab_size=5, n_layer=1, n_embd=4, block_size=6, n_head=2)
+
+
+def batches(config: GPTConfig) -> list[list[list[int]]]:
+    """One document of every kind, then several at once: one token, longer than the context, a token repeated."""
+    draw = random.Random(config.n_embd * 1000 + config.block_size)
+    lengths = [2, 3, config.block_size + 1, config.block_size + 4]
+    documents = [[draw.randrange(config.vocab_size) for _ in range(n)] for n in lengths]
+    documents.append([1] * (config.block_size + 1))
+    return [[document] for document in documents] + [documents, documents[::-1] + documents[1:3]]
+
+
+def both(config: GPTConfig, seed: int = 1) -> tuple[GPT, GPT]:
+    return GPT(config, seed, backend="reference"), GPT(config, seed, backend="compiled")
+
+
+@needs_compiled
+@pytest.mark.parametrize("config", CONFIGS, ids=ids)
+def test_losses_and_gradients_are_the_references(config: GPTConfig) -> None:
+    reference, compiled = both(config)
+    for documents in batches(config):
+        loss, gradients = reference.loss_and_gradients(documents)
+        assert compiled.loss(documents) == loss
+        compiled_loss, compiled_gradients = compiled.loss_and_gradients(documents)
+        assert compiled_loss == loss
+        assert list(compiled_gradients) == list(gradients)
+        for name, gradient in gradients.items():
+            assert compiled_gradients[name].tolist() == gradient.tolist(), name
+
+
+@needs_compiled
+@pytest.mark.parametrize("config", CONFIGS, ids=ids)
+def test_training_steps_are_the_references(config: GPTConfig) -> None:
+    models = both(config)
+    optimizers = [Adam(model, learning_rate=0.02, beta1=0.8, beta2=0.95) for model in models]
+    for documents in batches(config):
+        for model, optimizer in zip(models, optimizers):
+            model.loss_and_gradients(documents)
+            optimizer.step()
+        for name, parameters in models[0].state_dict().items():
+            assert models[1].state_dict()[name].tolist() == parameters.tolist(), name
+    assert optimizers[0].m.tolist() == optimizers[1].m.tolist()
+    assert optimizers[0].v.tolist() == optimizers[1].v.tolist()
+
+
+@needs_compiled
+@pytest.mark.parametrize("config", CONFIGS, ids=ids)
+def test_logits_and_samples_are_the_references(config: GPTConfig) -> None:
+    reference, compiled = both(config)
+    tokens = [i % config.vocab_size for i in range(config.block_size)]
+    assert compiled.logits(tokens).tolist() == reference.logits(tokens).tolist()
+    assert compiled.generate_tokens(3, 0.7) == reference.generate_tokens(3, 0.7)
+    assert compiled.generator.getstate() == reference.generator.getstate()
+
+
+@needs_compiled
+def test_numbers_of_every_size_are_the_references() -> None:
+    """Gradients from far below the smallest normal number upwards: where no fast path holds."""
+    config = GPTConfig(vocab_size=3, n_layer=1, n_embd=4, block_size=2, n_head=2)
+    models = both(config)
+    draw = random.Random(0)
+    optimizers = [Adam(model) for model in models]
+    for step in range(40):
+        sizes = [10.0 ** draw.uniform(-320, 100 if step % 2 else -1) for _ in range(config.num_params)]
+        gradients = [draw.choice([size, -size, 0.0, 1.0, 0.5]) for size in sizes]
+        for model, optimizer in zip(models, optimizers):
+            model.engine.gradients[:] = gradients
+            optimizer.step(10.0 ** (-step / 4))
+        assert optimizers[0].m.tolist() == optimizers[1].m.tolist()
+        assert optimizers[0].v.tolist() == optimizers[1].v.tolist()
+        assert models[0].engine.parameters.tolist() == models[1].engine.parameters.tolist()
+
+
+def test_loss_is_the_mean_over_documents_of_the_mean_over_positions(backend: str) -> None:
+    model = GPT(tiny, 3, backend=backend)
+    documents = [[4, 0, 1, 4], [4, 2, 4]]
+    by_hand = []
+    for document in documents:
+        logits = model.logits(document[:-1])
+        log_probabilities = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+        by_hand.append(-log_probabilities[range(len(document) - 1), document[1:]].mean())
+    assert abs(model.loss(documents) - np.mean(by_hand)) < 1e-14
+
+
+def test_gradients_are_the_derivatives_of_the_loss(backend: str) -> None:
+    model = GPT(tiny, 3, backend=backend)
+    documents = [[4, 0, 1, 4], [4, 2, 4]]
+    _, gradients = model.loss_and_gradients(documents)
+    for name, parameters in model.state_dict().items():
+        index, step = (1, 2), 1e-6
+        before = parameters[index]
+        parameters[index] = before + step
+        above = model.loss(documents)
+        parameters[index] = before - step
+        below = model.loss(documents)
+        parameters[index] = before
+        assert abs((above - below) / (2 * step) - gradients[name][index]) < 1e-8, name
+
+
+def test_state_dict_is_the_model_not_a_copy(backend: str) -> None:
+    model = GPT(tiny, backend=backend)
+    before = model.loss([[0, 1, 2]])
+    model.state_dict()["lm_head"][...] *= 2
+    assert model.loss([[0, 1, 2]]) != before
+    assert [matrix.shape for matrix in model.state_dict().values()] == list(tiny.parameter_shapes().values())
+    assert model.num_params == sum(matrix.size for matrix in model.state_dict().values())
+
+
+def test_load_state_dict_copies_what_state_dict_gave(backend: str) -> None:
+    source, target = GPT(tiny, 1, backend=backend), GPT(tiny, 2, backend=backend)
+    target.load_state_dict(source.state_dict())
+    assert target.loss([[0, 1, 2]]) == source.loss([[0, 1, 2]])
+    source.state_dict()["wte"][...] = 0
+    assert target.loss([[0, 1, 2]]) != source.loss([[0, 1, 2]])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda arrays: arrays.pop("wte"), "arrays lacks wte"),
+        (lambda arrays: arrays.update(bias=np.zeros(3)), "the model does not know bias"),
+        (lambda arrays: arrays.update(wte=np.zeros((4, 5))), r"arrays\['wte'\] must be numbers of shape \(5, 4\)"),
+        (lambda arrays: arrays.update(wte=np.full((5, 4), "x")), r"arrays\['wte'\] must be numbers of shape \(5, 4\)"),
+    ],
+)
+def test_load_state_dict_refuses_what_does_not_fit_and_changes_nothing(backend, change, message) -> None:
+    model = GPT(tiny, backend=backend)
+    before = model.loss([[0, 1, 2]])
+    arrays = {name: np.zeros_like(array) for name, array in model.state_dict().items()}
+    change(arrays)
+    with pytest.raises(ValueError, match=message):
+        model.load_state_dict(arrays)
+    assert model.loss([[0, 1, 2]]) == before
+
+
+@pytest.mark.parametrize(
+    ("sequences", "error", "message"),
+    [
+        ([], ValueError, "sequences must hold at least one token sequence, got none"),
+        ([[1]], ValueError, r"sequences\[0\] must have at least 2 tokens"),
+        ([[1, 2], []], ValueError, r"sequences\[1\] must have at least 2 tokens"),
+        ([[1, 2], [0, 5]], ValueError, r"sequences\[1\]\[1\] is 5, out of range for vocab_size=5"),
+        ([[-1, 2]], ValueError, r"sequences\[0\]\[0\] is -1, out of range"),
+        ([[1, 2**70]], TypeError, r"sequences\[0\] must be a sequence of whole numbers"),
+        ([[1.5, 2]], TypeError, r"sequences\[0\] must be a sequence of whole numbers"),
+        ([[[1, 2], [3]]], TypeError, r"sequences\[0\] must be a sequence of whole numbers"),
+        (["ab"], TypeError, r"sequences\[0\] must be a sequence of whole numbers, got 'ab'"),
+        ([1, 2, 3], TypeError, r"sequences\[0\] must be a sequence of whole numbers, got 1"),
+        ("ab", TypeError, "sequences must be a list of token sequences"),
+        (7, TypeError, "sequences must be a list of token sequences"),
+    ],
+)
+def test_bad_sequences_are_named(backend, sequences, error, message) -> None:
+    with pytest.raises(error, match=message):
+        GPT(tiny, backend=backend).loss(sequences)
+
+
+@pytest.mark.parametrize("tokens", [[], [0] * 7])
+def test_logits_take_one_to_block_size_tokens(backend, tokens) -> None:
+    with pytest.raises(ValueError, match="tokens must be 1 to block_size=6 tokens"):
+        GPT(tiny, backend=backend).logits(tokens)
+
+
+def test_samples_end_at_bos_or_with_the_context(backend: str) -> None:
+    model = GPT(tiny, backend=backend)
+    samples = model.generate_tokens(20)
+    assert len(samples) == 20
+    assert all(len(sample) <= tiny.block_size and tiny.vocab_size - 1 not in sample for sample in samples)
+    assert {len(sample) for sample in samples} > {tiny.block_size}
+
+
+def test_low_temperature_samples_the_likeliest(backend: str) -> None:
+    model = GPT(tiny, backend=backend)
+    for sample in model.generate_tokens(5, temperature=1e-3):
+        tokens = [tiny.vocab_size - 1, *sample]
+        likeliest = model.logits(tokens[: tiny.block_size]).argmax(1)
+        assert sample == likeliest[: len(sample)].tolist()
+
+
+def test_generate_gives_text(backend: str) -> None:
+    tokenizer = CharTokenizer("abcd")
+    model = GPT(tiny, 5, backend=backend, tokenizer=tokenizer)
+    twin = GPT(tiny, 5, backend=backend, tokenizer=tokenizer)
+    assert model.generate(4) == [tokenizer.decode(tokens) for tokens in twin.generate_tokens(4)]
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda m: m.generate(2), ValueError, "generate needs a tokenizer"),
+        (lambda m: m.generate_tokens(-1), ValueError, "n must be at least 0, got -1"),
+        (lambda m: m.generate_tokens(1.5), TypeError, "n must be a whole number, got 1.5"),
+        (lambda m: m.generate_tokens(1, 0), ValueError, "temperature must be more than 0, got 0"),
+        (lambda m: m.generate_tokens(1, -1), ValueError, "temperature must be more than 0, got -1"),
+        (lambda m: m.generate_tokens(1, float("nan")), ValueError, "temperature must be more than 0, got nan"),
+        (lambda m: m.generate_tokens(1, "hot"), TypeError, "temperature must be a number, got 'hot'"),
+    ],
+)
+def test_bad_sampling_arguments_are_named(backend, call, error, message) -> None:
+    with pytest.raises(error, match=message):
+        call(GPT(tiny, backend=backend))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"vocab_size": 0}, ValueError, "vocab_size must be at least 1, got 0"),
+        ({"n_layer": 0}, ValueError, "n_layer must be at least 1, got 0"),
+        ({"block_size": -3}, ValueError, "block_size must be at least 1, got -3"),
+        ({"n_head": 3}, ValueError, "n_embd must be a multiple of n_head, got n_embd=16 and n_head=3"),
+        ({"n_embd": 16.0}, TypeError, "n_embd must be a whole number, got 16.0"),
+        ({"n_embd": True}, TypeError, "n_embd must be a whole number, got True"),
+    ],
+)
+def test_bad_sizes_are_named(options, error, message) -> None:
+    with pytest.raises(error, match=message):
+        GPTConfig(**{"vocab_size": 5, **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"config": {"n_embd": 4}}, TypeError, "config must be a GPTConfig, got dict"),
+        ({"dtype": "float16"}, ValueError, "dtype must be 'float64', got 'float16'"),
+        ({"threads": 0}, ValueError, "threads must be at least 1, got 0"),
+        ({"backend": "gpu"}, ValueError, "backend must be 'compiled' or 'reference', got 'gpu'"),
+        ({"tokenizer": CharTokenizer("ab")}, ValueError, "vocab_size must be the tokenizer's 3, got a config with 5"),
+    ],
+)
+def test_bad_model_arguments_are_named(options, error, message) -> None:
+    with pytest.raises(error, match=message):
+        GPT(**{"config": tiny, **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"learning_rate": -1}, ValueError, "learning_rate must be at least 0, got -1"),
+        ({"beta1": 1}, ValueError, "beta1 must be at least 0 and less than 1, got 1"),
+        ({"beta2": float("nan")}, ValueError, "beta2 must be at least 0 and less than 1, got nan"),
+        ({"eps": 0}, ValueError, "eps must be at least 1e-100, got 0"),
+        ({"eps": "x"}, TypeError, "eps must be a number, got 'x'"),
+        ({"model": 3}, TypeError, "model must be a GPT, got int"),
+    ],
+)
+def test_bad_optimizer_arguments_are_named(backend, options, error, message) -> None:
+    with pytest.raises(error, match=message):
+        Adam(**{"model": GPT(tiny, backend=backend), **options})
