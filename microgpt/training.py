@@ -19,6 +19,9 @@ from microgpt.optimizer import Adam
 from microgpt.tokenizer import CharTokenizer
 
 
+CHUNK = 10_000  # steps that one call of the engine makes: what each step trains on is not laid out for all at once
+
+
 @dataclass(frozen=True)
 class TrainingResult:
     """What `train` returns.
@@ -50,19 +53,24 @@ class Run:
 
     def finish(self, progress: Callable[[int], object] | None = None) -> TrainingResult:
         """Train to the end. `progress` is called now and then with the number of steps completed."""
-        steps = len(self.losses)
-        schedule = self.optimizer.learning_rate * (1 - np.arange(steps) / max(steps, 1))
         assert self.model.tokenizer is not None
-        used = steps * self.batch_size
-        packed = self.model.tokenizer.pack_documents(self.documents[:used])
-        order = np.arange(used) % len(self.documents)
-        completed = self.model.engine.train(
-            packed.select(order), self.batch_size, schedule, self.optimizer, self.losses, progress
-        )
-        if completed < steps:
-            raise ValueError(
-                f"the loss is {self.losses[completed]:g} at step {completed + 1}: try a smaller learning_rate"
+        steps = len(self.losses)
+        packed = self.model.tokenizer.pack_documents(self.documents[: steps * self.batch_size])
+        for begin in range(0, steps, CHUNK):
+            chunk = np.arange(begin, min(begin + CHUNK, steps))
+            documents = chunk[:, None] * self.batch_size + np.arange(self.batch_size)
+            completed = begin + self.model.engine.train(
+                packed.select(documents.ravel() % len(self.documents)),
+                self.batch_size,
+                self.optimizer.learning_rate * (1 - chunk / steps),
+                self.optimizer,
+                self.losses[chunk[0] : chunk[-1] + 1],
+                progress and (lambda done, begin=begin: progress(begin + done)),
             )
+            if completed <= chunk[-1]:
+                raise ValueError(
+                    f"the loss is {self.losses[completed]:g} at step {completed + 1}: try a smaller learning_rate"
+                )
         return TrainingResult(self.model, self.losses)
 
 

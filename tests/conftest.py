@@ -14,10 +14,8 @@ from microgpt import backend as backends
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 COMPILED_IS_THERE = backends.compiled_engine() is not None
 
-compiled = pytest.param(
-    "compiled",
-    marks=pytest.mark.skipif(not COMPILED_IS_THERE, reason="this installation has no compiled engine"),
-)
+needs_compiled = pytest.mark.skipif(not COMPILED_IS_THERE, reason="this installation has no compiled engine")
+compiled = pytest.param("compiled", marks=needs_compiled)
 
 
 @pytest.fixture(params=["reference", compiled])

@@ -9,7 +9,7 @@ import pytest
 
 from microgpt import GPT, Adam, CharTokenizer, GPTConfig
 
-from conftest import COMPILED_IS_THERE
+from conftest import needs_compiled
 
 # What can go wrong in a kernel: one head or as many as channels, widths that fill no vector, two tokens, one position.
 CONFIGS = [
@@ -25,7 +25,6 @@ CONFIGS = [
 ]
 ids = [f"v{c.vocab_size}-l{c.n_layer}-d{c.n_embd}-b{c.block_size}-h{c.n_head}" for c in CONFIGS]
 
-needs_compiled = pytest.mark.skipif(not COMPILED_IS_THERE, reason="this installation has no compiled engine")
 tiny = GPTConfig(vocab_size=5, n_layer=1, n_embd=4, block_size=6, n_head=2)
 
 

@@ -1,0 +1,127 @@
+"""The command line, as its user meets it: in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import compiled
+
+SMALL = ["--n-embd=4", "--n-head=2", "--block-size=4"]
+
+
+def run(*arguments: object, folder: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "microgpt", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, **environment},
+    )
+
+
+def test_train_says_what_it_trains_and_samples(backend: str) -> None:
+    result = run("train", "--steps=3", "--samples=4", *SMALL, f"--backend={backend}")
+    lines = result.stdout.splitlines()
+    assert (result.returncode, result.stderr) == (0, "")
+    assert lines[0] == "data    names.txt: 5,163 documents, 27 tokens"
+    assert lines[1].startswith("model   424 parameters: n_layer 1, n_embd 4, block_size 4, n_head 2; float64, " + backend)
+    assert lines[2].startswith("trained 3 steps in ")
+    assert len(lines) == 3 + 4
+
+
+def test_plain_output_has_the_originals_lines(backend: str, tmp_path: Path) -> None:
+    (tmp_path / "input.txt").write_text("anna\nbob\n")
+    result = run("train", "input.txt", "--steps=2", "--samples=2", "--plain", f"--backend={backend}", *SMALL, folder=tmp_path)
+    assert result.returncode == 0
+    assert re.fullmatch(
+        r"num docs: 2\nvocab size: 5\nnum params: 248\n"
+        r"step    1 /    2 \| loss \d\.\d{4}\nstep    2 /    2 \| loss \d\.\d{4}\n"  # text mode makes \n of \r
+        r"--- inference \(new, hallucinated names\) ---\nsample  1: \w*\nsample  2: \w*\n",
+        result.stdout,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "nowhere.txt"], "microgpt: error: cannot read nowhere.txt: No such file or directory"),
+        (["train", "."], "microgpt: error: cannot read .: Is a directory"),
+        (["train", "empty.txt"], "microgpt: error: empty.txt has no documents: it must have at least one line that is not blank"),
+        (["train", "latin.txt"], "microgpt: error: latin.txt, line 2: not UTF-8 (invalid continuation byte)"),
+        (["train", "--n-embd=6"], "microgpt: error: n_embd must be a multiple of n_head, got n_embd=6 and n_head=4"),
+        (["train", "--n-layer=0"], "microgpt: error: n_layer must be at least 1, got 0"),
+        (["train", "--steps=-1"], "microgpt: error: steps must be at least 0, got -1"),
+        (["train", "--temperature=0"], "microgpt: error: temperature must be more than 0, got 0"),
+        (["train", "--samples=-1"], "microgpt: error: samples must be at least 0, got -1"),
+        (["train", "--dtype=int8"], "microgpt: error: dtype must be 'float64', got 'int8'"),
+        (
+            ["train", "--steps=many"],
+            "microgpt train: error: argument --steps: invalid int value: 'many' (see microgpt train --help)",
+        ),
+        (
+            ["train", "--learning-rate=1e300", "--steps=50", *SMALL],
+            "microgpt: error: the loss is nan at step",
+        ),
+        ([], "microgpt: error: the following arguments are required: COMMAND (see microgpt --help)"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(tmp_path: Path, arguments: list[str], message: str) -> None:
+    (tmp_path / "empty.txt").write_text("\n \n")
+    (tmp_path / "latin.txt").write_bytes(b"anna\nren\xe9\n")
+    result = run(*arguments, folder=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith(message)
+    assert result.stderr.count("\n") == 1
+    assert "inference" not in result.stdout
+
+
+@pytest.mark.parametrize("backend", ["reference", compiled])
+def test_ctrl_c_ends_training_with_status_130(backend: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "microgpt", "train", "--plain", "--steps=100000000", f"--backend={backend}", *SMALL],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"num docs: 5163\n"
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == b""
+
+
+def test_info_tells_the_backend_and_why(backend: str) -> None:
+    result = run("info", MICROGPT_BACKEND=backend)
+    assert result.returncode == 0
+    assert f"backend          {backend}: MICROGPT_BACKEND asks for it" in result.stdout
+
+
+def test_an_absent_backend_is_an_import_error_when_asked_for() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.modules['microgpt._engine'] = None; import microgpt"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "MICROGPT_BACKEND": "compiled"},
+    )
+    assert "ImportError: MICROGPT_BACKEND='compiled', but this installation has no compiled engine" in result.stderr
+
+
+def test_an_unknown_backend_is_named() -> None:
+    result = run("info", MICROGPT_BACKEND="gpu")
+    assert "MICROGPT_BACKEND must be 'compiled' or 'reference', got 'gpu'" in result.stderr
+    assert result.returncode != 0
+
+
+def test_bench_prints_each_backend_beside_the_floor() -> None:
+    result = run("bench", "--repeats=1")
+    assert result.returncode == 0
+    assert result.stdout.splitlines()[-1].split()[0] in ("reference", "compiled")

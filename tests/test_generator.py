@@ -1,0 +1,69 @@
+"""Random numbers: those of `random.Random`, number for number."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from itertools import accumulate
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from microgpt.backend import new_generator
+
+
+@pytest.mark.parametrize("seed", [0, 1, 42, -7, 2**70, "text", 1.5])
+def test_seeds_give_the_numbers_of_random(backend, seed) -> None:
+    generator, original = new_generator(backend, seed), random.Random(seed)
+    for _ in range(1500):
+        assert generator.random() == original.random()
+        assert generator.gauss(0.5, 2.0) == original.gauss(0.5, 2.0)
+        assert generator.randrange(1000) == original.randrange(1000)
+
+
+def test_shuffle_is_that_of_random(backend) -> None:
+    for n in (0, 1, 2, 3, 1000):
+        ours, theirs = list(range(n)), list(range(n))
+        new_generator(backend, n).shuffle(ours)
+        random.Random(n).shuffle(theirs)
+        assert ours == theirs
+
+
+def test_filling_an_array_draws_gauss_in_order(backend) -> None:
+    generator, original = new_generator(backend, 3), random.Random(3)
+    array = np.zeros(1001)
+    generator.fill_gauss(array, 0.08)
+    assert array.tolist() == [original.gauss(0, 0.08) for _ in range(1001)]
+    assert generator.gauss(0, 1) == original.gauss(0, 1)  # the second of a pair is kept
+
+
+@given(weights=st.lists(st.floats(1e-9, 1), min_size=1, max_size=9), seed=st.integers(0, 2**32))
+def test_draws_are_those_of_choices(weights, seed) -> None:
+    total = sum(weights)
+    probabilities = [weight / total for weight in weights]
+    expected = random.Random(seed).choices(range(len(weights)), cum_weights=list(accumulate(probabilities)))[0]
+    assert new_generator("reference", seed).draw(probabilities) == expected
+    try:
+        compiled = new_generator("compiled", seed)
+    except AttributeError:
+        return  # this installation has no compiled engine
+    assert compiled.draw(np.array(probabilities)) == expected
+
+
+def test_states_travel_to_random_and_back(backend) -> None:
+    generator, original = new_generator(backend, 9), random.Random()
+    generator.gauss(0, 1)
+    original.setstate(generator.getstate())
+    assert [generator.gauss(0, 1), generator.random()] == [original.gauss(0, 1), original.random()]
+    copy = new_generator(backend, original)
+    assert copy.random() == original.random() == pickle.loads(pickle.dumps(generator)).random()
+    generator.setstate(original.getstate())
+    assert generator.getstate() == original.getstate()
+
+
+@pytest.mark.parametrize("state", [(3, (1,) * 624, None), (3, (1,) * 624 + (625,), None)])
+def test_states_that_are_not_states_are_refused(backend, state) -> None:
+    with pytest.raises(ValueError):
+        new_generator(backend, 0).setstate(state)

@@ -1,0 +1,193 @@
+"""`train`: everything in one call."""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import microgpt
+from microgpt import Adam, read_documents, train
+from microgpt.training import prepare
+
+from conftest import needs_compiled
+
+SMALL = {"n_embd": 4, "n_head": 2, "block_size": 4}
+names = ["anna", "bob", "carlotta", "di", "emma"]
+
+
+def test_train_is_the_loop_written_out(backend: str) -> None:
+    result = train(names, steps=7, seed=5, batch_size=2, backend=backend, **SMALL)
+
+    run = prepare(names, steps=0, seed=5, backend=backend, **SMALL)
+    model, documents = run.model, [run.model.tokenizer.encode_document(name) for name in run.documents]
+    optimizer, losses = Adam(model), []
+    for step in range(7):
+        loss, _ = model.loss_and_gradients([documents[(2 * step + i) % 5] for i in range(2)])
+        losses.append(loss)
+        optimizer.step(0.01 * (1 - step / 7))
+    assert result.losses.tolist() == losses
+    assert result.model.engine.parameters.tolist() == model.engine.parameters.tolist()
+    assert result.model.generate(3) == model.generate(3)
+
+
+@needs_compiled
+@settings(max_examples=25, deadline=None)
+@given(
+    documents=st.lists(st.text("abcdé", min_size=1, max_size=9), min_size=1, max_size=4),
+    n_layer=st.integers(1, 2),
+    n_head=st.integers(1, 3),
+    head_dim=st.integers(1, 5),
+    block_size=st.integers(1, 9),
+    batch_size=st.integers(1, 3),
+    seed=st.integers(0, 1000),
+)
+def test_random_models_train_to_the_same_bits(documents, n_head, head_dim, **options) -> None:
+    options |= {"n_head": n_head, "n_embd": n_head * head_dim, "steps": 2, "learning_rate": 0.1}
+    results = [train(documents, backend=backend, **options) for backend in ("reference", "compiled")]
+    assert results[0].losses.tolist() == results[1].losses.tolist()
+    assert results[0].model.engine.parameters.tolist() == results[1].model.engine.parameters.tolist()
+    assert results[0].model.generate(2) == results[1].model.generate(2)
+
+
+def test_the_seed_decides_everything(backend: str) -> None:
+    first, again, other = (train(names, steps=3, seed=seed, backend=backend, **SMALL) for seed in (1, 1, 2))
+    assert first.losses.tolist() == again.losses.tolist() != other.losses.tolist()
+    assert first.model.generate(4) == again.model.generate(4)
+    continued = train(names, steps=3, seed=random.Random(1), backend=backend, **SMALL)
+    assert continued.losses.tolist() == first.losses.tolist()
+
+
+def test_no_steps_leave_the_model_as_drawn(backend: str) -> None:
+    result = train(names, steps=0, backend=backend, **SMALL)
+    assert len(result.losses) == 0
+    assert len(result.model.generate(2)) == 2
+
+
+def test_the_callers_documents_are_not_shuffled(backend: str) -> None:
+    documents = list(names)
+    train(documents, steps=1, backend=backend, **SMALL)
+    assert documents == names
+
+
+def test_progress_counts_completed_steps(backend: str) -> None:
+    seen: list[int] = []
+    steps = 20_000 if backend == "compiled" else 5
+    train(names, steps=steps, backend=backend, progress=seen.append, **SMALL)
+    assert seen == sorted(set(seen))
+    assert 1 <= seen[0] <= seen[-1] <= steps
+
+
+def test_exceptions_of_progress_end_training(backend: str) -> None:
+    def progress(completed: int) -> None:
+        raise RuntimeError("enough")
+
+    steps = 25_000 if backend == "compiled" else 5
+    run = prepare(names, steps=steps, backend=backend, **SMALL)
+    with pytest.raises(RuntimeError, match="enough"):
+        run.finish(progress)
+    assert 0 < run.optimizer.step_count < steps
+
+
+@needs_compiled
+def test_interrupts_end_training_between_steps() -> None:
+    """In the reference any line may be interrupted; test_cli.py interrupts both."""
+    run = prepare(names, steps=10_000_000, **SMALL)
+    threading.Timer(0.3, signal.raise_signal, [signal.SIGINT]).start()
+    with pytest.raises(KeyboardInterrupt):
+        run.finish()
+    steps = run.optimizer.step_count
+    assert 0 < steps < 10_000_000
+
+    twin = prepare(names, steps=steps, **SMALL)
+    packed = twin.model.tokenizer.pack_documents(twin.documents).select(np.arange(steps) % len(names))
+    schedule = 0.01 * (1 - np.arange(steps) / 10_000_000)
+    twin.model.engine.train(packed, 1, schedule, twin.optimizer, np.zeros(steps), None)
+    assert twin.model.engine.parameters.tolist() == run.model.engine.parameters.tolist()
+
+
+@needs_compiled
+def test_two_models_train_at_once_without_disturbing_each_other() -> None:
+    alone = [train(names, steps=3000, seed=seed, **SMALL).losses.tolist() for seed in range(4)]
+    together: dict[int, list[float]] = {}
+
+    def run(seed: int) -> None:
+        together[seed] = train(names, steps=3000, seed=seed, **SMALL).losses.tolist()
+
+    threads = [threading.Thread(target=run, args=[seed]) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [together[seed] for seed in range(4)] == alone
+
+
+def test_a_loss_that_is_not_finite_stops_training_and_names_the_step(backend: str) -> None:
+    with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step \d+: try a smaller learning_rate"):
+        train(names, steps=50, learning_rate=1e300, backend=backend, **SMALL)
+    model = train(names, steps=0, backend=backend, **SMALL).model
+    model.state_dict()["wte"][...] = np.nan
+    assert not np.isfinite(model.loss([[0, 1, 2]]))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"steps": -1}, ValueError, "steps must be at least 0, got -1"),
+        ({"steps": 1.5}, TypeError, "steps must be a whole number, got 1.5"),
+        ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
+        ({"n_embd": 6, "n_head": 4}, ValueError, "n_embd must be a multiple of n_head"),
+        ({"learning_rate": -0.1}, ValueError, "learning_rate must be at least 0, got -0.1"),
+        ({"dtype": "int8"}, ValueError, "dtype must be"),
+        ({"data": []}, ValueError, "data must hold at least one document that is not empty, got none"),
+        ({"data": [""]}, ValueError, "data must hold at least one document that is not empty, got none"),
+        ({"data": ["a", 3]}, TypeError, r"data\[1\] must be a string, got 3"),
+        ({"data": "nowhere.txt"}, ValueError, "cannot read nowhere.txt: No such file or directory"),
+        ({"colour": 1}, TypeError, "colour"),
+    ],
+)
+def test_bad_arguments_are_named(backend, options, error, message) -> None:
+    with pytest.raises(error, match=message):
+        train(**{"data": names, "backend": backend, **SMALL, **options})
+
+
+def test_data_may_be_a_file_or_a_list(tmp_path, backend: str) -> None:
+    file = tmp_path / "names.txt"
+    file.write_text("\n".join(names))
+    from_file = train(file, steps=2, backend=backend, **SMALL)
+    from_list = train(iter(names), steps=2, backend=backend, **SMALL)
+    assert from_file.losses.tolist() == from_list.losses.tolist()
+    assert read_documents(file) == names
+
+
+def test_the_result_knows_its_model(backend: str) -> None:
+    result = train(names, steps=1, backend=backend, **SMALL)
+    assert isinstance(result, microgpt.TrainingResult)
+    assert result.model.backend == backend
+    assert result.model.tokenizer.characters == "".join(sorted(set("".join(names))))
+
+
+def test_a_deep_model_with_a_long_context_has_no_recursion_limit() -> None:
+    """Reference only: a graph as deep as this one overflows the stack of a recursive backward."""
+    from microgpt.reference import Value
+
+    total = Value(0.0)
+    for _ in range(200_000):
+        total = total + 1.0
+    total.backward()
+    assert total.grad == 1.0
+
+
+@needs_compiled
+def test_interrupts_are_heard_within_a_step() -> None:
+    """A step of a large model takes longer than anybody waits for Ctrl-C."""
+    run = prepare(["ab" * 64] * 64, steps=1000, batch_size=64, n_layer=2, n_embd=128, block_size=128)
+    threading.Timer(0.3, signal.raise_signal, [signal.SIGINT]).start()
+    with pytest.raises(KeyboardInterrupt):
+        run.finish()
+    assert run.optimizer.step_count < 1000
