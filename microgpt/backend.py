@@ -9,7 +9,6 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-from microgpt import generator, reference_engine
 from microgpt.arguments import choice
 
 BACKENDS = ("compiled", "reference")
@@ -79,12 +78,18 @@ def new_engine(backend: str, config: Any, parameters: Any, gradients: Any) -> An
     """An engine over these flat arrays; the reference engine and the compiled one have the same methods."""
     if backend == "compiled":
         return _engine.Engine(config, parameters, gradients, instruction_set())  # type: ignore[union-attr]
-    return reference_engine.Engine(config, parameters, gradients)
+    from microgpt.reference_engine import Engine  # only who uses it pays for its import
+
+    return Engine(config, parameters, gradients)
 
 
 def new_generator(backend: str, seed: Any) -> Any:
     """A random number generator: the reference's is a `random.Random`, the compiled one gives the same numbers."""
-    return _generator.Generator(seed) if backend == "compiled" else generator.Generator(seed)  # type: ignore[union-attr]
+    if backend == "compiled":
+        return _generator.Generator(seed)  # type: ignore[union-attr]
+    from microgpt.generator import Generator
+
+    return Generator(seed)
 
 
 def backend_info() -> BackendInfo:

@@ -140,7 +140,7 @@ def plain_report(parsed: argparse.Namespace, run: Run) -> None:
 def human_report(parsed: argparse.Namespace, run: Run) -> None:
     """What is trained on what, a live line, and the samples."""
     config, model = run.model.config, run.model
-    print(f"data    {parsed.file or EMBEDDED.name}: {len(run.documents):,} documents, {config.vocab_size} tokens")
+    print(f"data    {parsed.file or os.path.basename(EMBEDDED)}: {len(run.documents):,} documents, {config.vocab_size} tokens")
     print(
         f"model   {model.num_params:,} parameters: n_layer {config.n_layer}, n_embd {config.n_embd}, "
         f"block_size {config.block_size}, n_head {config.n_head}; {model.dtype}, {model.backend}"

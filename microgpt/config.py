@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from microgpt.arguments import positive_integer
-from microgpt.reference import parameter_shapes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +36,20 @@ class GPTConfig:
 
     def parameter_shapes(self) -> dict[str, tuple[int, int]]:
         """Name and (rows, columns) of every parameter matrix, in the order in which they are drawn and stored."""
-        return parameter_shapes(self)
+        n_embd = self.n_embd
+        shapes = {
+            "wte": (self.vocab_size, n_embd),
+            "wpe": (self.block_size, n_embd),
+            "lm_head": (self.vocab_size, n_embd),
+        }
+        for i in range(self.n_layer):
+            shapes[f"layer{i}.attn_wq"] = (n_embd, n_embd)
+            shapes[f"layer{i}.attn_wk"] = (n_embd, n_embd)
+            shapes[f"layer{i}.attn_wv"] = (n_embd, n_embd)
+            shapes[f"layer{i}.attn_wo"] = (n_embd, n_embd)
+            shapes[f"layer{i}.mlp_fc1"] = (4 * n_embd, n_embd)
+            shapes[f"layer{i}.mlp_fc2"] = (n_embd, 4 * n_embd)
+        return shapes
 
     @property
     def num_params(self) -> int:

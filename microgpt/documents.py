@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
-EMBEDDED = Path(__file__).with_name("names.txt")  # US first names, Census of 1990
+EMBEDDED = os.path.join(os.path.dirname(__file__), "names.txt")  # US first names, Census of 1990
 
 
 def read_documents(file: str | os.PathLike[str] | None = None) -> list[str]:
@@ -14,13 +13,14 @@ def read_documents(file: str | os.PathLike[str] | None = None) -> list[str]:
     Without `file`, the first names that come with the package. `ValueError` names a file that cannot be read or has
     no documents, and the line that is not UTF-8.
     """
-    path = EMBEDDED if file is None else Path(file)
+    path = EMBEDDED if file is None else os.fspath(file)
     try:
-        content = path.read_bytes()
+        with open(path, "rb") as opened:
+            content = opened.read()
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
     except ValueError:
-        raise ValueError(f"cannot read {path!s:.60}: the name has a null character") from None
+        raise ValueError(f"cannot read {path!r:.60}: the name has a null character") from None
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -127,31 +127,13 @@ class Value:
 StateDict = dict[str, list[list[Value]]]
 
 
-def parameter_shapes(config: GPTConfig) -> dict[str, tuple[int, int]]:
-    """Name and (rows, columns) of every parameter matrix, in the order in which they are drawn and stored."""
-    n_embd = config.n_embd
-    shapes = {
-        "wte": (config.vocab_size, n_embd),
-        "wpe": (config.block_size, n_embd),
-        "lm_head": (config.vocab_size, n_embd),
-    }
-    for i in range(config.n_layer):
-        shapes[f"layer{i}.attn_wq"] = (n_embd, n_embd)
-        shapes[f"layer{i}.attn_wk"] = (n_embd, n_embd)
-        shapes[f"layer{i}.attn_wv"] = (n_embd, n_embd)
-        shapes[f"layer{i}.attn_wo"] = (n_embd, n_embd)
-        shapes[f"layer{i}.mlp_fc1"] = (4 * n_embd, n_embd)
-        shapes[f"layer{i}.mlp_fc2"] = (n_embd, 4 * n_embd)
-    return shapes
-
-
 def draw_state_dict(config: GPTConfig, generator: random.Random, std: float = 0.08) -> StateDict:
     """Fresh parameters, each drawn from a normal distribution with mean 0 and standard deviation `std`."""
 
     def matrix(n_out: int, n_in: int) -> list[list[Value]]:
         return [[Value(generator.gauss(0, std)) for _ in range(n_in)] for _ in range(n_out)]
 
-    return {name: matrix(*shape) for name, shape in parameter_shapes(config).items()}
+    return {name: matrix(*shape) for name, shape in config.parameter_shapes().items()}
 
 
 # --- The model: from tokens and parameters to logits over what comes next ---------------------------------------------

@@ -1,0 +1,47 @@
+"""What a command costs besides training: the import, the whole process, its memory.
+
+    python benchmarks/startup.py [FILE] [--repeats N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from statistics import median
+
+
+def seconds(*arguments: str) -> float:
+    begin = time.perf_counter()
+    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - begin
+
+
+def peak_megabytes(*arguments: str) -> float:
+    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    assert status == 0
+    return usage.ru_maxrss / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", nargs="*")
+    parser.add_argument("--repeats", type=int, default=11)
+    arguments = parser.parse_args()
+
+    train = ["-m", "microgpt", "train", *arguments.file]
+    turns = [
+        (seconds("-c", "import numpy"), seconds("-c", "import microgpt"), seconds(*train))
+        for _ in range(arguments.repeats)
+    ]
+    extra = median(microgpt - numpy for numpy, microgpt, _ in turns)
+    print(f"import microgpt   {1e3 * extra:.0f} ms over import numpy")
+    print(f"microgpt train    {median(turn[2] for turn in turns):.2f} s from process start to last sample")
+    print(f"its peak memory   {peak_megabytes(*train):.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
