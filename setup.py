@@ -23,7 +23,11 @@ REQUIRED = os.environ.get("MICROGPT_REQUIRE_EXTENSIONS") == "1"
 # pow, exp and log have to stay calls of the C library: the compiler would make x * x of pow(x, 2), whose last bit
 # differs. -fno-math-errno lets square roots be single instructions.
 COMMON = ["-O3", "-fno-math-errno", "-fno-builtin-pow", "-fno-builtin-exp", "-fno-builtin-log"]
-EXACT = [*COMMON, "-ffp-contract=off", "-DMICROGPT_EXACT=1"]
+POLICIES = {
+    "float64": [*COMMON, "-ffp-contract=off", "-DMICROGPT_EXACT=1"],
+    "float32": [*COMMON, "-ffp-contract=fast", "-DMICROGPT_EXACT=0"],
+}
+EXACT = POLICIES["float64"]
 
 # The instruction sets of kernels/levels.h and the flags that ask for them.
 INSTRUCTION_SETS = {
@@ -43,17 +47,18 @@ def instruction_sets():
 
 
 class Build(build_ext):
-    """Compiles the kernels once for each instruction set, beside what Cython generates."""
+    """Compiles the kernels once for each element type and instruction set, beside what Cython generates."""
 
     def build_extension(self, ext):
         if ext.name == "microgpt._engine":
-            for name, flags in instruction_sets().items():
-                ext.extra_objects += self.compiler.compile(
-                    ["csrc/kernels/kernels.c"],
-                    output_dir=os.path.join(self.build_temp, "float64", name),
-                    extra_postargs=[*EXACT, *flags, f"-DMICROGPT_INSTRUCTION_SET={name}"],
-                    depends=ext.depends,
-                )
+            for dtype, policy in POLICIES.items():
+                for name, flags in instruction_sets().items():
+                    ext.extra_objects += self.compiler.compile(
+                        ["csrc/kernels/kernels.c"],
+                        output_dir=os.path.join(self.build_temp, dtype, name),
+                        extra_postargs=[*policy, *flags, f"-DMICROGPT_INSTRUCTION_SET={name}"],
+                        depends=ext.depends,
+                    )
         super().build_extension(ext)
 
 

@@ -67,7 +67,12 @@ cdef extern from "kernels/interface.h" nogil:
         int64_t multiply_adds_per_iteration, divide_roots_per_iteration
 
 cdef extern from "kernels/levels.h" nogil:
-    const Kernels *microgpt_level(int i, int *supported)
+    ctypedef struct Level:
+        const Kernels *float64
+        const Kernels *float32
+        bint supported
+
+    Level microgpt_level(int i)
 cdef extern from "<time.h>" nogil:
     ctypedef long time_t
     struct timespec:
@@ -90,25 +95,23 @@ cdef inline int64_t now_ns() noexcept nogil:
 
 def instruction_sets():
     """Names of the instruction sets this processor runs, best first."""
-    cdef int i = 0, supported
-    cdef const Kernels *kernels = microgpt_level(0, &supported)
+    cdef int i = 0
     names = []
-    while kernels != NULL:
-        if supported:
-            names.append(kernels.instruction_set.decode())
+    while microgpt_level(i).float64 != NULL:
+        if microgpt_level(i).supported:
+            names.append(microgpt_level(i).float64.instruction_set.decode())
         i += 1
-        kernels = microgpt_level(i, &supported)
     return names
 
 
-cdef const Kernels *find_kernels(str instruction_set) except NULL:
-    cdef int i = 0, supported
-    cdef const Kernels *kernels = microgpt_level(0, &supported)
-    while kernels != NULL:
-        if supported and kernels.instruction_set.decode() == instruction_set:
-            return kernels
+cdef const Kernels *find_kernels(str dtype, str instruction_set) except NULL:
+    cdef int i = 0
+    cdef Level level = microgpt_level(0)
+    while level.float64 != NULL:
+        if level.supported and level.float64.instruction_set.decode() == instruction_set:
+            return level.float64 if dtype == "float64" else level.float32
         i += 1
-        kernels = microgpt_level(i, &supported)
+        level = microgpt_level(i)
     raise ValueError(f"instruction set {instruction_set!r} is not one of {', '.join(instruction_sets())}")
 
 
@@ -154,11 +157,9 @@ cdef class Engine:
         self.tape = NULL
 
     def __init__(self, config, parameters, gradients, str instruction_set):
-        self.kernels = find_kernels(instruction_set)
         self.config = config
         self.dtype = parameters.dtype
-        if self.dtype.itemsize != <Py_ssize_t>self.kernels.itemsize:
-            raise ValueError(f"no kernels for {self.dtype}")
+        self.kernels = find_kernels(self.dtype.name, instruction_set)
         self.num_params = config.num_params
         self.line = LINE_BYTES // self.dtype.itemsize
         self.parameters = parameters
@@ -550,17 +551,17 @@ cdef class Engine:
         return probabilities
 
 
-def multiply_adds(str instruction_set, int64_t iterations):
+def multiply_adds(str dtype, str instruction_set, int64_t iterations):
     """Multiply and add in registers only, at the speed limit of the machine; how many elements, that often."""
-    cdef const Kernels *kernels = find_kernels(instruction_set)
+    cdef const Kernels *kernels = find_kernels(dtype, instruction_set)
     with nogil:
         kernels.multiply_add_loop(iterations)
     return iterations * kernels.multiply_adds_per_iteration
 
 
-def divisions_and_roots(str instruction_set, int64_t iterations):
+def divisions_and_roots(str dtype, str instruction_set, int64_t iterations):
     """Divide and take square roots in registers only, as Adam must once a parameter; how many elements, that often."""
-    cdef const Kernels *kernels = find_kernels(instruction_set)
+    cdef const Kernels *kernels = find_kernels(dtype, instruction_set)
     with nogil:
         kernels.divide_root_loop(iterations)
     return iterations * kernels.divide_roots_per_iteration

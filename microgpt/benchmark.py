@@ -17,6 +17,7 @@ import numpy as np
 from microgpt import backend as backends
 from microgpt.arguments import positive_integer
 from microgpt.config import GPTConfig
+from microgpt.model import DTYPES
 from microgpt.packing import PackedSequences
 from microgpt.training import Run, prepare
 
@@ -26,21 +27,24 @@ REFERENCE_STEPS = 3  # it is four orders of magnitude slower
 
 @dataclass(frozen=True)
 class Ceiling:
-    """What one thread of this machine does at most, in registers, in float64 as the exact engine may use it."""
+    """What one thread of this machine does at most, in registers, with the arithmetic of a dtype.
+
+    In float64 a multiply-add is a multiply and an add, each rounded; in float32 it is fused.
+    """
 
     multiply_adds_per_second: float
     divisions_and_roots_per_second: float
 
 
-def measure_ceiling(seconds: float = 0.02) -> Ceiling:
+def measure_ceiling(dtype: str, seconds: float = 0.02) -> Ceiling:
     """Run the kernels' two loops, each for about `seconds`."""
     engine, instruction_set = backends.compiled_engine(), backends.instruction_set()
 
-    def rate(loop: Callable[[str | None, int], int]) -> float:
+    def rate(loop: Callable[[str, str | None, int], int]) -> float:
         iterations = 1000
         while True:
             begin = time.perf_counter()
-            elements = loop(instruction_set, iterations)
+            elements = loop(dtype, instruction_set, iterations)
             took = time.perf_counter() - begin
             if took >= seconds:
                 return elements / took
@@ -97,36 +101,37 @@ class Timing:
     floor: float
 
 
-def time_recipe(file: str | os.PathLike[str] | None, backend: str, steps: int) -> Timing:
-    """Train on `steps` of the recipe's first documents: all of them in order, or a typical few."""
-    run = prepare(file, steps=0, backend=backend)
+def time_recipe(file: str | os.PathLike[str] | None, backend: str, dtype: str) -> Timing:
+    """Train on the recipe's first documents: all of them in order, or on the reference a typical few."""
+    run = prepare(file, steps=0, backend=backend, dtype=dtype)
     packed = sequences_of(run, STEPS)
-    if steps < STEPS:
-        packed = typical(packed, steps)
-    least = floor(run, packed, measure_ceiling()) if backends.compiled_engine() else math.nan
+    if backend == "reference":
+        packed = typical(packed, REFERENCE_STEPS)
+    least = floor(run, packed, measure_ceiling(dtype)) if backends.compiled_engine() else math.nan
     return Timing(time_steps(run, packed), least)
 
 
 def report(file: str | os.PathLike[str] | None = None, repeats: int = 7) -> Iterator[str]:
     """The lines of `microgpt bench`: us/step of the recipe of microgpt, against the reference and the floor.
 
-    The backends take turns, so that what else the machine does hits both; ratios are those of neighbours.
+    The engines take turns, so that what else the machine does hits all of them; ratios are those of neighbours.
     """
     repeats = positive_integer("repeats", repeats)
-    yield f"the recipe of microgpt, {STEPS} steps, float64, training only, one thread; medians of {repeats}"
-    names = ["reference", "compiled"] if backends.compiled_engine() else ["reference"]
-    steps = {"reference": REFERENCE_STEPS, "compiled": STEPS}
-    if "compiled" in names:
-        ceiling = measure_ceiling()
-        yield (
-            f"ceiling: {2e-9 * ceiling.multiply_adds_per_second:.1f} GFLOP/s of multiply and add, "
-            f"{1e-6 * ceiling.divisions_and_roots_per_second:,.0f} million divisions and roots a second "
-            f"({backends.instruction_set()})"
-        )
-    turns = [{name: time_recipe(file, name, steps[name]) for name in names} for _ in range(repeats)]
-    yield f"{'backend':<12}{'us/step':>12}{'x reference':>14}{'x floor':>12}"
-    for name in names:
-        microseconds = 1e6 * median(turn[name].seconds for turn in turns)
-        against_reference = median(turn["reference"].seconds / turn[name].seconds for turn in turns)
-        against_floor = median(turn[name].seconds / turn[name].floor for turn in turns)
-        yield f"{name:<12}{microseconds:>12,.1f}{against_reference:>14,.0f}{against_floor:>12,.1f}"
+    yield f"the recipe of microgpt, {STEPS} steps, training only, one thread; medians of {repeats}"
+    engines = [("reference", "float64")]
+    if backends.compiled_engine():
+        for dtype in DTYPES:
+            engines.append(("compiled", dtype))
+            ceiling = measure_ceiling(dtype)
+            yield (
+                f"{dtype} ceiling: {2e-9 * ceiling.multiply_adds_per_second:.1f} GFLOP/s of multiply-adds, "
+                f"{1e-6 * ceiling.divisions_and_roots_per_second:,.0f} million divisions and roots a second "
+                f"({backends.instruction_set()})"
+            )
+    turns = [[time_recipe(file, *engine) for engine in engines] for _ in range(repeats)]
+    yield f"{'engine':<20}{'us/step':>12}{'x reference':>14}{'x floor':>12}"
+    for i, engine in enumerate(engines):
+        microseconds = 1e6 * median(turn[i].seconds for turn in turns)
+        against_reference = median(turn[0].seconds / turn[i].seconds for turn in turns)
+        against_floor = median(turn[i].seconds / turn[i].floor for turn in turns)
+        yield f"{' '.join(engine):<20}{microseconds:>12,.1f}{against_reference:>14,.0f}{against_floor:>12,.1f}"

@@ -24,7 +24,7 @@ USAGE = 2
 TRAIN_OPTIONS: dict[str, tuple[type, str]] = {
     "steps": (int, "steps of Adam"),
     "seed": (int, "of the random numbers: the same seed gives the same model"),
-    "dtype": (str, "float64: the numbers of microgpt, bit for bit"),
+    "dtype": (str, "float64: the numbers of microgpt, bit for bit; float32: faster"),
     "n_layer": (int, "transformer blocks"),
     "n_embd": (int, "width of the model, a multiple of --n-head"),
     "block_size": (int, "longest context, in tokens"),

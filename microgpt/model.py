@@ -16,6 +16,7 @@ from microgpt.packing import pack, token_array
 from microgpt.sampling import sample_documents
 from microgpt.tokenizer import CharTokenizer
 
+DTYPES = ("float64", "float32")
 INITIAL_STD = 0.08
 
 
@@ -26,7 +27,7 @@ class GPT:
         config: the sizes of the model.
         seed: an int, or a `random.Random` whose state is copied. Parameters are drawn from it in the seed's order;
             what `generate` draws comes after them.
-        dtype: "float64" gives exactly the numbers of microgpt.
+        dtype: "float64" gives exactly the numbers of microgpt, "float32" the same to its own precision, faster.
         backend: "compiled" or "reference"; by default what `backend_info()` tells.
         threads: number of threads; 1.
         tokenizer: what `generate` turns tokens into text with.
@@ -52,8 +53,10 @@ class GPT:
         if integer("threads", threads, 1) != 1:
             raise ValueError(f"threads must be 1: this version runs on one thread, got {threads}")
         self.config = config
-        self.dtype = choice("dtype", dtype, ("float64",))
+        self.dtype = choice("dtype", dtype, DTYPES)
         self.backend = backends.choose(backend)
+        if self.dtype != "float64" and self.backend == "reference":
+            raise ValueError(f"dtype must be 'float64' on the reference backend, got {dtype!r}")
         self.tokenizer = tokenizer
         self.generator = backends.new_generator(self.backend, seed)
         self._parameters = aligned_zeros(config.num_params, self.dtype)

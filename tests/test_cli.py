@@ -61,7 +61,7 @@ def test_plain_output_has_the_originals_lines(backend: str, tmp_path: Path) -> N
         (["train", "--steps=-1"], "microgpt: error: steps must be at least 0, got -1"),
         (["train", "--temperature=0"], "microgpt: error: temperature must be more than 0, got 0"),
         (["train", "--samples=-1"], "microgpt: error: samples must be at least 0, got -1"),
-        (["train", "--dtype=int8"], "microgpt: error: dtype must be 'float64', got 'int8'"),
+        (["train", "--dtype=int8"], "microgpt: error: dtype must be 'float64' or 'float32', got 'int8'"),
         (
             ["train", "--steps=many"],
             "microgpt train: error: argument --steps: invalid int value: 'many' (see microgpt train --help)",

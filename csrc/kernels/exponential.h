@@ -53,9 +53,27 @@ INLINE vec exponential(vec x) {
         result.value[__builtin_ctz(doubtful)] = exp(x[__builtin_ctz(doubtful)]);
     return result.value;
 }
-#else
+#elif MICROGPT_EXACT
 INLINE vec exponential(vec x) {
-    for (int i = 0; i < LANES; i++) x[i] = sizeof(real) == 8 ? exp(x[i]) : expf(x[i]);
+    for (int i = 0; i < LANES; i++) x[i] = exp(x[i]);
     return x;
+}
+#else
+/* exp(x) for x <= 0, to 1e-7 of itself, and 0 where that is smaller than 2 ** -125: x = k log 2 + r, the exponential of
+ * r, at most log(2) / 2, by a polynomial. */
+INLINE vec exponential(vec x) {
+    const vec shift = broadcast(0x1.8p23f); /* its addition rounds to a whole number, in the lowest bits */
+    const bits too_small = x < -86.6f;
+    const vec shifted = x * 0x1.715476p+0f + shift, k = shifted - shift;
+    const vec r = fused_multiply_add(k, broadcast(-0x1.7f7d1cp-20f), fused_multiply_add(k, broadcast(-0x1.62e4p-1f), x));
+    vec series = fused_multiply_add(r, broadcast(1.f / 5040), broadcast(1.f / 720));
+    series = fused_multiply_add(series, r, broadcast(1.f / 120));
+    series = fused_multiply_add(series, r, broadcast(1.f / 24));
+    series = fused_multiply_add(series, r, broadcast(1.f / 6));
+    series = fused_multiply_add(series, r, broadcast(0.5f));
+    series = fused_multiply_add(series, r, broadcast(1));
+    const vec power = fused_multiply_add(series, r, broadcast(1));
+    const vec scale = (vec)(((bits)shifted << 23) + 0x3f800000);
+    return (vec)((bits)(power * scale) & ~too_small);
 }
 #endif

@@ -4,33 +4,36 @@
 
 #include "interface.h"
 
+#define LEVEL(name, is_supported) {&microgpt_kernels_float64_##name, &microgpt_kernels_float32_##name, is_supported}
+#define DECLARE(name) extern const Kernels microgpt_kernels_float64_##name, microgpt_kernels_float32_##name;
+
+typedef struct {
+    const Kernels *float64, *float32;
+    int supported;
+} Level;
+
 #if defined(__x86_64__)
-extern const Kernels microgpt_kernels_float64_avx512, microgpt_kernels_float64_avx2, microgpt_kernels_float64_baseline;
+DECLARE(avx512)
+DECLARE(avx2)
 #elif defined(__aarch64__)
-extern const Kernels microgpt_kernels_float64_neon;
-#else
-extern const Kernels microgpt_kernels_float64_baseline;
+DECLARE(neon)
+#endif
+#if !defined(__aarch64__)
+DECLARE(baseline)
 #endif
 
-/* Level i, best first, NULL past the last; `supported` says whether this processor runs it. */
-static inline const Kernels *microgpt_level(int i, int *supported) {
-    *supported = 1;
+/* Level i, best first; its kernels are NULL past the last. */
+static inline Level microgpt_level(int i) {
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (i == 0) {
-        *supported = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")
-                     && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")
-                     && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-        return &microgpt_kernels_float64_avx512;
-    }
-    if (i == 1) {
-        *supported = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-        return &microgpt_kernels_float64_avx2;
-    }
-    return i == 2 ? &microgpt_kernels_float64_baseline : NULL;
+    const int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const int avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")
+                       && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+    const Level levels[] = {LEVEL(avx512, avx512), LEVEL(avx2, avx2), LEVEL(baseline, 1), {NULL, NULL, 0}};
 #elif defined(__aarch64__)
-    return i == 0 ? &microgpt_kernels_float64_neon : NULL;
+    const Level levels[] = {LEVEL(neon, 1), {NULL, NULL, 0}};
 #else
-    return i == 0 ? &microgpt_kernels_float64_baseline : NULL;
+    const Level levels[] = {LEVEL(baseline, 1), {NULL, NULL, 0}};
 #endif
+    return levels[i];
 }

@@ -125,11 +125,21 @@ INLINE Precise precise_reciprocal_cubed_root(vec x) {
 #else
 #define VECTOR_POWERS 0
 INLINE vec divide(vec a, real b, real reciprocal) { return MICROGPT_EXACT ? a / b : a * reciprocal; }
+#endif
+
+#if MICROGPT_EXACT && !VECTOR_POWERS
 #define POWER(name, exponent) \
     INLINE vec name(vec x) { \
         for (int i = 0; i < LANES; i++) x[i] = power(x[i], exponent); \
         return x; \
     }
+#elif !MICROGPT_EXACT
+INLINE vec fast_reciprocal(vec x) { return 1 / x; }
+INLINE vec fast_reciprocal_square(vec x) { return 1 / (x * x); }
+INLINE vec fast_reciprocal_root(vec x) { return 1 / square_root(x); }
+INLINE vec fast_reciprocal_cubed_root(vec x) { return 1 / (x * square_root(x)); }
+#define POWER(name, exponent) \
+    INLINE vec name(vec x) { return fast_##name(x); }
 #endif
 
 /* x ** exponent for x > 0: of a vector, and of each x[i], i < n, where there is room for whole vectors. */

@@ -3,6 +3,7 @@
 
 #include "vector.h"
 
+#if MICROGPT_EXACT
 /* A sum along a row has to run in order, so that each addition waits for the one before: several rows at once. */
 enum { SUM_ROWS = 8 };
 
@@ -23,3 +24,18 @@ INLINE void row_products(const real *a, const real *b, int64_t rows, int64_t n, 
         for (int64_t r = first; r < minimum(first + SUM_ROWS, rows); r++) sums[r] = sum[r - first];
     }
 }
+#else
+/* The same in any order. */
+INLINE void row_products(const real *a, const real *b, int64_t rows, int64_t n, int step, real *sums) {
+    (void)step;
+    for (int64_t r = 0; r < rows; r++) {
+        vec sum = {0};
+        for (int64_t i = 0; i < n; i += LANES) {
+            const int64_t at = r * stride(n) + i;
+            const vec product = b ? load(a + at) * load(b + at) : load(a + at);
+            sum += i + LANES <= n ? product : choose(lanes_below(n - i), product, (vec){0});
+        }
+        sums[r] = sum_of_lanes(sum);
+    }
+}
+#endif

@@ -143,6 +143,14 @@ INLINE real largest_lane(vec v) {
     return largest;
 }
 
+INLINE real sum_of_lanes(vec v) {
+    real halves[LANES];
+    store(halves, v);
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) halves[i] += halves[i + half];
+    return halves[0];
+}
+
 /* 0, 1, 2 ... */
 INLINE bits lane_numbers(void) {
     bits numbers;

@@ -1,0 +1,44 @@
+"""float32: the same model, to its own precision."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from microgpt import GPT, GPTConfig, train
+
+from conftest import needs_compiled
+
+CONFIGS = [
+    GPTConfig(vocab_size=27),
+    GPTConfig(vocab_size=2, n_embd=3, n_head=1),
+    GPTConfig(vocab_size=30, n_embd=20, n_head=5, block_size=3),
+    GPTConfig(vocab_size=65, n_layer=3, n_embd=48, n_head=3, block_size=40),
+]
+
+
+@needs_compiled
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"d{config.n_embd}")
+def test_gradients_are_those_of_float64(config: GPTConfig) -> None:
+    draw = random.Random(0)
+    documents = [[draw.randrange(config.vocab_size) for _ in range(n)] for n in (2, 5, 17, 41)]
+    exact_loss, exact = GPT(config, 1, "float64").loss_and_gradients(documents)
+    loss, gradients = GPT(config, 1, "float32").loss_and_gradients(documents)
+    assert abs(loss - exact_loss) < 1e-6
+    for name, gradient in gradients.items():
+        assert gradient.dtype == np.float32
+        assert np.linalg.norm(gradient - exact[name]) <= 1e-5 * np.linalg.norm(exact[name]), name
+
+
+@needs_compiled
+def test_training_ends_where_float64_ends() -> None:
+    exact, fast = (train(seed=1, steps=1000, dtype=dtype) for dtype in ("float64", "float32"))
+    assert abs(exact.losses[-100:].mean() - fast.losses[-100:].mean()) < 0.005
+    assert fast.model.generate(3, 0.5) != fast.model.generate(3, 0.5)
+
+
+def test_the_reference_computes_in_float64_only() -> None:
+    with pytest.raises(ValueError, match="dtype must be 'float64' on the reference backend, got 'float32'"):
+        GPT(CONFIGS[0], dtype="float32", backend="reference")
