@@ -41,39 +41,39 @@ INLINE void tile(const int rows, const int tile_lines, const Product *p, int64_t
     const real *a = p->a + r * a_row, *b = p->b + l * b_line;
     vec sum[TILE_ROWS][TILE_LINES * LINE_VECTORS], b_k[TILE_LINES * LINE_VECTORS];
 
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int i = 0; i < rows; i++)
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int v = 0; v < vectors; v++) sum[i][v] = (vec){0};
     if (p->accumulate)
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int i = 0; i < rows; i++)
-#pragma GCC unroll 8
+#pragma GCC unroll 16
             for (int v = 0; v < vectors; v++) sum[i][v] = load(p->c + (r + i) * p->c_row + l * LINE + v * LANES);
 
     for (int64_t k = p->depth; k > 0; k--, a += a_step, b += b_step) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int v = 0; v < vectors; v++) b_k[v] = load(b + v / LINE_VECTORS * b_line + v % LINE_VECTORS * LANES);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int i = 0; i < rows; i++) {
             const vec a_k = broadcast(a[i * a_row]);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
             for (int v = 0; v < vectors; v++) sum[i][v] += a_k * b_k[v];
         }
     }
 
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int i = 0; i < rows; i++) {
         real *c = p->c + (p->c_rows ? p->c_rows[r + i] : (r + i) * p->c_row) + l * LINE;
         if (width == tile_lines * LINE) {
             const real *extra = p->epilogue == ADD || p->epilogue == RELU_BACKWARD
                                     ? p->extra + (r + i) * p->c_row + l * LINE : c;
-#pragma GCC unroll 8
+#pragma GCC unroll 16
             for (int v = 0; v < vectors; v++)
                 store(c + v * LANES, finish(p->epilogue, sum[i][v], extra + v * LANES));
         } else {
             real whole[TILE_LINES * LINE];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
             for (int v = 0; v < vectors; v++) store(whole + v * LANES, sum[i][v]);
             for (int64_t n = 0; n < width; n++) c[n] = whole[n];
         }
@@ -88,14 +88,18 @@ typedef void Tile(const Product *, int64_t r, int64_t l, int64_t width);
     }
 #if defined(__AVX512F__)
 TILE(1, 1) TILE(2, 1) TILE(3, 1) TILE(4, 1) TILE(5, 1) TILE(6, 1) TILE(7, 1) TILE(8, 1)
+TILE(9, 1) TILE(10, 1) TILE(11, 1) TILE(12, 1) TILE(13, 1) TILE(14, 1) TILE(15, 1) TILE(16, 1)
 TILE(1, 2) TILE(2, 2) TILE(3, 2) TILE(4, 2) TILE(5, 2) TILE(6, 2) TILE(7, 2) TILE(8, 2)
+TILE(9, 2) TILE(10, 2) TILE(11, 2) TILE(12, 2)
 TILE(1, 3) TILE(2, 3) TILE(3, 3) TILE(4, 3) TILE(5, 3) TILE(6, 3) TILE(7, 3) TILE(8, 3)
 TILE(1, 4) TILE(2, 4) TILE(3, 4) TILE(4, 4) TILE(5, 4) TILE(6, 4)
-static const int tile_rows[TILE_LINES + 1] = {0, 8, 8, 8, 6};
+static const int tile_rows[TILE_LINES + 1] = {0, 16, 12, 8, 6};
 static Tile *const tiles[TILE_LINES + 1][TILE_ROWS + 1] = {
     {0},
-    {0, tile_1x1, tile_2x1, tile_3x1, tile_4x1, tile_5x1, tile_6x1, tile_7x1, tile_8x1},
-    {0, tile_1x2, tile_2x2, tile_3x2, tile_4x2, tile_5x2, tile_6x2, tile_7x2, tile_8x2},
+    {0, tile_1x1, tile_2x1, tile_3x1, tile_4x1, tile_5x1, tile_6x1, tile_7x1, tile_8x1, tile_9x1, tile_10x1,
+     tile_11x1, tile_12x1, tile_13x1, tile_14x1, tile_15x1, tile_16x1},
+    {0, tile_1x2, tile_2x2, tile_3x2, tile_4x2, tile_5x2, tile_6x2, tile_7x2, tile_8x2, tile_9x2, tile_10x2,
+     tile_11x2, tile_12x2},
     {0, tile_1x3, tile_2x3, tile_3x3, tile_4x3, tile_5x3, tile_6x3, tile_7x3, tile_8x3},
     {0, tile_1x4, tile_2x4, tile_3x4, tile_4x4, tile_5x4, tile_6x4},
 };

@@ -28,7 +28,7 @@ typedef int32_t real_bits;
 /* A tile of a matrix product keeps at most TILE_ROWS x TILE_LINES lines of sums in registers. */
 #if defined(__AVX512F__)
 #define VECTOR_BYTES 64
-enum { TILE_LINES = 4, TILE_ROWS = 8 };
+enum { TILE_LINES = 4, TILE_ROWS = 16 };
 #elif defined(__AVX__)
 #define VECTOR_BYTES 32
 enum { TILE_LINES = 1, TILE_ROWS = 6 };
