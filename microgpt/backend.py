@@ -9,7 +9,7 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-from microgpt import generator, reference_engine
+from microgpt import generator, reference, reference_engine
 from microgpt.arguments import choice
 
 BACKENDS = ("compiled", "reference")
@@ -41,7 +41,7 @@ def _import_compiled(name: str) -> ModuleType | None:
         return None
 
 
-_engine, _generator = _import_compiled("_engine"), _import_compiled("_generator")
+_engine, _generator, _value = map(_import_compiled, ("_engine", "_generator", "_value"))
 _PURE = "this installation has no compiled engine (no C compiler when it was built, or MICROGPT_NO_EXTENSIONS=1)"
 
 
@@ -80,6 +80,16 @@ def new_engine(backend: str, config: Any, parameters: Any, gradients: Any) -> An
 def new_generator(backend: str, seed: Any) -> Any:
     """A random number generator: the reference's is a `random.Random`, the compiled one gives the same numbers."""
     return _generator.Generator(seed) if backend == "compiled" else generator.Generator(seed)  # type: ignore[union-attr]
+
+
+def new_parameters(values: list[Any]) -> Any:
+    """Values, all of them of one backend, behind the interface that `Adam` talks to."""
+    if _value and all(isinstance(value, _value.Value) for value in values):
+        return _value.Parameters(values)
+    for i, value in enumerate(values):
+        if not isinstance(value, reference.Value):
+            raise TypeError(f"model must be a GPT or Values of one backend, got {value!r:.60} at position {i}")
+    return reference_engine.Parameters(values)
 
 
 def backend_info() -> BackendInfo:
