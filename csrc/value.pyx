@@ -17,10 +17,9 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_RawRealloc
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from libc.math cimport exp, isfinite, log, pow, tanh
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uintptr_t
 
 import math
-import weakref
 
 import numpy
 
@@ -28,6 +27,12 @@ cdef extern from "Python.h":
     object PySequence_Fast(object, const char *message)
     PyObject **PySequence_Fast_ITEMS(object)
     Py_ssize_t PySequence_Fast_GET_SIZE(object)
+    ctypedef struct PyTypeObject:
+        void (*tp_dealloc)(PyObject *) noexcept
+        void (*tp_free)(void *) noexcept
+    void PyErr_Fetch(PyObject **, PyObject **, PyObject **)
+    void PyErr_Restore(PyObject *, PyObject *, PyObject *)
+    object PyObject_Init(PyObject *, PyTypeObject *)
 
 cdef extern from "kernels/adam.h" nogil:
     ctypedef struct AdamStep:
@@ -468,18 +473,64 @@ cdef inline double logarithm(double x) except? -1:
 
 LABELS = {LEAF: "", ADD: "+", MULTIPLY: "*", EXP: "exp", LOG: "log", RELU: "ReLU", TANH: "tanh", DOT: "+"}
 
-walked = weakref.WeakValueDictionary()  # node: the handle that walking the graph has given for it
+# Handles come and go with every operation, so their memory is kept for the next ones; what Cython does on its own for
+# `freelist` and `__dealloc__` takes three times as long.
+
+cdef enum:
+    MAXIMUM_IDLE = 1024
+
+cdef PyObject *idle[MAXIMUM_IDLE]
+cdef int idle_count = 0
+
+
+cdef inline Value new_value():
+    """A handle, still without a node."""
+    global idle_count
+    if idle_count == 0:
+        return Value.__new__(Value)
+    idle_count -= 1
+    return <Value>PyObject_Init(idle[idle_count], <PyTypeObject *>Value)
+
+
+cdef void deallocate(PyObject *value) noexcept:
+    global idle_count
+    if (<Value>value).walked:
+        forget((<Value>value).node)
+        (<Value>value).walked = False
+    if (<Value>value).node != NONE:
+        release((<Value>value).node)
+        (<Value>value).node = NONE
+    if idle_count < MAXIMUM_IDLE:
+        idle[idle_count] = value
+        idle_count += 1
+    else:
+        (<PyTypeObject *>Value).tp_free(value)
+
+
+# As those who draw graphs go by `id`, two walks to the same node give the same handle, while the first is alive.
+
+cdef dict walked = {}  # node: address of the handle
 
 
 cdef Value walk_to(int32_t node):
-    """A handle: as long as it lives, every walk to this node gives the same one, as those who draw graphs go by `id`."""
-    cdef Value value = walked.get(node)
-    if value is None:
-        value = Value.__new__(Value)
-        tape.references[node] += 1
-        value.node = node
-        walked[node] = value
+    cdef Value value
+    address = walked.get(node)
+    if address is not None:
+        return <Value><PyObject *><uintptr_t>address
+    value = new_value()
+    walked[node] = <uintptr_t><PyObject *>value
+    tape.references[node] += 1
+    value.node, value.walked = node, True
     return value
+
+
+cdef void forget(int32_t node) noexcept:
+    cdef PyObject *type_ = NULL
+    cdef PyObject *error = NULL
+    cdef PyObject *traceback = NULL
+    PyErr_Fetch(&type_, &error, &traceback)  # a handle may be on its way out because of an error
+    del walked[node]
+    PyErr_Restore(type_, error, traceback)
 
 
 cdef inline int32_t operand(object x) except -1:
@@ -494,6 +545,24 @@ cdef inline int32_t operand(object x) except -1:
     return leaf(number)
 
 
+cdef inline object plus(Value a, object other):
+    cdef Value result = new_value()
+    cdef int32_t b = operand(other)
+    if b == NONE:
+        return NotImplemented
+    result.node = add(hold(a), b)
+    return result
+
+
+cdef inline object times(Value a, object other):
+    cdef Value result = new_value()
+    cdef int32_t b = operand(other)
+    if b == NONE:
+        return NotImplemented
+    result.node = multiply(hold(a), b)
+    return result
+
+
 cdef inline int32_t raised(Value base, double exponent) except -1:
     """The node base**exponent, with room for two more."""
     cdef double x = tape.data[base.node]
@@ -503,7 +572,6 @@ cdef inline int32_t raised(Value base, double exponent) except -1:
 
 
 @cython.final
-@cython.freelist(1024)
 cdef class Value:
     """A scalar that remembers how it was computed, so that `backward` can differentiate through it.
 
@@ -528,7 +596,7 @@ cdef class Value:
     """
 
     cdef int32_t node
-    cdef object __weakref__
+    cdef bint walked
 
     def __init__(self, data, children=(), local_grads=(), str op=""):
         cdef double number = number_of("data", data)
@@ -556,10 +624,6 @@ cdef class Value:
         self.node = new_node(CUSTOM, number)
         tape.operands[self.node].edges = edges
 
-    def __dealloc__(self):
-        if self.node != NONE:
-            release(self.node)
-
     @property
     def data(self):
         return tape.data[self.node]
@@ -578,36 +642,20 @@ cdef class Value:
 
     # In the binary operators, either side may be the Value.
     def __add__(left, right):
-        cdef Value result = Value.__new__(Value)
-        cdef int32_t b
-        if type(left) is not Value:
-            left, right = right, left
-        b = operand(right)
-        if b == NONE:
-            return NotImplemented
-        result.node = add(hold(<Value>left), b)
-        return result
+        return plus(<Value>left, right) if type(left) is Value else plus(<Value>right, left)
 
     def __mul__(left, right):
-        cdef Value result = Value.__new__(Value)
-        cdef int32_t b
-        if type(left) is not Value:
-            left, right = right, left
-        b = operand(right)
-        if b == NONE:
-            return NotImplemented
-        result.node = multiply(hold(<Value>left), b)
-        return result
+        return times(<Value>left, right) if type(left) is Value else times(<Value>right, left)
 
     def __neg__(self):
-        cdef Value result = Value.__new__(Value)
+        cdef Value result = new_value()
         reserve(2)
         result.node = multiply(hold(self), leaf(-1.0))
         return result
 
     def __sub__(left, right):
         """left + right * -1, and left + -right for a number on the right."""
-        cdef Value result = Value.__new__(Value)
+        cdef Value result = new_value()
         cdef double number = 0.0
         if type(right) is not Value:
             if not as_number(right, &number):
@@ -626,7 +674,7 @@ cdef class Value:
 
     def __truediv__(left, right):
         """left * right**-1."""
-        cdef Value result = Value.__new__(Value)
+        cdef Value result = new_value()
         cdef double number = 0.0
         cdef int32_t inverse
         if type(right) is not Value:
@@ -646,7 +694,7 @@ cdef class Value:
         return result
 
     def __pow__(left, right, modulo):
-        cdef Value result = Value.__new__(Value)
+        cdef Value result = new_value()
         cdef double exponent = 0.0
         if type(right) is Value:
             raise TypeError("the exponent of ** must be an int or a float, not a Value")
@@ -657,7 +705,7 @@ cdef class Value:
 
     def exp(self):
         """e to the power of this value."""
-        cdef Value result = Value.__new__(Value)
+        cdef Value result = new_value()
         cdef double data = exponential(tape.data[self.node])
         reserve(1)
         result.node = unary(EXP, hold(self), data, data)
@@ -665,7 +713,7 @@ cdef class Value:
 
     def log(self):
         """The natural logarithm; `ValueError` where this value is not positive."""
-        cdef Value result = Value.__new__(Value)
+        cdef Value result = new_value()
         cdef double data = logarithm(tape.data[self.node])
         reserve(1)
         result.node = unary(LOG, hold(self), data, 1.0 / tape.data[self.node])
@@ -673,7 +721,7 @@ cdef class Value:
 
     def relu(self):
         """This value where it is positive, otherwise 0."""
-        cdef Value result = Value.__new__(Value)
+        cdef Value result = new_value()
         cdef bint positive = tape.data[self.node] > 0.0
         reserve(1)
         result.node = unary(RELU, hold(self), tape.data[self.node] if positive else 0.0, positive)
@@ -681,7 +729,7 @@ cdef class Value:
 
     def tanh(self):
         """The hyperbolic tangent."""
-        cdef Value result = Value.__new__(Value)
+        cdef Value result = new_value()
         cdef double data = tanh(tape.data[self.node])
         reserve(1)
         result.node = unary(TANH, hold(self), data, 1.0 - data * data)
@@ -796,7 +844,7 @@ def linear(x, w):
         if terms == 0:
             result.append(0)  # an empty sum()
             continue
-        output = Value.__new__(Value)
+        output = new_value()
         reserve(1)
         output.node = dot(PySequence_Fast_ITEMS(row), PySequence_Fast_ITEMS(inputs), terms)
         result.append(output)
@@ -810,7 +858,7 @@ def softmax(logits):
     """
     cdef tuple inputs = tuple(values(logits))
     cdef list exponentials = [], result = []
-    cdef Value value, output, total = Value.__new__(Value)
+    cdef Value value, output, total = new_value()
     cdef double largest, data, inverse, inverse_grad
     cdef int32_t shifted
     if not inputs:
@@ -822,7 +870,7 @@ def softmax(logits):
     reserve(1)
     total.node = leaf(0.0)
     for value in inputs:
-        output = Value.__new__(Value)
+        output = new_value()
         reserve(4)
         shifted = add(hold(value), leaf(-largest))
         data = exp(tape.data[shifted])
@@ -833,7 +881,7 @@ def softmax(logits):
     data = tape.data[total.node]
     inverse, inverse_grad = power(data, -1.0), -1.0 * power(data, -2.0)
     for value in exponentials:
-        output = Value.__new__(Value)
+        output = new_value()
         reserve(2)
         output.node = multiply(hold(value), raised_node(hold(total), -1.0, inverse, inverse_grad))
         result.append(output)
@@ -847,7 +895,7 @@ def rmsnorm(x):
     """`x` divided by its root mean square (Zhang and Sennrich, 2019), without a gain; the same length."""
     cdef tuple inputs = tuple(values(x))
     cdef list result = []
-    cdef Value value, output, shifted = Value.__new__(Value), scale = Value.__new__(Value)
+    cdef Value value, output, shifted = new_value(), scale = new_value()
     cdef double share
     if not inputs:
         raise ZeroDivisionError("x must have at least one element")
@@ -857,7 +905,7 @@ def rmsnorm(x):
     shifted.node = add(multiply(shifted.node, leaf(share)), leaf(1e-5))
     scale.node = raised(shifted, -0.5)
     for value in inputs:
-        output = Value.__new__(Value)
+        output = new_value()
         reserve(1)
         output.node = multiply(hold(value), hold(scale))
         result.append(output)
@@ -898,6 +946,8 @@ cdef class Parameters:
         for i in range(n - 1, -1, -1):
             tape.data[(<Value>self.values[i]).node] = self.data[i]
 
+
+(<PyTypeObject *>Value).tp_dealloc = deallocate
 
 # Node NONE stands in for the children that a node does not have, and for a handle that was never initialised.
 reserve(1)
