@@ -193,30 +193,30 @@ cdef void free_edges(Edges *edges) noexcept:
 
 
 cdef int32_t dot(PyObject **a, PyObject **b, int64_t terms) except -1:
-    """0 + a1 * b1 + a2 * b2 + ..., of handles."""
+    """0 + a1 * b1 + a2 * b2 + ..., of handles. It needs room for one node."""
     cdef Edges *edges = new_edges(2 * terms)
+    cdef int32_t *children = edges.children
+    cdef double *local_grads = edges.local_grads
     cdef double total = 0.0, a_data, b_data
-    cdef int32_t a_node, b_node, node
+    cdef int32_t a_node, b_node
     cdef int64_t k
     for k in range(terms):
         a_node, b_node = (<Value>a[k]).node, (<Value>b[k]).node
         a_data, b_data = tape.data[a_node], tape.data[b_node]
         tape.references[a_node] += 1
         tape.references[b_node] += 1
-        edges.children[2 * k] = a_node
-        edges.children[2 * k + 1] = b_node
-        edges.local_grads[2 * k] = b_data
-        edges.local_grads[2 * k + 1] = a_data
+        children[2 * k], children[2 * k + 1] = a_node, b_node
+        local_grads[2 * k], local_grads[2 * k + 1] = b_data, a_data
         total += a_data * b_data
-    node = new_node(DOT, total)
-    tape.operands[node].edges = edges
-    return node
+    a_node = new_node(DOT, total)
+    tape.operands[a_node].edges = edges
+    return a_node
 
 
 cdef int expand(int32_t node) except -1:
     """Turn a DOT into the nodes that it stands for, as they would be by now."""
     cdef Edges *edges = tape.operands[node].edges
-    cdef int32_t terms = edges.count // 2, product, total, k
+    cdef int32_t terms = edges.count // 2, product = NONE, total, k
     cdef double grad = edges.grad if edges.swept else 0.0
     reserve(2 * terms)
     total = leaf(0.0)
@@ -253,32 +253,34 @@ cdef inline int32_t hold(Value value) noexcept:
     return value.node
 
 
-cdef inline void give_up(int32_t node, int32_t *doomed) noexcept:
+cdef inline int32_t give_up(int32_t node, int32_t doomed) noexcept:
+    """Give up one reference; with the last one, the node joins the list of what is doomed. Returns that list."""
     tape.references[node] -= 1
-    if tape.references[node] == 0:
-        tape.references[node] = <uint32_t>doomed[0]
-        doomed[0] = node
+    if tape.references[node] != 0:
+        return doomed
+    tape.references[node] = <uint32_t>doomed
+    return node
 
 
 cdef void release(int32_t node) noexcept:
     """Give up one reference; free the node with the last one, and then whatever lived only through it."""
-    cdef int32_t doomed = NONE, k
+    cdef int32_t doomed = give_up(node, NONE), count, k
+    cdef int32_t *children
     cdef Operation operation
-    cdef Edges *edges
-    give_up(node, &doomed)
     while doomed != NONE:
         node = doomed
         doomed = <int32_t>tape.references[node]
         operation = <Operation>tape.operation[node]
         if operation == DOT or operation == CUSTOM:
-            edges = tape.operands[node].edges
-            for k in range(edges.count):
-                give_up(edges.children[k], &doomed)
-            free_edges(edges)
+            children, count = tape.operands[node].edges.children, tape.operands[node].edges.count
+            for k in range(count):
+                doomed = give_up(children[k], doomed)
+            free_edges(tape.operands[node].edges)
         elif operation != LEAF:
-            give_up(tape.operands[node].children[0], &doomed)
-            if tape.operands[node].children[1] != NONE:
-                give_up(tape.operands[node].children[1], &doomed)
+            children = tape.operands[node].children
+            doomed = give_up(children[0], doomed)
+            if children[1] != NONE:
+                doomed = give_up(children[1], doomed)
         tape.references[node] = <uint32_t>tape.free
         tape.free = node
 
@@ -302,80 +304,87 @@ cdef int make_room(int64_t stack_size, int64_t order_size) except -1:
 cdef int64_t search(int32_t root) except -1:
     """Fill `tape.order` and return its length. `visited` then marks what is in it."""
     cdef int64_t top = 0, length = 0
-    cdef int32_t node = root, child, k, first
+    cdef int32_t node = root, child, k, first, terms
     cdef int32_t *children
+    cdef int32_t *stack = tape.stack
+    cdef int32_t *order = tape.order
+    cdef uint8_t *visited = tape.visited
     cdef Operation operation
     cdef Edges *edges
-    if tape.visited[root]:
+    if visited[root]:
         return 0
-    tape.visited[root] = True
+    visited[root] = True
     while True:
         operation = <Operation>tape.operation[node]
         if operation == DOT and tape.operands[node].edges.swept:  # its hidden nodes' gradients are to accumulate
             expand(node)
             operation = ADD
+            visited = tape.visited
         if top + 2 > tape.stack_capacity or length + 3 > tape.order_capacity:
             make_room(top + 2, length + 3)
+            stack, order = tape.stack, tape.order
         child = NONE
         if operation == DOT or operation == CUSTOM:
-            tape.stack[top], tape.stack[top + 1] = 0, ~node
+            stack[top], stack[top + 1] = 0, ~node
             top += 2
         else:
             children = tape.operands[node].children
-            if not tape.visited[children[0]]:
+            if not visited[children[0]]:
                 child = children[0]
-                tape.stack[top] = ~node
+                stack[top] = ~node
                 top += 1
-                if not tape.visited[children[1]]:
-                    tape.stack[top] = children[1]
+                if not visited[children[1]]:
+                    stack[top] = children[1]
                     top += 1
-            elif not tape.visited[children[1]]:
+            elif not visited[children[1]]:
                 child = children[1]
-                tape.stack[top] = ~node
+                stack[top] = ~node
                 top += 1
             else:
-                tape.order[length] = node
+                order[length] = node
                 length += 1
         while child == NONE:
             if top == 0:
                 return length
             top -= 1
-            if tape.stack[top] >= 0:
-                if not tape.visited[tape.stack[top]]:
-                    child = tape.stack[top]
+            if stack[top] >= 0:
+                if not visited[stack[top]]:
+                    child = stack[top]
                 continue
             if length + 3 > tape.order_capacity:
                 make_room(0, length + 3)
-            node = ~tape.stack[top]
+                order = tape.order
+            node = ~stack[top]
             operation = <Operation>tape.operation[node]
             if operation != DOT and operation != CUSTOM:
-                tape.order[length] = node
+                order[length] = node
                 length += 1
                 continue
             top -= 1
-            first = k = tape.stack[top]
+            first = k = stack[top]
             edges = tape.operands[node].edges
             children = edges.children
             if operation == CUSTOM:
-                while k < edges.count and tape.visited[children[k]]:
+                while k < edges.count and visited[children[k]]:
                     k += 1
                 if k < edges.count:
                     child = children[k]
                 else:
-                    tape.order[length] = node
+                    order[length] = node
                     length += 1
             else:
-                while 2 * k < edges.count and tape.visited[children[2 * k]] and tape.visited[children[2 * k + 1]]:
+                terms = edges.count // 2
+                while k < terms and visited[children[2 * k]] and visited[children[2 * k + 1]]:
                     k += 1
                 if k > first:
-                    tape.order[length], tape.order[length + 1], tape.order[length + 2] = first, k, ~node
+                    order[length], order[length + 1], order[length + 2] = first, k, ~node
                     length += 3
-                if 2 * k < edges.count:
-                    child = children[2 * k + 1] if tape.visited[children[2 * k]] else children[2 * k]
+                if k < terms:
+                    child = children[2 * k + 1] if visited[children[2 * k]] else children[2 * k]
             if child != NONE:
-                tape.stack[top], tape.stack[top + 1] = k, ~node
+                stack[top], stack[top + 1] = k, ~node
                 top += 2
-        tape.visited[child] = True
+        visited[child] = True
         node = child
 
 
@@ -385,7 +394,9 @@ cdef void sweep(int64_t length) noexcept:
     cdef Operation operation
     cdef Operands *operands
     cdef Edges *edges
+    cdef int32_t *children
     cdef double *local_grads
+    cdef double *grads = tape.grad
     cdef double grad
     while length > 0:
         length -= 1
@@ -395,30 +406,33 @@ cdef void sweep(int64_t length) noexcept:
             length -= 2
             first, last = tape.order[length], tape.order[length + 1]
             edges = tape.operands[node].edges
+            children, local_grads = edges.children, edges.local_grads
             edges.swept = True
-            edges.grad = grad = 0.0 + tape.grad[node]
+            edges.grad = grad = 0.0 + grads[node]
             for k in range(last - 1, first - 1, -1):
-                tape.grad[edges.children[2 * k]] += edges.local_grads[2 * k] * grad
-                tape.grad[edges.children[2 * k + 1]] += edges.local_grads[2 * k + 1] * grad
+                grads[children[2 * k]] += local_grads[2 * k] * grad
+                grads[children[2 * k + 1]] += local_grads[2 * k + 1] * grad
             tape.visited[node] = False
             continue
         tape.visited[node] = False
-        grad = tape.grad[node]
+        grad = grads[node]
         operation = <Operation>tape.operation[node]
         operands = tape.operands + node
+        children = operands.children
         local_grads = tape.local_grads + 2 * <int64_t>node
         if operation == ADD:
-            tape.grad[operands.children[0]] += grad
-            tape.grad[operands.children[1]] += grad
+            grads[children[0]] += grad
+            grads[children[1]] += grad
         elif operation == MULTIPLY:
-            tape.grad[operands.children[0]] += local_grads[0] * grad
-            tape.grad[operands.children[1]] += local_grads[1] * grad
+            grads[children[0]] += local_grads[0] * grad
+            grads[children[1]] += local_grads[1] * grad
         elif operation == CUSTOM:
             edges = operands.edges
+            children, local_grads = edges.children, edges.local_grads
             for k in range(edges.count):
-                tape.grad[edges.children[k]] += edges.local_grads[k] * tape.grad[node]
+                grads[children[k]] += local_grads[k] * grads[node]
         else:
-            tape.grad[operands.children[0]] += local_grads[0] * grad
+            grads[children[0]] += local_grads[0] * grad
 
 
 # --- Numbers ----------------------------------------------------------------------------------------------------------
@@ -930,21 +944,24 @@ cdef class Parameters:
         cdef Py_ssize_t i, n = len(self.values)
         cdef int32_t node
         cdef AdamStep step
+        cdef PyObject **values
+        cdef double *data
+        cdef double *grads
         if m.shape[0] != n or v.shape[0] != n:
             raise ValueError(f"m and v must have one element for each of {n} values")
         if n == 0:
             return
+        values, data, grads = PySequence_Fast_ITEMS(self.values), &self.data[0], &self.grads[0]
         adam.step_count += 1
         step.learning_rate, step.beta1, step.beta2, step.eps = learning_rate, adam.beta1, adam.beta2, adam.eps
         step.bias1, step.bias2 = 1.0 - step.beta1**adam.step_count, 1.0 - step.beta2**adam.step_count
         for i in range(n):
-            node = (<Value>self.values[i]).node
-            self.data[i], self.grads[i] = tape.data[node], tape.grad[node]
+            node = (<Value>values[i]).node
+            data[i], grads[i] = tape.data[node], tape.grad[node]
             tape.grad[node] = 0.0
-        adam_kernel(n, &self.data[0], &self.grads[0], &m[0], &v[0], &step)
-        # Backwards: of a value that is there twice, only the first has had a gradient.
-        for i in range(n - 1, -1, -1):
-            tape.data[(<Value>self.values[i]).node] = self.data[i]
+        adam_kernel(n, data, grads, &m[0], &v[0], &step)
+        for i in range(n - 1, -1, -1):  # backwards: of a value that is there twice, only the first has had a gradient
+            tape.data[(<Value>values[i]).node] = data[i]
 
 
 (<PyTypeObject *>Value).tp_dealloc = deallocate
