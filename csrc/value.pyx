@@ -32,7 +32,7 @@ cdef extern from "Python.h":
         void (*tp_free)(void *) noexcept
     void PyErr_Fetch(PyObject **, PyObject **, PyObject **)
     void PyErr_Restore(PyObject *, PyObject *, PyObject *)
-    object PyObject_Init(PyObject *, PyTypeObject *)
+    void Py_SET_REFCNT(PyObject *, Py_ssize_t)
 
 cdef extern from "kernels/adam.h" nogil:
     ctypedef struct AdamStep:
@@ -503,7 +503,8 @@ cdef inline Value new_value():
     if idle_count == 0:
         return Value.__new__(Value)
     idle_count -= 1
-    return <Value>PyObject_Init(idle[idle_count], <PyTypeObject *>Value)
+    Py_SET_REFCNT(idle[idle_count], 0)
+    return <Value>idle[idle_count]
 
 
 cdef void deallocate(PyObject *value) noexcept:
