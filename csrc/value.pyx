@@ -15,7 +15,7 @@ from cpython.list cimport PyList_New, PyList_SET_ITEM
 from cpython.long cimport PyLong_AsDouble
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_RawRealloc
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_INCREF
+from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.math cimport exp, isfinite, log, pow, tanh
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uintptr_t
 
@@ -101,7 +101,13 @@ cdef void *resized(void *array, int64_t count, size_t itemsize) except NULL:
 
 
 cdef int grow(int64_t count) except -1:
-    cdef int64_t capacity = min(max(tape.used + count, 2 * tape.capacity), <int64_t>MAXIMUM_NODES)
+    cdef int64_t capacity = min(max(tape.used + count, 2 * tape.capacity), <int64_t>MAXIMUM_NODES), found = 0
+    cdef int32_t node = tape.free
+    while node != NONE and found < count:
+        node = <int32_t>tape.references[node]
+        found += 1
+    if found == count:
+        return 0
     if tape.used + count > capacity:
         raise OverflowError(f"at most {MAXIMUM_NODES} values can be alive at once")
     tape.operation = <uint8_t *>resized(tape.operation, capacity, sizeof(uint8_t))
@@ -189,6 +195,7 @@ cdef Edges *new_edges(int64_t count) except NULL:
 
 cdef void free_edges(Edges *edges) noexcept:
     tape.edges -= edges.count
+    Py_XDECREF(edges.label)
     PyMem_Free(edges)
 
 
@@ -625,7 +632,9 @@ cdef class Value:
             if type(child) is not Value:
                 raise TypeError(f"children must be Values, got {child!r}")
         if len(children) != len(slopes):
-            raise ValueError(f"local_grads must have one number for each of {len(children)} children, got {len(slopes)}")
+            raise ValueError(
+                f"local_grads must have one number for each of {len(children)} children, got {len(slopes)}"
+            )
         reserve(1)
         if not children and not op:
             self.node = leaf(number)
@@ -848,7 +857,10 @@ cdef object values(object sequence):
 
 
 def linear(x, w):
-    """The matrix-vector product `w x`: `x` of length n_in, `w` of n_out rows of n_in, the result of length n_out."""
+    """The matrix-vector product `w x`: `x` of length n_in, `w` of n_out rows of n_in, the result of length n_out.
+
+    Where a row of `w` and `x` differ in length, the rest of the longer one is ignored, as in microgpt.
+    """
     cdef tuple inputs = tuple(values(x))  # a copy: what converts a number in w could change x
     cdef list result = []
     cdef Value output
@@ -867,7 +879,7 @@ def linear(x, w):
 
 
 def softmax(logits):
-    """Probabilities proportional to the exponentials of `logits`, of the same length.
+    """Probabilities proportional to the exponentials of `logits`, of the same length, at least 1.
 
     The maximum is subtracted as a plain number: it keeps `exp` from overflowing and has no gradient.
     """
@@ -907,7 +919,7 @@ compute_softmax = softmax  # the seed's name for it
 
 
 def rmsnorm(x):
-    """`x` divided by its root mean square (Zhang and Sennrich, 2019), without a gain; the same length."""
+    """`x` divided by its root mean square (Zhang and Sennrich, 2019), without a gain; the same length, at least 1."""
     cdef tuple inputs = tuple(values(x))
     cdef list result = []
     cdef Value value, output, shifted = new_value(), scale = new_value()

@@ -84,12 +84,12 @@ def new_generator(backend: str, seed: Any) -> Any:
 
 def new_parameters(values: list[Any]) -> Any:
     """Values, all of them of one backend, behind the interface that `Adam` talks to."""
-    if _value and all(isinstance(value, _value.Value) for value in values):
-        return _value.Parameters(values)
+    compiled = _value and values and isinstance(values[0], _value.Value)
+    scalars, engine = (_value, _value) if compiled else (reference, reference_engine)
     for i, value in enumerate(values):
-        if not isinstance(value, reference.Value):
+        if not isinstance(value, scalars.Value):
             raise TypeError(f"model must be a GPT or Values of one backend, got {value!r:.60} at position {i}")
-    return reference_engine.Parameters(values)
+    return engine.Parameters(values)
 
 
 def backend_info() -> BackendInfo:
