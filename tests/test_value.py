@@ -197,9 +197,10 @@ def test_backward_of_a_long_chain(scalars):
 
 def test_order_of_accumulation(scalars):
     """0.1, 0.2 and 0.3 add up to another number in another order: here a first gets 0.3, then 0.2, then 0.1."""
-    a = scalars.Value(1.0)
+    a, b = scalars.Value(1.0), scalars.Value(1.0)
     (a * 0.1 + a * 0.2 + a * 0.3).backward()
-    assert a.grad == 0.0 + 0.3 + 0.2 + 0.1 != 0.1 + 0.2 + 0.3
+    scalars.linear([b, b, b], [[0.1, 0.2, 0.3]])[0].backward()
+    assert a.grad == b.grad == 0.3 + 0.2 + 0.1 != 0.1 + 0.2 + 0.3
 
 
 # --- Errors -----------------------------------------------------------------------------------------------------------
@@ -433,7 +434,7 @@ def test_functions_make_the_nodes_that_they_stand_for(scalars, length):
         for _ in range(length - 1):
             x.append(x[-1] * 1.7 + 0.1)
         w = [[scalars.Value(0.7 * i - 0.37 * j) for j in range(length)] for i in range(3)]
-        w.append(x[::-1])
+        w += [x[::-1], x[1:] + x[:1]]
         hidden = functions[0](functions[2](x), w)
         loss = -sum(p.log() for p in functions[1](hidden)) + sum(functions[2](hidden))
         loss.backward()
@@ -441,6 +442,15 @@ def test_functions_make_the_nodes_that_they_stand_for(scalars, length):
         loss.backward()
         graphs.append((first, graph(loss)))
     assert graphs[0] == graphs[1]
+
+
+def test_a_gradient_of_minus_zero(scalars):
+    """Nodes start with 0.0, and 0.0 + -0.0 is 0.0: those between the result and x, too."""
+    x = scalars.Value(1.0)
+    (y,) = scalars.linear([x], [[2.0]])
+    x.grad = y.grad = -0.0
+    (y * -0.0).backward()
+    assert [repr(value.grad) for value in (x, y, *y._children)] == ["0.0", "-0.0", "0.0", "0.0"]
 
 
 def test_functions_take_numbers(scalars):
