@@ -18,6 +18,7 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.math cimport exp, isfinite, log, pow, tanh
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uintptr_t
+from libc.string cimport memchr
 
 import math
 
@@ -49,6 +50,7 @@ cdef enum:
     MAXIMUM_EDGES = 1 << 30  # ... cannot wrap around a count of references
 
 cdef enum Operation:
+    FREE  # no node is here
     LEAF
     ADD
     MULTIPLY
@@ -76,14 +78,15 @@ cdef struct Tape:
     # One element for each node.
     uint8_t *operation
     uint8_t *visited  # by the search that is under way; leaves always are, as there is nothing below them
-    uint32_t *references  # handles and parents; of a free node: the next free one
+    uint32_t *references  # handles and parents
     Operands *operands
     double *local_grads  # two each
     double *data
     double *grad
     int64_t capacity
-    int64_t used  # nodes from here on have never been used
-    int32_t free  # the last node that was freed
+    int64_t used  # places from here on have never been used
+    int64_t free  # places before that are free
+    int64_t next  # where to look for one first
     int64_t edges  # in all blocks of Edges together
     # Of backward.
     int32_t *order
@@ -101,13 +104,7 @@ cdef void *resized(void *array, int64_t count, size_t itemsize) except NULL:
 
 
 cdef int grow(int64_t count) except -1:
-    cdef int64_t capacity = min(max(tape.used + count, 2 * tape.capacity), <int64_t>MAXIMUM_NODES), found = 0
-    cdef int32_t node = tape.free
-    while node != NONE and found < count:
-        node = <int32_t>tape.references[node]
-        found += 1
-    if found == count:
-        return 0
+    cdef int64_t capacity = min(max(tape.used + count, 2 * tape.capacity), <int64_t>MAXIMUM_NODES)
     if tape.used + count > capacity:
         raise OverflowError(f"at most {MAXIMUM_NODES} values can be alive at once")
     tape.operation = <uint8_t *>resized(tape.operation, capacity, sizeof(uint8_t))
@@ -121,20 +118,47 @@ cdef int grow(int64_t count) except -1:
     return 0
 
 
+cdef int make_room(int64_t count) except -1:
+    if 2 * tape.free >= tape.used and tape.free >= count:
+        return 0
+    try:
+        grow(count)
+    except (MemoryError, OverflowError):
+        if tape.free < count:
+            raise
+    return 0
+
+
 cdef inline int reserve(int64_t count) except -1:
     """Room for this many nodes: making them then cannot fail."""
-    return grow(count) if tape.capacity - tape.used < count else 0
+    return make_room(count) if tape.capacity - tape.used < count else 0
+
+
+# Places are given out in the order of the tape, so that what is made together lies together, however long a program
+# has been running. The search starts over when at least half of the tape is free.
+
+cdef void find_place() noexcept:
+    """Let `tape.next` be a free place."""
+    cdef void *place = memchr(tape.operation + tape.next, FREE, tape.used - tape.next)
+    if place == NULL and (2 * tape.free >= tape.used or tape.used == tape.capacity):
+        place = memchr(tape.operation, FREE, tape.used)
+    if place != NULL:
+        tape.next = <uint8_t *>place - tape.operation
+    else:
+        tape.next = tape.used
+        tape.used += 1
+        tape.free += 1
 
 
 # Making a node. Each function needs room reserved, takes over one reference to each operand, and gives one away.
 
 cdef inline int32_t new_node(Operation operation, double data) noexcept:
-    cdef int32_t node = tape.free
-    if node != NONE:
-        tape.free = <int32_t>tape.references[node]
-    else:
-        node = <int32_t>tape.used
-        tape.used += 1
+    cdef int32_t node
+    if tape.next == tape.used or tape.operation[tape.next] != FREE:
+        find_place()
+    node = <int32_t>tape.next
+    tape.next += 1
+    tape.free -= 1
     tape.operation[node] = operation
     tape.visited[node] = operation == LEAF
     tape.references[node] = 1
@@ -251,8 +275,8 @@ cdef inline int32_t multiply_with(const int32_t *children, const double *local_g
     return node
 
 
-# Keeping and freeing. What is about to be freed, and what is free, are linked lists through `references`: freeing
-# needs no memory and no recursion.
+# Keeping and freeing. What is about to be freed is a linked list through `references`: freeing needs no memory and no
+# recursion.
 
 cdef inline int32_t hold(Value value) noexcept:
     """The node of a handle, with a new reference."""
@@ -288,8 +312,8 @@ cdef void release(int32_t node) noexcept:
             doomed = give_up(children[0], doomed)
             if children[1] != NONE:
                 doomed = give_up(children[1], doomed)
-        tape.references[node] = <uint32_t>tape.free
-        tape.free = node
+        tape.operation[node] = FREE
+        tape.free += 1
 
 
 # --- Backward ---------------------------------------------------------------------------------------------------------
@@ -298,7 +322,7 @@ cdef void release(int32_t node) noexcept:
 # On `tape.stack`, `node` is still to be visited. `~node` has been, and goes into the order when the search is back; of
 # a DOT or CUSTOM, the entry below it is the term or child to go on with.
 
-cdef int make_room(int64_t stack_size, int64_t order_size) except -1:
+cdef int extend(int64_t stack_size, int64_t order_size) except -1:
     if stack_size > tape.stack_capacity:
         tape.stack = <int32_t *>resized(tape.stack, 2 * stack_size, sizeof(int32_t))
         tape.stack_capacity = 2 * stack_size
@@ -328,7 +352,7 @@ cdef int64_t search(int32_t root) except -1:
             operation = ADD
             visited = tape.visited
         if top + 2 > tape.stack_capacity or length + 3 > tape.order_capacity:
-            make_room(top + 2, length + 3)
+            extend(top + 2, length + 3)
             stack, order = tape.stack, tape.order
         child = NONE
         if operation == DOT or operation == CUSTOM:
@@ -359,7 +383,7 @@ cdef int64_t search(int32_t root) except -1:
                     child = stack[top]
                 continue
             if length + 3 > tape.order_capacity:
-                make_room(0, length + 3)
+                extend(0, length + 3)
                 order = tape.order
             node = ~stack[top]
             operation = <Operation>tape.operation[node]
@@ -769,7 +793,7 @@ cdef class Value:
         try:
             length = search(self.node)
         except MemoryError:
-            for node in range(1, tape.used):
+            for node in range(tape.used):
                 tape.visited[node] = tape.operation[node] == LEAF
             raise
         tape.grad[self.node] = 1.0
@@ -981,6 +1005,6 @@ cdef class Parameters:
 
 # Node NONE stands in for the children that a node does not have, and for a handle that was never initialised.
 reserve(1)
-tape.used = 1
+tape.used = tape.next = 1
 tape.operation[NONE], tape.visited[NONE], tape.references[NONE] = LEAF, True, 1
 tape.data[NONE] = tape.grad[NONE] = 0.0
