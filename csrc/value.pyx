@@ -966,39 +966,38 @@ def rmsnorm(x):
 # --- Adam -------------------------------------------------------------------------------------------------------------
 
 cdef class Parameters:
-    """A list of Value behind the interface that `Adam` talks to; the twin of `reference_engine.Parameters`."""
+    """A list of Value behind the interface that `Adam` talks to; the twin of `reference_engine.Parameters`.
+
+    Numbers and gradients are gathered from the tape, updated as one array, and scattered back.
+    """
 
     cdef list values
+    cdef int32_t[::1] nodes
     cdef double[::1] data, grads
 
     def __init__(self, list values):
-        self.values = values
+        self.values = values  # keeps the nodes alive
+        self.nodes = numpy.array([hash(value) for value in values], numpy.int32)
         self.data, self.grads = numpy.empty(len(values)), numpy.empty(len(values))
 
     def adam_step(self, adam, double learning_rate):
         """Move every value against its gradient. `adam` has m, v, beta1, beta2, eps and step_count, which it counts."""
         cdef double[::1] m = adam.m, v = adam.v
-        cdef Py_ssize_t i, n = len(self.values)
-        cdef int32_t node
+        cdef Py_ssize_t i, n = self.nodes.shape[0]
         cdef AdamStep step
-        cdef PyObject **values
-        cdef double *data
-        cdef double *grads
         if m.shape[0] != n or v.shape[0] != n:
             raise ValueError(f"m and v must have one element for each of {n} values")
+        adam.step_count += 1
         if n == 0:
             return
-        values, data, grads = PySequence_Fast_ITEMS(self.values), &self.data[0], &self.grads[0]
-        adam.step_count += 1
         step.learning_rate, step.beta1, step.beta2, step.eps = learning_rate, adam.beta1, adam.beta2, adam.eps
         step.bias1, step.bias2 = 1.0 - step.beta1**adam.step_count, 1.0 - step.beta2**adam.step_count
         for i in range(n):
-            node = (<Value>values[i]).node
-            data[i], grads[i] = tape.data[node], tape.grad[node]
-            tape.grad[node] = 0.0
-        adam_kernel(n, data, grads, &m[0], &v[0], &step)
+            self.data[i], self.grads[i] = tape.data[self.nodes[i]], tape.grad[self.nodes[i]]
+            tape.grad[self.nodes[i]] = 0.0
+        adam_kernel(n, &self.data[0], &self.grads[0], &m[0], &v[0], &step)
         for i in range(n - 1, -1, -1):  # backwards: of a value that is there twice, only the first has had a gradient
-            tape.data[(<Value>values[i]).node] = data[i]
+            tape.data[self.nodes[i]] = self.data[i]
 
 
 (<PyTypeObject *>Value).tp_dealloc = deallocate
