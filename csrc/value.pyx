@@ -62,13 +62,18 @@ cdef enum Operation:
     DOT  # 0 + a1 * b1 + a2 * b2 + ..., standing for a node for each + and *; see `expand`
     CUSTOM  # made by the constructor, from any number of children
 
-cdef struct Edges:  # of a node that may have more than two; the arrays lie behind it, in the same memory
+cdef struct Edges:  # to any number of nodes; the two arrays lie behind it, in the same memory
     int32_t count
-    int32_t *children  # [count]; of a DOT: a1, b1, a2, b2, ...
-    double *local_grads  # [count]
-    bint swept  # a DOT's hidden nodes have gradients, each this one
+    int32_t *nodes
+    double *numbers  # of a CUSTOM, the local derivatives; of a DOT, the data
+    PyObject *label  # of a CUSTOM, what `_op` gives
+    # A DOT has the edges to a1, a2, ..., and shares those to b1, b2, ... with the other DOTs of a `linear`.
+    Edges *factors
+    bint swept  # its hidden nodes have gradients, each this one
     double grad
-    PyObject *label  # what `_op` gives for a CUSTOM; NULL for a DOT
+    # Those that are shared:
+    int64_t users
+    int64_t searched  # the last search that has been at all of them
 
 cdef union Operands:
     int32_t children[2]
@@ -87,7 +92,8 @@ cdef struct Tape:
     int64_t used  # places from here on have never been used
     int64_t free  # places before that are free
     int64_t next  # where to look for one first
-    int64_t edges  # in all blocks of Edges together
+    int64_t edges  # in all Edges together
+    int64_t searches  # how many there have been
     # Of backward.
     int32_t *order
     int32_t *stack
@@ -209,10 +215,12 @@ cdef Edges *new_edges(int64_t count) except NULL:
     if edges == NULL:
         raise MemoryError(f"no memory for {count} edges")
     edges.count = <int32_t>count
-    edges.local_grads = <double *>(edges + 1)
-    edges.children = <int32_t *>(edges.local_grads + count)
-    edges.swept = False
+    edges.numbers = <double *>(edges + 1)
+    edges.nodes = <int32_t *>(edges.numbers + count)
     edges.label = NULL
+    edges.factors = NULL
+    edges.swept = False
+    edges.users = edges.searched = 0
     tape.edges += count
     return edges
 
@@ -223,56 +231,60 @@ cdef void free_edges(Edges *edges) noexcept:
     PyMem_Free(edges)
 
 
-cdef int32_t dot(PyObject **a, PyObject **b, int64_t terms) except -1:
-    """0 + a1 * b1 + a2 * b2 + ..., of handles. It needs room for one node."""
-    cdef Edges *edges = new_edges(2 * terms)
-    cdef int32_t *children = edges.children
-    cdef double *local_grads = edges.local_grads
-    cdef double total = 0.0, a_data, b_data
-    cdef int32_t a_node, b_node
+cdef Edges *edges_to(PyObject **values, int64_t count) except NULL:
+    """Edges to the nodes of these handles, with a reference to each."""
+    cdef Edges *edges = new_edges(count)
+    cdef int32_t *nodes = edges.nodes
+    cdef double *numbers = edges.numbers
+    cdef int64_t k
+    for k in range(count):
+        nodes[k] = hold(<Value>values[k])
+        numbers[k] = tape.data[nodes[k]]
+    return edges
+
+
+cdef int32_t dot(PyObject **values, int64_t terms, Edges *factors) except -1:
+    """0 + a1 * b1 + a2 * b2 + ..., of handles and what these edges lead to. It needs room for one node."""
+    cdef Edges *edges = edges_to(values, terms)
+    cdef double total = 0.0
+    cdef int32_t node
     cdef int64_t k
     for k in range(terms):
-        a_node, b_node = (<Value>a[k]).node, (<Value>b[k]).node
-        a_data, b_data = tape.data[a_node], tape.data[b_node]
-        tape.references[a_node] += 1
-        tape.references[b_node] += 1
-        children[2 * k], children[2 * k + 1] = a_node, b_node
-        local_grads[2 * k], local_grads[2 * k + 1] = b_data, a_data
-        total += a_data * b_data
-    a_node = new_node(DOT, total)
-    tape.operands[a_node].edges = edges
-    return a_node
+        total += edges.numbers[k] * factors.numbers[k]
+    edges.factors = factors
+    factors.users += 1
+    node = new_node(DOT, total)
+    tape.operands[node].edges = edges
+    return node
 
 
 cdef int expand(int32_t node) except -1:
     """Turn a DOT into the nodes that it stands for, as they would be by now."""
     cdef Edges *edges = tape.operands[node].edges
-    cdef int32_t terms = edges.count // 2, product = NONE, total, k
+    cdef Edges *factors = edges.factors
+    cdef int32_t product = NONE, total, k
     cdef double grad = edges.grad if edges.swept else 0.0
-    reserve(2 * terms)
+    reserve(2 * <int64_t>edges.count)
     total = leaf(0.0)
-    for k in range(terms):
-        product = multiply_with(edges.children + 2 * k, edges.local_grads + 2 * k)
+    for k in range(edges.count):
+        product = new_node(MULTIPLY, edges.numbers[k] * factors.numbers[k])
+        tape.references[factors.nodes[k]] += 1
+        tape.operands[product].children[0] = edges.nodes[k]
+        tape.operands[product].children[1] = factors.nodes[k]
+        tape.local_grads[2 * <int64_t>product] = factors.numbers[k]
+        tape.local_grads[2 * <int64_t>product + 1] = edges.numbers[k]
         tape.grad[product] = tape.grad[total] = grad
         if k == 0:
             product, total = total, product  # sum() starts with p + 0, where p is the first product
-        if k < terms - 1:
+        if k < edges.count - 1:
             total = add(total, product)
     tape.operation[node] = ADD
     tape.operands[node].children[0] = total
     tape.operands[node].children[1] = product
+    factors.users -= 1
+    free_if_unused(factors)
     free_edges(edges)
     return 0
-
-
-cdef inline int32_t multiply_with(const int32_t *children, const double *local_grads) noexcept:
-    """A MULTIPLY that was recorded earlier, by its local derivatives."""
-    cdef int32_t node = new_node(MULTIPLY, local_grads[1] * local_grads[0])
-    tape.operands[node].children[0] = children[0]
-    tape.operands[node].children[1] = children[1]
-    tape.local_grads[2 * <int64_t>node] = local_grads[0]
-    tape.local_grads[2 * <int64_t>node + 1] = local_grads[1]
-    return node
 
 
 # Keeping and freeing. What is about to be freed is a linked list through `references`: freeing needs no memory and no
@@ -293,20 +305,32 @@ cdef inline int32_t give_up(int32_t node, int32_t doomed) noexcept:
     return node
 
 
-cdef void release(int32_t node) noexcept:
-    """Give up one reference; free the node with the last one, and then whatever lived only through it."""
-    cdef int32_t doomed = give_up(node, NONE), count, k
+cdef int32_t give_up_all(Edges *edges, int32_t doomed) noexcept:
+    cdef int32_t *nodes = edges.nodes
+    cdef int32_t k
+    for k in range(edges.count):
+        doomed = give_up(nodes[k], doomed)
+    free_edges(edges)
+    return doomed
+
+
+cdef void free_all(int32_t doomed) noexcept:
+    """Free the nodes of this list, and then whatever lived only through them."""
+    cdef int32_t node
     cdef int32_t *children
     cdef Operation operation
+    cdef Edges *factors
     while doomed != NONE:
         node = doomed
         doomed = <int32_t>tape.references[node]
         operation = <Operation>tape.operation[node]
         if operation == DOT or operation == CUSTOM:
-            children, count = tape.operands[node].edges.children, tape.operands[node].edges.count
-            for k in range(count):
-                doomed = give_up(children[k], doomed)
-            free_edges(tape.operands[node].edges)
+            factors = tape.operands[node].edges.factors
+            doomed = give_up_all(tape.operands[node].edges, doomed)
+            if operation == DOT:
+                factors.users -= 1
+                if factors.users == 0:
+                    doomed = give_up_all(factors, doomed)
         elif operation != LEAF:
             children = tape.operands[node].children
             doomed = give_up(children[0], doomed)
@@ -314,6 +338,16 @@ cdef void release(int32_t node) noexcept:
                 doomed = give_up(children[1], doomed)
         tape.operation[node] = FREE
         tape.free += 1
+
+
+cdef inline void release(int32_t node) noexcept:
+    """Give up one reference, and free what now has none."""
+    free_all(give_up(node, NONE))
+
+
+cdef void free_if_unused(Edges *factors) noexcept:
+    if factors.users == 0:
+        free_all(give_up_all(factors, NONE))
 
 
 # --- Backward ---------------------------------------------------------------------------------------------------------
@@ -335,16 +369,18 @@ cdef int extend(int64_t stack_size, int64_t order_size) except -1:
 cdef int64_t search(int32_t root) except -1:
     """Fill `tape.order` and return its length. `visited` then marks what is in it."""
     cdef int64_t top = 0, length = 0
-    cdef int32_t node = root, child, k, first, terms
+    cdef int32_t node = root, child, k, first
     cdef int32_t *children
     cdef int32_t *stack = tape.stack
     cdef int32_t *order = tape.order
     cdef uint8_t *visited = tape.visited
     cdef Operation operation
     cdef Edges *edges
+    cdef Edges *factors
     if visited[root]:
         return 0
     visited[root] = True
+    tape.searches += 1
     while True:
         operation = <Operation>tape.operation[node]
         if operation == DOT and tape.operands[node].edges.swept:  # its hidden nodes' gradients are to accumulate
@@ -394,7 +430,7 @@ cdef int64_t search(int32_t root) except -1:
             top -= 1
             first = k = stack[top]
             edges = tape.operands[node].edges
-            children = edges.children
+            children = edges.nodes
             if operation == CUSTOM:
                 while k < edges.count and visited[children[k]]:
                     k += 1
@@ -404,14 +440,20 @@ cdef int64_t search(int32_t root) except -1:
                     order[length] = node
                     length += 1
             else:
-                terms = edges.count // 2
-                while k < terms and visited[children[2 * k]] and visited[children[2 * k + 1]]:
-                    k += 1
+                factors = edges.factors
+                if factors.searched == tape.searches:
+                    while k < edges.count and visited[children[k]]:
+                        k += 1
+                else:
+                    while k < edges.count and visited[children[k]] and visited[factors.nodes[k]]:
+                        k += 1
+                    if k == factors.count:
+                        factors.searched = tape.searches
                 if k > first:
                     order[length], order[length + 1], order[length + 2] = first, k, ~node
                     length += 3
-                if k < terms:
-                    child = children[2 * k + 1] if visited[children[2 * k]] else children[2 * k]
+                if k < edges.count:
+                    child = factors.nodes[k] if visited[children[k]] else children[k]
             if child != NONE:
                 stack[top], stack[top + 1] = k, ~node
                 top += 2
@@ -423,8 +465,8 @@ cdef void sweep(int64_t length) noexcept:
     """Apply the chain rule along `tape.order`, from its end, and take the marks in `visited` back."""
     cdef int32_t node, k, first, last
     cdef Operation operation
-    cdef Operands *operands
     cdef Edges *edges
+    cdef Edges *factors
     cdef int32_t *children
     cdef double *local_grads
     cdef double *grads = tape.grad
@@ -437,19 +479,18 @@ cdef void sweep(int64_t length) noexcept:
             length -= 2
             first, last = tape.order[length], tape.order[length + 1]
             edges = tape.operands[node].edges
-            children, local_grads = edges.children, edges.local_grads
+            factors = edges.factors
             edges.swept = True
             edges.grad = grad = 0.0 + grads[node]
             for k in range(last - 1, first - 1, -1):
-                grads[children[2 * k]] += local_grads[2 * k] * grad
-                grads[children[2 * k + 1]] += local_grads[2 * k + 1] * grad
+                grads[edges.nodes[k]] += factors.numbers[k] * grad
+                grads[factors.nodes[k]] += edges.numbers[k] * grad
             tape.visited[node] = False
             continue
         tape.visited[node] = False
         grad = grads[node]
         operation = <Operation>tape.operation[node]
-        operands = tape.operands + node
-        children = operands.children
+        children = tape.operands[node].children
         local_grads = tape.local_grads + 2 * <int64_t>node
         if operation == ADD:
             grads[children[0]] += grad
@@ -458,10 +499,9 @@ cdef void sweep(int64_t length) noexcept:
             grads[children[0]] += local_grads[0] * grad
             grads[children[1]] += local_grads[1] * grad
         elif operation == CUSTOM:
-            edges = operands.edges
-            children, local_grads = edges.children, edges.local_grads
+            edges = tape.operands[node].edges
             for k in range(edges.count):
-                grads[children[k]] += local_grads[k] * grads[node]
+                grads[edges.nodes[k]] += edges.numbers[k] * grad
         else:
             grads[children[0]] += local_grads[0] * grad
 
@@ -667,8 +707,8 @@ cdef class Value:
         edges.label = <PyObject *>op
         Py_INCREF(op)
         for k in range(edges.count):
-            edges.children[k] = hold(<Value>children[k])
-            edges.local_grads[k] = slopes[k]
+            edges.nodes[k] = hold(<Value>children[k])
+            edges.numbers[k] = slopes[k]
         self.node = new_node(CUSTOM, number)
         tape.operands[self.node].edges = edges
 
@@ -809,7 +849,7 @@ cdef class Value:
             return ()
         if operation == CUSTOM:
             edges = tape.operands[self.node].edges
-            return tuple([walk_to(edges.children[k]) for k in range(edges.count)])
+            return tuple([walk_to(edges.nodes[k]) for k in range(edges.count)])
         if operation == DOT:
             expand(self.node)
         a, b = tape.operands[self.node].children[0], tape.operands[self.node].children[1]
@@ -829,7 +869,7 @@ cdef class Value:
             return (local_grads[0], local_grads[1])
         if operation == CUSTOM:
             edges = tape.operands[self.node].edges
-            return tuple([edges.local_grads[k] for k in range(edges.count)])
+            return tuple([edges.numbers[k] for k in range(edges.count)])
         return (local_grads[0],)
 
     @property
@@ -889,16 +929,20 @@ def linear(x, w):
     cdef list result = []
     cdef Value output
     cdef Py_ssize_t terms
-    for row in w:
-        row = values(row)
-        terms = min(PySequence_Fast_GET_SIZE(row), len(inputs))
-        if terms == 0:
-            result.append(0)  # an empty sum()
-            continue
-        output = new_value()
-        reserve(1)
-        output.node = dot(PySequence_Fast_ITEMS(row), PySequence_Fast_ITEMS(inputs), terms)
-        result.append(output)
+    cdef Edges *factors = edges_to(PySequence_Fast_ITEMS(inputs), len(inputs))
+    try:
+        for row in w:
+            row = values(row)
+            terms = min(PySequence_Fast_GET_SIZE(row), len(inputs))
+            if terms == 0:
+                result.append(0)  # an empty sum()
+                continue
+            output = new_value()
+            reserve(1)
+            output.node = dot(PySequence_Fast_ITEMS(row), terms, factors)
+            result.append(output)
+    finally:
+        free_if_unused(factors)
     return result
 
 
@@ -948,11 +992,16 @@ def rmsnorm(x):
     cdef list result = []
     cdef Value value, output, shifted = new_value(), scale = new_value()
     cdef double share
+    cdef Edges *factors
     if not inputs:
         raise ZeroDivisionError("x must have at least one element")
     share = power(<double>len(inputs), -1.0)
     reserve(5)
-    shifted.node = dot(PySequence_Fast_ITEMS(inputs), PySequence_Fast_ITEMS(inputs), len(inputs))
+    factors = edges_to(PySequence_Fast_ITEMS(inputs), len(inputs))
+    try:
+        shifted.node = dot(PySequence_Fast_ITEMS(inputs), len(inputs), factors)
+    finally:
+        free_if_unused(factors)
     shifted.node = add(multiply(shifted.node, leaf(share)), leaf(1e-5))
     scale.node = raised(shifted, -0.5)
     for value in inputs:
