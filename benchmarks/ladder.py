@@ -6,8 +6,8 @@
 The seed is not part of this repository, nor are the scripts that the rungs make of it: `--seed`, `--data` and
 `--golden` say where to find it, its data and what it prints.
 
-Times are per token, because rung 3 trains on more names than the others, and medians over the repeats. What a rung
-prints must be, byte for byte, what the seed prints.
+Times are medians over the repeats, in which the rungs take turns. They are per token, because a faster rung trains on
+more names, to be measured for about as long. With the same names, it must print, byte for byte, what the seed prints.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from tqdm import tqdm
 from microgpt.training import prepare
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+STEPS = {0: 25, 1: 250, 2: 1000, 3: 2000}
 WARM_UP_STEPS = 5
-ENGINE_STEPS = 2000
 
 # Put at the head of each step: writes down when it began, how many tokens it has, and the peak of the memory so far.
 PROBE = """
@@ -99,31 +99,37 @@ def probed(script: str, steps: int | None = None) -> str:
 
 
 def engine_time_per_token(data: Path) -> float:
-    """Of a run through the engine: what ENGINE_STEPS more steps take, so that preparing cancels out."""
+    """Of the difference between two runs through the engine, in which preparing cancels out."""
     times, tokens = [], 0
-    for steps in (ENGINE_STEPS, 2 * ENGINE_STEPS):
+    for steps in (STEPS[3], 2 * STEPS[3]):
         run = prepare(data, steps=steps)
         begin = time.perf_counter()
         run.finish()
         times.append(time.perf_counter() - begin)
-        tokens = sum(min(run.model.config.block_size, len(doc) + 1) for doc in run.documents[ENGINE_STEPS:steps])
+        tokens = sum(min(run.model.config.block_size, len(doc) + 1) for doc in run.documents[STEPS[3] : steps])
     return (times[1] - times[0]) / tokens
 
 
-def climb(seed: str, data: Path, runner: Runner, steps: int, repeats: int) -> None:
+def check(seed: str, runner: Runner) -> None:
+    """Run as few steps of each script as of the seed, and compare what they print."""
+    printed = {rung: runner.run(probed(make(seed), STEPS[0]))[0] for rung, make in SCRIPTS.items()}
+    for rung in printed:
+        if printed[rung] != printed[0]:
+            sys.exit(f"rung {rung} does not print what the seed prints")
+    print(f"{STEPS[0]} steps and samples: rungs 1 and 2 print, byte for byte, what the seed prints")
+
+
+def climb(seed: str, data: Path, runner: Runner, repeats: int) -> None:
     """Run all rungs in turns, and print the table."""
     times: dict[int, list[float]] = {rung: [] for rung in NAMES}
     for _ in tqdm(range(repeats), desc="climbing", file=sys.stderr, leave=False):
-        printed = {}
         for rung, make in SCRIPTS.items():
-            printed[rung], lines = runner.run(probed(make(seed), steps))
-            if printed[rung] != printed[0]:
-                sys.exit(f"rung {rung} does not print what the seed prints")
+            _, lines = runner.run(probed(make(seed), STEPS[rung]))
             lines = lines[WARM_UP_STEPS:]
             times[rung].append((lines[-1][0] - lines[0][0]) / sum(line[1] for line in lines[:-1]))
         times[3].append(engine_time_per_token(data))
     median = {rung: statistics.median(values) for rung, values in times.items()}
-    print(f"Python {sys.version.split()[0]}; rungs 1 and 2 print, byte for byte, what the seed prints")
+    print(f"Python {sys.version.split()[0]}, {repeats} repeats")
     print(f"{'rung':4}  {'imported':46} {'us/token':>10} {'ratio':>8}")
     for rung, name in NAMES.items():
         print(f"{rung:4}  {name:46} {median[rung] * 1e6:10.1f} {median[0] / median[rung]:8.1f}")
@@ -136,9 +142,9 @@ def check_in_full(seed: str, golden: Path, runner: Runner) -> None:
         printed, lines = runner.run(probed(SCRIPTS[rung](seed)))
         if hashlib.sha256(printed).hexdigest() != expected:
             sys.exit(f"rung {rung}, all steps: not the seed's output")
-        seconds, megabytes = lines[-1][0] - lines[0][0], [line[2] / 1024 for line in lines]
+        seconds, memory = lines[-1][0] - lines[0][0], [lines[i][2] / 1024 for i in (0, 10, -1)]
         print(f"rung {rung}, all {len(lines)} steps and samples: the seed's output, byte for byte; {seconds:.2f} s;")
-        print(f"    peak memory {megabytes[0]:.1f} MB before, {megabytes[10]:.1f} MB after 10, {megabytes[-1]:.1f} MB after all")
+        print("    peak memory {:.1f} MB before, {:.1f} MB after 10, {:.1f} MB at the end".format(*memory))
 
 
 def main() -> None:
@@ -146,14 +152,14 @@ def main() -> None:
     parser.add_argument("--seed", type=Path, default=SHARED / "seed" / "microgpt.py", help="the original script")
     parser.add_argument("--data", type=Path, default=SHARED / "data" / "names.txt", help="its input.txt")
     parser.add_argument("--golden", type=Path, default=SHARED / "golden" / "names_default.json", help="its output")
-    parser.add_argument("--steps", type=int, default=25, help="of the scripts (default: 25)")
     parser.add_argument("--repeats", type=int, default=7, help="of everything (default: 7)")
     parser.add_argument("--full", action="store_true", help="also run all steps of rungs 1 and 2")
     options = parser.parse_args()
     seed = options.seed.read_text()
     with tempfile.TemporaryDirectory() as folder:
         runner = Runner(folder, options.data)
-        climb(seed, options.data, runner, options.steps, options.repeats)
+        check(seed, runner)
+        climb(seed, options.data, runner, options.repeats)
         if options.full:
             check_in_full(seed, options.golden, runner)
 

@@ -2,8 +2,7 @@
 """Scalar autograd on a flat tape: the compiled twin of the first half of `microgpt.reference`.
 
 The tape is a structure of arrays, indexed by node. A `Value` is a handle that holds the index of its node, and a node
-lives as long as anything refers to it: a handle, or a node that was computed from it. A node that nothing refers to
-goes at once, and its place on the tape to the next one made.
+lives as long as anything refers to it: a handle, or a node that was computed from it. Then its place is used again.
 
 Threads: there is one tape for the process, and the GIL guards it. Nothing here releases the GIL, or runs Python code
 while the tape is half changed. With a tape for each thread, a Value could not leave the thread that made it.
@@ -11,7 +10,6 @@ Forks: the tape is plain memory, with no lock and no thread of its own, so a for
 """
 cimport cython
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_AsDouble, PyFloat_Check
-from cpython.list cimport PyList_New, PyList_SET_ITEM
 from cpython.long cimport PyLong_AsDouble
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_RawRealloc
 from cpython.object cimport PyObject
@@ -82,7 +80,7 @@ cdef union Operands:
 cdef struct Tape:
     # One element for each node.
     uint8_t *operation
-    uint8_t *visited  # by the search that is under way; leaves always are, as there is nothing below them
+    uint8_t *visited  # by the search under way; leaves always are, as there is nothing below them
     uint32_t *references  # handles and parents
     Operands *operands
     double *local_grads  # two each
@@ -210,7 +208,7 @@ cdef inline int32_t raised_node(int32_t base, double exponent, double data, doub
 cdef Edges *new_edges(int64_t count) except NULL:
     cdef Edges *edges = NULL
     if tape.edges + count > MAXIMUM_EDGES:
-        raise OverflowError(f"at most {MAXIMUM_EDGES} edges of dot products can be alive at once")
+        raise OverflowError(f"at most {MAXIMUM_EDGES} edges can be alive at once")
     edges = <Edges *>PyMem_Malloc(sizeof(Edges) + count * (sizeof(double) + sizeof(int32_t)))
     if edges == NULL:
         raise MemoryError(f"no memory for {count} edges")
@@ -558,8 +556,8 @@ cdef inline double logarithm(double x) except? -1:
 
 LABELS = {LEAF: "", ADD: "+", MULTIPLY: "*", EXP: "exp", LOG: "log", RELU: "ReLU", TANH: "tanh", DOT: "+"}
 
-# Handles come and go with every operation, so their memory is kept for the next ones; what Cython does on its own for
-# `freelist` and `__dealloc__` takes three times as long.
+# Handles come and go with every operation, so their memory is kept for the next ones. This does what `freelist` and
+# `__dealloc__` do, without what Cython must add to protect Python code, of which there is none here.
 
 cdef enum:
     MAXIMUM_IDLE = 1024
@@ -884,7 +882,7 @@ cdef class Value:
         if operation == CUSTOM:
             return <str>tape.operands[self.node].edges.label
         if operation == POWER:
-            return f"**{<object>tape.local_grads[2 * self.node + 1]:g}"
+            return f"**{<object>tape.local_grads[2 * <int64_t>self.node + 1]:g}"
         return LABELS[operation]
 
     def __eq__(self, other):

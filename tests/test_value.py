@@ -6,7 +6,7 @@ Once in a while, run the compiled twin under AddressSanitizer and UndefinedBehav
         --force --build-lib build/sanitized --build-temp build/sanitized-temp
     cp microgpt/*.py build/sanitized/microgpt/
     PYTHONPATH=build/sanitized LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" \
-        ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc python -m pytest tests/test_value.py tests/test_value_properties.py
+        ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc python -m pytest tests/test_value*.py
 """
 
 import copy
@@ -481,7 +481,11 @@ def test_functions_of_nothing(scalars):
 
 def test_linear_ignores_the_rest_of_the_longer(scalars):
     x = [scalars.Value(2.0), scalars.Value(3.0)]
-    assert [y.data for y in scalars.linear(x, [[5.0], [5.0, 7.0, 11.0]])] == [10.0, 31.0]
+    y = scalars.linear(x, [[5.0], [5.0, 7.0, 11.0]])
+    assert [yi.data for yi in y] == [10.0, 31.0]
+    del x
+    assert [child.data for child in y[0]._children] == [10.0, 0.0]
+    assert [child.data for child in y[1]._children] == [10.0, 21.0]
 
 
 def test_compute_softmax_is_the_seeds_name(scalars):
