@@ -1,4 +1,4 @@
-"""`Value`, `linear`, `softmax`, `rmsnorm`, and `Adam` over Values; each test runs on both twins.
+r"""`Value`, `linear`, `softmax`, `rmsnorm`, and `Adam` over Values; each test runs on both twins.
 
 Once in a while, run the compiled twin under AddressSanitizer and UndefinedBehaviorSanitizer (there must be no report):
 
@@ -6,7 +6,7 @@ Once in a while, run the compiled twin under AddressSanitizer and UndefinedBehav
         --force --build-lib build/sanitized --build-temp build/sanitized-temp
     cp microgpt/*.py build/sanitized/microgpt/
     PYTHONPATH=build/sanitized LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" \
-        ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc python -m pytest tests/test_value*.py
+        ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc python -P -m pytest tests/test_value*.py
 """
 
 import copy
