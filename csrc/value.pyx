@@ -218,7 +218,8 @@ cdef Edges *new_edges(int64_t count) except NULL:
     edges.label = NULL
     edges.factors = NULL
     edges.swept = False
-    edges.users = edges.searched = 0
+    edges.users = 1  # who makes them
+    edges.searched = 0
     tape.edges += count
     return edges
 
@@ -279,8 +280,7 @@ cdef int expand(int32_t node) except -1:
     tape.operation[node] = ADD
     tape.operands[node].children[0] = total
     tape.operands[node].children[1] = product
-    factors.users -= 1
-    free_if_unused(factors)
+    leave(factors)
     free_edges(edges)
     return 0
 
@@ -343,7 +343,9 @@ cdef inline void release(int32_t node) noexcept:
     free_all(give_up(node, NONE))
 
 
-cdef void free_if_unused(Edges *factors) noexcept:
+cdef void leave(Edges *factors) noexcept:
+    """Use shared edges no more; free them with the last user."""
+    factors.users -= 1
     if factors.users == 0:
         free_all(give_up_all(factors, NONE))
 
@@ -940,7 +942,7 @@ def linear(x, w):
             output.node = dot(PySequence_Fast_ITEMS(row), terms, factors)
             result.append(output)
     finally:
-        free_if_unused(factors)
+        leave(factors)
     return result
 
 
@@ -999,7 +1001,7 @@ def rmsnorm(x):
     try:
         shifted.node = dot(PySequence_Fast_ITEMS(inputs), len(inputs), factors)
     finally:
-        free_if_unused(factors)
+        leave(factors)
     shifted.node = add(multiply(shifted.node, leaf(share)), leaf(1e-5))
     scale.node = raised(shifted, -0.5)
     for value in inputs:
