@@ -89,6 +89,7 @@ def extensions():
         [
             Extension("microgpt._engine", ["csrc/engine.pyx"], **settings),
             Extension("microgpt._generator", ["csrc/generator.pyx"], **settings),
+            Extension("microgpt._value", ["csrc/value.pyx"], **settings),
         ],
         build_dir="build/cython",
     )

@@ -122,6 +122,11 @@ cdef void *address(array, dtype, size) except NULL:
     return <void *><uintptr_t>array.ctypes.data
 
 
+cdef inline void set_biases(AdamStep *step, int64_t step_count) noexcept nogil:
+    step.bias1 = 1 - pow(step.beta1, <double>step_count)
+    step.bias2 = 1 - pow(step.beta2, <double>step_count)
+
+
 cdef class Cache:
     """The keys and values of `samples` documents in progress, one row of `store` for each."""
 
@@ -438,18 +443,9 @@ cdef class Engine:
         return loss
 
     def adam_step(self, adam, double learning_rate):
-        """Move `parameters` against `gradients`. `adam` has m, v, beta1, beta2, eps and step_count, which it counts."""
-        cdef AdamStep step
-        cdef void *m = address(adam.m, self.dtype, self.num_params)
-        cdef void *v = address(adam.v, self.dtype, self.num_params)
-        step.learning_rate, step.beta1, step.beta2, step.eps = learning_rate, adam.beta1, adam.beta2, adam.eps
-        adam.step_count += 1
-        self.update(m, v, &step, adam.step_count)
-
-    cdef void update(self, void *m, void *v, AdamStep *step, int64_t step_count) noexcept nogil:
-        step.bias1 = 1 - pow(step.beta1, <double>step_count)
-        step.bias2 = 1 - pow(step.beta2, <double>step_count)
-        self.kernels.adam(self.num_params, <void *>self.workspace.parameters, self.workspace.gradients, m, v, step)
+        """Move `parameters` against `gradients`, see `update_with_adam`."""
+        update_with_adam(self.parameters, self.gradients, adam, learning_rate,
+                         self.kernels.instruction_set.decode())
 
     def train(self, packed, int64_t batch_size, const double[::1] learning_rates, adam, double[::1] losses, progress):
         """Run one step of Adam for each learning rate, each on the next `batch_size` documents of `packed`.
@@ -482,7 +478,9 @@ cdef class Engine:
                     self.backward()
                     step.learning_rate = learning_rates[completed]
                     step_count += 1
-                    self.update(m, v, &step, step_count)
+                    set_biases(&step, step_count)
+                    self.kernels.adam(self.num_params, <void *>self.workspace.parameters, self.workspace.gradients,
+                                      m, v, &step)
                     completed += 1
                     self.look_up(completed)
         finally:
@@ -549,6 +547,24 @@ cdef class Engine:
         finally:
             w.caches = NULL
         return probabilities
+
+
+def update_with_adam(parameters, gradients, adam, double learning_rate, str instruction_set=None):
+    """Move flat `parameters` against their `gradients`, by default with the best instruction set.
+
+    `adam` has m, v, beta1, beta2, eps and step_count, which it counts.
+    """
+    cdef const Kernels *kernels = find_kernels(parameters.dtype.name, instruction_set or instruction_sets()[0])
+    cdef AdamStep step
+    cdef int64_t n = len(parameters)
+    cdef void *parameters_start = address(parameters, parameters.dtype, n)
+    cdef void *gradients_start = address(gradients, parameters.dtype, n)
+    cdef void *m = address(adam.m, parameters.dtype, n)
+    cdef void *v = address(adam.v, parameters.dtype, n)
+    step.learning_rate, step.beta1, step.beta2, step.eps = learning_rate, adam.beta1, adam.beta2, adam.eps
+    adam.step_count += 1
+    set_biases(&step, adam.step_count)
+    kernels.adam(n, parameters_start, gradients_start, m, v, &step)
 
 
 def multiply_adds(str dtype, str instruction_set, int64_t iterations):

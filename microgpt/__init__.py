@@ -1,12 +1,19 @@
 """microgpt: the 200-line GPT as a package, with its bits and ten thousand times its speed."""
 
-from microgpt.backend import BackendInfo, backend_info
+from typing import TYPE_CHECKING
+
+from microgpt.backend import BackendInfo, backend_info, choose
 from microgpt.config import GPTConfig
 from microgpt.documents import read_documents
 from microgpt.model import GPT
 from microgpt.optimizer import Adam
 from microgpt.tokenizer import CharTokenizer
 from microgpt.training import TrainingResult, train
+
+if TYPE_CHECKING or choose() == "reference":
+    from microgpt.reference import Value, compute_softmax, linear, rmsnorm, softmax
+else:
+    from microgpt._value import Value, compute_softmax, linear, rmsnorm, softmax
 
 __all__ = [
     "GPT",
@@ -15,7 +22,12 @@ __all__ = [
     "CharTokenizer",
     "GPTConfig",
     "TrainingResult",
+    "Value",
     "backend_info",
+    "compute_softmax",
+    "linear",
     "read_documents",
+    "rmsnorm",
+    "softmax",
     "train",
 ]

@@ -40,7 +40,7 @@ def _import_compiled(name: str) -> ModuleType | None:
         return None
 
 
-_engine, _generator = _import_compiled("_engine"), _import_compiled("_generator")
+_engine, _generator, _value = map(_import_compiled, ("_engine", "_generator", "_value"))
 _PURE = "this installation has no compiled engine (no C compiler when it was built, or MICROGPT_NO_EXTENSIONS=1)"
 
 
@@ -90,6 +90,20 @@ def new_generator(backend: str, seed: Any) -> Any:
     from microgpt.generator import Generator
 
     return Generator(seed)
+
+
+def new_parameters(values: list[Any]) -> Any:
+    """Values, all of them of one backend, behind the interface that `Adam` talks to."""
+    if _value and values and isinstance(values[0], _value.Value):
+        kind, parameters = _value.Value, _value.Parameters
+    else:
+        from microgpt import reference, reference_engine
+
+        kind, parameters = reference.Value, reference_engine.Parameters
+    for i, value in enumerate(values):
+        if not isinstance(value, kind):
+            raise TypeError(f"model must be a GPT or Values of one backend, got {value!r:.60} at position {i}")
+    return parameters(values)
 
 
 def backend_info() -> BackendInfo:

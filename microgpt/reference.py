@@ -8,10 +8,12 @@ operation here is also a specification: which sum comes first decides the last b
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from itertools import accumulate
 from bisect import bisect
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
+from itertools import accumulate
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import random
@@ -21,38 +23,97 @@ if TYPE_CHECKING:
 # --- Autograd: the chain rule, applied through a graph of scalars ----------------------------------------------------
 
 
+def _number(name: str, x: Any) -> float:
+    """`x` as a float; `TypeError`, with this name for it, where it is not a number."""
+    if isinstance(x, (str, bytes, bytearray)):
+        raise TypeError(f"{name} must be a number, got {x!r}")
+    try:
+        return float(x)
+    except TypeError:
+        raise TypeError(f"{name} must be a number, got {x!r}") from None
+
+
+def _number_attribute(name: str) -> Any:
+    """An attribute that any number can be assigned to, kept as a float in the slot `_name`."""
+    return property(attrgetter(f"_{name}"), lambda self, x: setattr(self, f"_{name}", _number(name, x)))
+
+
+def _with_numbers(operator: Callable[[Value, Any], Value]) -> Callable[[Value, Any], Value]:
+    """Let the other operand be any number; what is neither that nor a Value is left to its own class."""
+
+    @wraps(operator)
+    def wrapped(self: Value, other: Any) -> Value:
+        if not isinstance(other, Value):
+            try:
+                other = _number("operand", other)
+            except TypeError:
+                return NotImplemented
+        return operator(self, other)
+
+    return wrapped
+
+
 class Value:
     """A scalar that remembers how it was computed, so that `backward` can differentiate through it.
 
-    `data` is the number; `grad` is the derivative of whatever `backward` was called on with respect to this number.
-    Both can be set at any time. `grad` accumulates over calls of `backward` until it is set to 0.
+    Args:
+        data: the number.
+        children, local_grads, op: for an operation of your own: the values that it was computed from, the derivative
+            with respect to each, and a name. `Value(math.sin(x.data), (x,), (math.cos(x.data),), "sin")`
+
+    Attributes:
+        data: the number, a float.
+        grad: the derivative of whatever `backward` was called on with respect to this number, a float. It accumulates
+            over calls of `backward` until it is set to 0.
+
+    Both attributes can be set at any time; derivatives are those at the numbers that went into an operation when it
+    was made. Operands and exponents may be numbers of any type; `TypeError` for anything else. Division by zero,
+    overflow and the logarithm of 0 raise what they raise for floats. Copies and pickles keep `data` and `grad`, and
+    forget what the value was computed from.
 
     Source: `class Value` of microgpt, with the names of micrograd's (`_prev`, `_op`, `tanh`) beside them.
     """
 
-    __slots__ = ("data", "grad", "_children", "_local_grads", "_op", "__weakref__")
+    __slots__ = ("_data", "_grad", "_children", "_local_grads", "_op")
+
+    data = _number_attribute("data")
+    grad = _number_attribute("grad")
 
     def __init__(
-        self, data: float, children: tuple[Value, ...] = (), local_grads: tuple[float, ...] = (), op: str = ""
+        self, data: float, children: Iterable[Value] = (), local_grads: Iterable[float] = (), op: str = ""
     ) -> None:
-        self.data = data * 1.0  # an int becomes the float it stands for
-        self.grad = 0.0
-        self._children = children  # what this value was computed from
-        self._local_grads = local_grads  # the derivative of this value with respect to each child
+        self._data = data if type(data) is float else _number("data", data)
+        self._grad = 0.0
+        self._children = tuple(children)  # what this value was computed from
+        self._local_grads = tuple(local_grads)  # the derivative of this value with respect to each child
         self._op = op
+        for child in self._children:
+            if not isinstance(child, Value):
+                raise TypeError(f"children must be Values, got {child!r}")
+        if len(self._children) != len(self._local_grads):
+            raise ValueError(
+                f"local_grads must have one number for each of {len(self._children)} children,"
+                f" got {len(self._local_grads)}"
+            )
 
+    @_with_numbers
     def __add__(self, other: Value | float) -> Value:
         other = other if isinstance(other, Value) else Value(other)
         return Value(self.data + other.data, (self, other), (1.0, 1.0), "+")
 
+    @_with_numbers
     def __mul__(self, other: Value | float) -> Value:
         other = other if isinstance(other, Value) else Value(other)
         return Value(self.data * other.data, (self, other), (other.data, self.data), "*")
 
+    @_with_numbers
     def __pow__(self, exponent: float) -> Value:
         if isinstance(exponent, Value):
             raise TypeError("the exponent of ** must be an int or a float, not a Value")
-        return Value(self.data**exponent, (self,), (exponent * self.data ** (exponent - 1),), f"**{exponent}")
+        data = self.data**exponent
+        if isinstance(data, complex):
+            raise ValueError(f"a negative value to a fractional power is not a real number: {self.data}**{exponent}")
+        return Value(data, (self,), (exponent * self.data ** (exponent - 1),), f"**{exponent:g}")
 
     def exp(self) -> Value:
         """e to the power of this value."""
@@ -78,6 +139,7 @@ class Value:
     def __radd__(self, other: float) -> Value:
         return self + other
 
+    @_with_numbers
     def __sub__(self, other: Value | float) -> Value:
         return self + (-other)
 
@@ -87,6 +149,7 @@ class Value:
     def __rmul__(self, other: float) -> Value:
         return self * other
 
+    @_with_numbers
     def __truediv__(self, other: Value | float) -> Value:
         return self * other**-1
 
@@ -109,10 +172,10 @@ class Value:
             elif value not in visited:
                 visited.add(value)
                 stack += (value, None, *reversed(value._children))
-        self.grad = 1.0
+        self._grad = 1.0
         for value in reversed(order):
             for child, local_grad in zip(value._children, value._local_grads):
-                child.grad += local_grad * value.grad
+                child._grad += local_grad * value._grad
 
     @property
     def _prev(self) -> set[Value]:
@@ -120,6 +183,16 @@ class Value:
 
     def __repr__(self) -> str:
         return f"Value(data={self.data}, grad={self.grad})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_leaf, (self.data, self.grad))
+
+
+def _leaf(data: float, grad: float) -> Value:
+    """What a pickle or a copy of a Value becomes."""
+    value = Value(data)
+    value.grad = grad
+    return value
 
 
 # --- The parameters: what the model knows -----------------------------------------------------------------------------
@@ -140,16 +213,26 @@ def draw_state_dict(config: GPTConfig, generator: random.Random, std: float = 0.
 # GPT-2 with minor differences: rmsnorm instead of layernorm, no biases, ReLU instead of GeLU.
 
 
-def linear(x: Sequence[Value], w: Sequence[Sequence[Value]]) -> list[Value]:
-    """The matrix-vector product `w x`: `x` of length n_in, `w` of n_out rows of n_in, the result of length n_out."""
-    return [sum(wi * xi for wi, xi in zip(wo, x)) for wo in w]
+def _values(sequence: Iterable[Value | float]) -> list[Value]:
+    """The numbers among these become leaves."""
+    return [x if isinstance(x, Value) else Value(x) for x in sequence]
 
 
-def softmax(logits: Sequence[Value]) -> list[Value]:
-    """Probabilities proportional to the exponentials of `logits`, of the same length.
+def linear(x: Sequence[Value | float], w: Sequence[Sequence[Value | float]]) -> list[Value]:
+    """The matrix-vector product `w x`: `x` of length n_in, `w` of n_out rows of n_in, the result of length n_out.
+
+    Where a row of `w` and `x` differ in length, the rest of the longer one is ignored, as in microgpt.
+    """
+    x = _values(x)
+    return [sum(wi * xi for wi, xi in zip(_values(wo), x)) for wo in w]
+
+
+def softmax(logits: Sequence[Value | float]) -> list[Value]:
+    """Probabilities proportional to the exponentials of `logits`, of the same length, at least 1.
 
     The maximum is subtracted as a plain number: it keeps `exp` from overflowing and has no gradient.
     """
+    logits = _values(logits)
     max_val = max(val.data for val in logits)
     exps = [(val - max_val).exp() for val in logits]
     total = sum(exps)
@@ -159,8 +242,9 @@ def softmax(logits: Sequence[Value]) -> list[Value]:
 compute_softmax = softmax  # the seed's name for it
 
 
-def rmsnorm(x: Sequence[Value]) -> list[Value]:
-    """`x` divided by its root mean square (Zhang and Sennrich, 2019), without a gain; the same length."""
+def rmsnorm(x: Sequence[Value | float]) -> list[Value]:
+    """`x` divided by its root mean square (Zhang and Sennrich, 2019), without a gain; the same length, at least 1."""
+    x = _values(x)
     ms = sum(xi * xi for xi in x) / len(x)
     scale = (ms + 1e-5) ** -0.5
     return [xi * scale for xi in x]

@@ -28,6 +28,20 @@ class Cache:
         self.state_dict = state_dict
 
 
+class Parameters:
+    """A list of `Value` behind the interface that `Adam` talks to."""
+
+    def __init__(self, values: list[reference.Value]) -> None:
+        self.values = values
+
+    def adam_step(self, adam: Any, learning_rate: float) -> None:
+        """Move every value against its gradient. `adam` has m, v, beta1, beta2, eps and step_count, which it counts."""
+        optimizer = reference.Adam(self.values, learning_rate, adam.beta1, adam.beta2, adam.eps)
+        optimizer.m, optimizer.v, optimizer.step_count = adam.m.tolist(), adam.v.tolist(), adam.step_count
+        optimizer.step()
+        adam.m[:], adam.v[:], adam.step_count = optimizer.m, optimizer.v, optimizer.step_count
+
+
 class Engine:
     """`parameters` and `gradients` are flat float64 arrays in the order of `config.parameter_shapes()`."""
 
@@ -65,15 +79,12 @@ class Engine:
         return loss.data
 
     def adam_step(self, adam: Any, learning_rate: float) -> None:
-        """Move `parameters` against `gradients`. `adam` has m, v, beta1, beta2, eps and step_count, which it counts."""
+        """Move `parameters` against `gradients`; see `Parameters.adam_step`."""
         params = [reference.Value(p) for p in self.parameters.tolist()]
         for p, grad in zip(params, self.gradients.tolist()):
             p.grad = grad
-        optimizer = reference.Adam(params, learning_rate, adam.beta1, adam.beta2, adam.eps)
-        optimizer.m, optimizer.v, optimizer.step_count = adam.m.tolist(), adam.v.tolist(), adam.step_count
-        optimizer.step()
+        Parameters(params).adam_step(adam, learning_rate)
         self.parameters[:] = [p.data for p in params]
-        adam.m[:], adam.v[:], adam.step_count = optimizer.m, optimizer.v, optimizer.step_count
 
     def train(
         self,

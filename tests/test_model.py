@@ -267,7 +267,7 @@ def test_bad_model_arguments_are_named(options, error, message) -> None:
         ({"beta2": float("nan")}, ValueError, "beta2 must be at least 0 and less than 1, got nan"),
         ({"eps": 0}, ValueError, "eps must be at least 1e-100, got 0"),
         ({"eps": "x"}, TypeError, "eps must be a number, got 'x'"),
-        ({"model": 3}, TypeError, "model must be a GPT, got int"),
+        ({"model": 3}, TypeError, "model must be a GPT or Values, got int"),
     ],
 )
 def test_bad_optimizer_arguments_are_named(backend, options, error, message) -> None:

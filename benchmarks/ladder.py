@@ -1,0 +1,168 @@
+"""The ladder: the seed, piece by piece replaced by imports from microgpt, against itself under the same Python.
+
+    python benchmarks/ladder.py            # a few steps of each rung, in turns; prints the table
+    python benchmarks/ladder.py --full     # and all steps of rungs 1 and 2 against the golden output
+
+The seed is not part of this repository, nor are the scripts that the rungs make of it: `--seed`, `--data` and
+`--golden` say where to find it, its data and what it prints.
+
+Times are medians over the repeats, in which the rungs take turns. They are per token, because a faster rung trains on
+more names, to be measured for about as long. With the same names, it must print, byte for byte, what the seed prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from microgpt.training import prepare
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+STEPS = {0: 25, 1: 250, 2: 1000, 3: 2000}
+WARM_UP_STEPS = 5
+
+# Put at the head of each step: writes down when it began, how many tokens it has, and the peak of the memory so far.
+PROBE = """
+    import resource, sys, time
+    print(time.perf_counter(), len(docs[step % len(docs)]) + 1, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+          file=sys.stderr)
+"""
+
+
+def replaced(script: str, start: str, stop: str, new: str) -> str:
+    """`script` with `new` for everything from `start` up to `stop`."""
+    begin = script.index(start)
+    return script[:begin] + new + script[script.index(stop, begin) :]
+
+
+def rung_1(seed: str) -> str:
+    """The seed with another `Value`."""
+    return replaced(seed, "class Value", "# Initialize the parameters", "from microgpt import Value\n\n")
+
+
+def rung_2(seed: str) -> str:
+    """The seed with another `Value`, the functions on lists of it, and Adam."""
+    script = rung_1(seed).replace(
+        "from microgpt import Value", "from microgpt import Value, linear, compute_softmax, rmsnorm, Adam"
+    )
+    script = replaced(script, "def linear", "def gpt", "")
+    script = replaced(
+        script, "m = [", "\n# Repeat", "optimizer = Adam(params, learning_rate, beta1, beta2, eps_adam)\n"
+    )
+    return replaced(script, "    for i, p in enumerate(params)", "    print(", "    optimizer.step(lr_t)\n\n")
+
+
+SCRIPTS = {0: str, 1: rung_1, 2: rung_2}
+NAMES = {
+    0: "the seed",
+    1: "Value",
+    2: "Value, linear, compute_softmax, rmsnorm, Adam",
+    3: "train, float64",
+    # 4: "train, float32", as soon as there is one: a line in `climb`, like that of rung 3
+}
+
+
+class Runner:
+    """Runs scripts in a folder of their own, where they find their data."""
+
+    def __init__(self, folder: str, data: Path) -> None:
+        self.folder = folder
+        shutil.copy(data, Path(folder, "input.txt"))
+        self.environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+    def run(self, script: str) -> tuple[bytes, list[list[float]]]:
+        """What it prints to stdout, and the lines of numbers on stderr."""
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=self.folder, env=self.environment, capture_output=True, check=False
+        )
+        if done.returncode:
+            sys.exit(done.stderr.decode())
+        return done.stdout, [[float(x) for x in line.split()] for line in done.stderr.decode().splitlines()]
+
+
+def probed(script: str, steps: int | None = None) -> str:
+    """`script` with a probe in each of its steps, and only so many of them."""
+    head = "for step in range(num_steps):\n"
+    assert script.count(head) == 1
+    return script.replace(head, (head if steps is None else f"for step in range({steps}):\n") + PROBE)
+
+
+def engine_time_per_token(data: Path) -> float:
+    """Of the difference between two runs through the engine, in which preparing cancels out."""
+    times, tokens = [], 0
+    for steps in (STEPS[3], 2 * STEPS[3]):
+        run = prepare(data, steps=steps)
+        begin = time.perf_counter()
+        run.finish()
+        times.append(time.perf_counter() - begin)
+        tokens = sum(min(run.model.config.block_size, len(doc) + 1) for doc in run.documents[STEPS[3] : steps])
+    return (times[1] - times[0]) / tokens
+
+
+def check(seed: str, runner: Runner) -> None:
+    """Run as few steps of each script as of the seed, and compare what they print."""
+    printed = {rung: runner.run(probed(make(seed), STEPS[0]))[0] for rung, make in SCRIPTS.items()}
+    for rung in printed:
+        if printed[rung] != printed[0]:
+            sys.exit(f"rung {rung} does not print what the seed prints")
+    print(f"{STEPS[0]} steps and samples: rungs 1 and 2 print, byte for byte, what the seed prints")
+
+
+def climb(seed: str, data: Path, runner: Runner, repeats: int) -> None:
+    """Run all rungs in turns, and print the table."""
+    times: dict[int, list[float]] = {rung: [] for rung in NAMES}
+    for _ in tqdm(range(repeats), desc="climbing", file=sys.stderr, leave=False):
+        for rung, make in SCRIPTS.items():
+            _, lines = runner.run(probed(make(seed), STEPS[rung]))
+            lines = lines[WARM_UP_STEPS:]
+            times[rung].append((lines[-1][0] - lines[0][0]) / sum(line[1] for line in lines[:-1]))
+        times[3].append(engine_time_per_token(data))
+    median = {rung: statistics.median(values) for rung, values in times.items()}
+    print(f"Python {sys.version.split()[0]}, {repeats} repeats")
+    print(f"{'rung':4}  {'imported':46} {'us/token':>10} {'ratio':>8}")
+    for rung, name in NAMES.items():
+        print(f"{rung:4}  {name:46} {median[rung] * 1e6:10.1f} {median[0] / median[rung]:8.1f}")
+
+
+def check_in_full(seed: str, golden: Path, runner: Runner) -> None:
+    """Run all steps of rungs 1 and 2, and compare the hash of what they print with that of what the seed prints."""
+    expected = json.loads(golden.read_text())["stdout_sha256"]
+    for rung in (1, 2):
+        printed, lines = runner.run(probed(SCRIPTS[rung](seed)))
+        if hashlib.sha256(printed).hexdigest() != expected:
+            sys.exit(f"rung {rung}, all steps: not the seed's output")
+        seconds, memory = lines[-1][0] - lines[0][0], [lines[i][2] / 1024 for i in (0, 10, -1)]
+        print(f"rung {rung}, all {len(lines)} steps and samples: the seed's output, byte for byte; {seconds:.2f} s;")
+        print("    peak memory {:.1f} MB before, {:.1f} MB after 10, {:.1f} MB at the end".format(*memory))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seed", type=Path, default=SHARED / "seed" / "microgpt.py", help="the original script")
+    parser.add_argument("--data", type=Path, default=SHARED / "data" / "names.txt", help="its input.txt")
+    parser.add_argument("--golden", type=Path, default=SHARED / "golden" / "names_default.json", help="its output")
+    parser.add_argument("--repeats", type=int, default=7, help="of everything (default: 7)")
+    parser.add_argument("--full", action="store_true", help="also run all steps of rungs 1 and 2")
+    options = parser.parse_args()
+    seed = options.seed.read_text()
+    with tempfile.TemporaryDirectory() as folder:
+        runner = Runner(folder, options.data)
+        check(seed, runner)
+        climb(seed, options.data, runner, options.repeats)
+        if options.full:
+            check_in_full(seed, options.golden, runner)
+
+
+if __name__ == "__main__":
+    main()
