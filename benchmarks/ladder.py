@@ -69,7 +69,7 @@ NAMES = {
     1: "Value",
     2: "Value, linear, compute_softmax, rmsnorm, Adam",
     3: "train, float64",
-    # 4: "train, float32", as soon as there is one: a line in `climb`, like that of rung 3
+    4: "train, float32",
 }
 
 
@@ -98,11 +98,11 @@ def probed(script: str, steps: int | None = None) -> str:
     return script.replace(head, (head if steps is None else f"for step in range({steps}):\n") + PROBE)
 
 
-def engine_time_per_token(data: Path) -> float:
+def engine_time_per_token(data: Path, dtype: str) -> float:
     """Of the difference between two runs through the engine, in which preparing cancels out."""
     times, tokens = [], 0
     for steps in (STEPS[3], 2 * STEPS[3]):
-        run = prepare(data, steps=steps)
+        run = prepare(data, steps=steps, dtype=dtype)
         begin = time.perf_counter()
         run.finish()
         times.append(time.perf_counter() - begin)
@@ -127,7 +127,8 @@ def climb(seed: str, data: Path, runner: Runner, repeats: int) -> None:
             _, lines = runner.run(probed(make(seed), STEPS[rung]))
             lines = lines[WARM_UP_STEPS:]
             times[rung].append((lines[-1][0] - lines[0][0]) / sum(line[1] for line in lines[:-1]))
-        times[3].append(engine_time_per_token(data))
+        times[3].append(engine_time_per_token(data, "float64"))
+        times[4].append(engine_time_per_token(data, "float32"))
     median = {rung: statistics.median(values) for rung, values in times.items()}
     print(f"Python {sys.version.split()[0]}, {repeats} repeats")
     print(f"{'rung':4}  {'imported':46} {'us/token':>10} {'ratio':>8}")

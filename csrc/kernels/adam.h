@@ -56,14 +56,17 @@ INLINE void adam_vector(real *parameter, const real *gradient, real *m, real *v,
     const bits square_doubt = doubtful_square(g, squared, kept, c->rest2);
     const bits root_doubt = doubtful_root(v_hat, root, p, update);
     if (__builtin_expect(negative_lanes(square_doubt | root_doubt), 0)) {
-        for (int lanes = negative_lanes(square_doubt); lanes; lanes &= lanes - 1)
+        const int squares = negative_lanes(square_doubt);
+        for (int lanes = squares; lanes; lanes &= lanes - 1)
             squared[__builtin_ctz(lanes)] = power(g[__builtin_ctz(lanes)], 2);
-        new_v = kept + c->rest2 * squared;
-        v_hat = new_v / c->bias2;
-        root = square_root(v_hat);
-        for (int lanes = negative_lanes(square_doubt | root_doubt); lanes; lanes &= lanes - 1)
+        if (squares) {
+            new_v = kept + c->rest2 * squared;
+            v_hat = new_v / c->bias2;
+            root = square_root(v_hat);
+        }
+        for (int lanes = squares | negative_lanes(root_doubt); lanes; lanes &= lanes - 1)
             root[__builtin_ctz(lanes)] = power(v_hat[__builtin_ctz(lanes)], (real)0.5);
-        update = c->learning_rate * (new_m / c->bias1) / (root + c->eps);
+        update = c->learning_rate * (unbiased ? new_m : new_m / c->bias1) / (root + c->eps);
     }
     store(m, new_m);
     store(v, new_v);
