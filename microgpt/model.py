@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from microgpt import backend as backends
 from microgpt.arguments import choice, integer, number
-from microgpt.config import GPTConfig
 from microgpt.arrays import aligned_zeros
+from microgpt.config import GPTConfig
 from microgpt.packing import pack, token_array
 from microgpt.sampling import sample_documents
 from microgpt.tokenizer import CharTokenizer
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
 
 DTYPES = ("float64", "float32")
 INITIAL_STD = 0.08

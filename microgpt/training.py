@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from microgpt import backend as backends
 from microgpt.arguments import integer, positive_integer
@@ -17,6 +16,9 @@ from microgpt.documents import read_documents
 from microgpt.model import GPT
 from microgpt.optimizer import Adam
 from microgpt.tokenizer import CharTokenizer
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 CHUNK = 10_000  # steps that one call of the engine makes: what each step trains on is not laid out for all at once
