@@ -69,9 +69,17 @@ def compiled_engine() -> ModuleType | None:
 
 
 @cache
+def instruction_sets() -> tuple[str, ...]:
+    """What the compiled kernels were built for and this processor runs, best first."""
+    return tuple(_engine.instruction_sets()) if _engine else ()
+
+
 def instruction_set() -> str | None:
-    """The best instruction set that the compiled kernels have and this processor runs."""
-    return _engine.instruction_sets()[0] if _engine else None
+    """The one that MICROGPT_ISA names, or else the best; None where there are no compiled kernels."""
+    asked_for = os.environ.get("MICROGPT_ISA")
+    if asked_for and _engine:
+        return choice("MICROGPT_ISA", asked_for, instruction_sets())
+    return instruction_sets()[0] if _engine else None
 
 
 def new_engine(backend: str, config: Any, parameters: Any, gradients: Any) -> Any:
@@ -112,4 +120,4 @@ def backend_info() -> BackendInfo:
     return BackendInfo(backend, instruction_set() if backend == "compiled" else None, 1, _reason())
 
 
-choose()  # an environment that asks for what is not there fails at import, not at first use
+choose(), instruction_set()  # an environment that asks for what is not there fails at import, not at first use

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from conftest import compiled
+from microgpt import backend as backends
+
+from conftest import compiled, needs_compiled
 
 SMALL = ["--n-embd=4", "--n-head=2", "--block-size=4"]
 
@@ -120,6 +122,13 @@ def test_an_unknown_backend_is_named() -> None:
     result = run("info", MICROGPT_BACKEND="gpu")
     assert "MICROGPT_BACKEND must be 'compiled' or 'reference', got 'gpu'" in result.stderr
     assert result.returncode != 0
+
+
+@needs_compiled
+def test_the_environment_chooses_the_instruction_set() -> None:
+    for instruction_set in backends.instruction_sets():
+        assert f"instruction set  {instruction_set}\n" in run("info", MICROGPT_ISA=instruction_set).stdout
+    assert "MICROGPT_ISA must be" in run("info", MICROGPT_ISA="mmx").stderr
 
 
 def test_bench_prints_each_backend_beside_the_floor() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from microgpt import GPT, GPTConfig, train
+from microgpt import backend as backends
 
 from conftest import needs_compiled
 
@@ -19,9 +20,10 @@ CONFIGS = [
 ]
 
 
-@needs_compiled
+@pytest.mark.parametrize("instruction_set", backends.instruction_sets())
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"d{config.n_embd}")
-def test_gradients_are_those_of_float64(config: GPTConfig) -> None:
+def test_gradients_are_those_of_float64(config: GPTConfig, instruction_set: str, monkeypatch) -> None:
+    monkeypatch.setenv("MICROGPT_ISA", instruction_set)
     draw = random.Random(0)
     documents = [[draw.randrange(config.vocab_size) for _ in range(n)] for n in (2, 5, 17, 41)]
     exact_loss, exact = GPT(config, 1, "float64").loss_and_gradients(documents)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from microgpt import GPT, Adam, CharTokenizer, GPTConfig
+from microgpt import backend as backends
 
 from conftest import needs_compiled
 
@@ -78,6 +79,22 @@ def test_logits_and_samples_are_the_references(config: GPTConfig) -> None:
     assert compiled.logits(tokens).tolist() == reference.logits(tokens).tolist()
     assert compiled.generate_tokens(3, 0.7) == reference.generate_tokens(3, 0.7)
     assert compiled.generator.getstate() == reference.generator.getstate()
+
+
+@needs_compiled
+@pytest.mark.parametrize("config", CONFIGS[1::2], ids=ids[1::2])
+def test_every_instruction_set_gives_the_references_bits(config: GPTConfig, monkeypatch) -> None:
+    models = [GPT(config, 1, backend="reference")]
+    for instruction_set in backends.instruction_sets():
+        monkeypatch.setenv("MICROGPT_ISA", instruction_set)
+        models.append(GPT(config, 1, backend="compiled"))
+    documents = batches(config)[-1]
+    for model in models:
+        model.loss_and_gradients(documents)
+        Adam(model).step()
+    for model in models[1:]:
+        assert model.engine.gradients.tolist() == models[0].engine.gradients.tolist()
+        assert model.engine.parameters.tolist() == models[0].engine.parameters.tolist()
 
 
 @needs_compiled
