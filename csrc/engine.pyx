@@ -516,7 +516,8 @@ cdef class Engine:
     def new_cache(self, int64_t samples):
         """Caches for `samples` new documents, to be continued with the parameters as they are now."""
         self.pack()
-        return Cache(numpy.zeros((samples, self.config.n_layer * self.cache_elements()), self.dtype))
+        elements = self.config.n_layer * self.cache_elements() + self.line  # kernels read the rest of a line past the end
+        return Cache(numpy.zeros((samples, elements), self.dtype))
 
     def next_probabilities(self, Cache cache, int64_t[::1] samples, const int32_t[::1] tokens, double temperature):
         """Append one token to each of these samples of `cache`: probabilities of what follows, (samples, vocab_size)."""
