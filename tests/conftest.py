@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,13 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Where extensions are required, their absence is an error, not a skip."""
+    """Where extensions are required, their absence is an error, not a skip; and Ctrl-C works.
+
+    A shell starts what runs in the background with SIGINT ignored, and so its children.
+    """
     if os.environ.get("MICROGPT_REQUIRE_EXTENSIONS") == "1" and not COMPILED_IS_THERE:
         pytest.exit("MICROGPT_REQUIRE_EXTENSIONS=1, but there is no compiled engine", returncode=1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def shared(path: str) -> Path:
