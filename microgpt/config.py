@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from microgpt.arguments import positive_integer
 
@@ -55,7 +54,3 @@ class GPTConfig:
     def num_params(self) -> int:
         """Number of parameters."""
         return sum(rows * columns for rows, columns in self.parameter_shapes().values())
-
-    def to_dict(self) -> dict[str, Any]:
-        """The attributes, by name."""
-        return asdict(self)
