@@ -5,16 +5,18 @@ It knows no files, no text and no progress bars. Its callers hand it arrays that
 (`microgpt.packing`), and it trusts them. `microgpt.reference_engine` is its twin.
 """
 from cpython.exc cimport PyErr_CheckSignals
-from libc.math cimport INFINITY, isfinite, pow
+from libc.math cimport isfinite, pow
 from libc.stdint cimport int32_t, int64_t, uintptr_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
+
+import contextlib
+import threading
 
 import numpy
 
 
 cdef extern from "kernels/interface.h" nogil:
-    enum: LINE_BYTES
+    enum: LINE_BYTES, STAGES
 
     ctypedef enum OperationKind:
         EMBEDDING, RMSNORM, LINEAR, ATTENTION, UNEMBEDDING, CROSS_ENTROPY
@@ -30,38 +32,53 @@ cdef extern from "kernels/interface.h" nogil:
         int64_t input, output, input_gradient, output_gradient
         int64_t residual, saved
         double scale
+        int64_t weight
         const int64_t *weight_rows
-        int64_t packed, packed_transposed, cache
+        int64_t gathered, gathered_gradient
+        int64_t cache
 
     ctypedef struct Workspace:
         void *arena
         const void *parameters
         void *gradients
         int64_t num_wte, num_wpe, vocab_size, n_embd, n_head, block_size
-        int64_t rows, documents
-        const int32_t *tokens
-        const int32_t *targets
-        const int32_t *positions
-        const int64_t *document_start
-        const int64_t *attention_start
-        const double *loss_gradient
+        int64_t rows
+        int32_t *tokens
+        int32_t *targets
+        int32_t *positions
+        int32_t *first_rows
+        double *loss_gradient
         double *losses
-        void *scratch
+        int64_t *attention_start
+        int64_t *group_start
+        int64_t groups
         void *const *caches
+        double temperature
+        const double *uniforms
+        double *probabilities
+        int32_t *drawn
+
+    ctypedef struct Share:
+        int64_t first, past
+        void *scratch
+
+    ctypedef struct Stage:
+        void (*run)(const Operation *, const Workspace *, Share) noexcept nogil
+        int64_t (*units)(const Operation *, const Workspace *) noexcept nogil
+        int64_t grain
 
     ctypedef struct AdamStep:
         double learning_rate, beta1, beta2, eps, bias1, bias2
 
-    ctypedef void (*Kernel)(const Operation *, const Workspace *) noexcept nogil
-
     ctypedef struct Kernels:
         const char *instruction_set
         size_t itemsize
-        Kernel pack
-        Kernel *forward
-        Kernel *backward
+        Stage forward[6][3]
+        Stage backward[6][3]
+        Stage draw[3]
+        int64_t (*scratch_size)(const Workspace *, int64_t rows) noexcept nogil
+        int64_t (*attention_size)(const Workspace *, int64_t panel) noexcept nogil
         void (*adam)(int64_t n, void *parameters, const void *gradients, void *m, void *v, const AdamStep *) noexcept nogil
-        void (*softmax)(int64_t n, void *logits, double temperature, double *probabilities) noexcept nogil
         double (*multiply_add_loop)(int64_t iterations) noexcept nogil
         double (*divide_root_loop)(int64_t iterations) noexcept nogil
         int64_t multiply_adds_per_iteration, divide_roots_per_iteration
@@ -73,6 +90,16 @@ cdef extern from "kernels/levels.h" nogil:
         bint supported
 
     Level microgpt_level(int i)
+
+cdef extern from "team.h" nogil:
+    ctypedef struct Team:
+        int size
+    ctypedef void (*TeamWork)(void *context, int64_t first, int64_t past, int thread) noexcept nogil
+    void team_start(Team *, int size)
+    void team_help(Team *, int thread)
+    void team_share(Team *, TeamWork, void *context, int64_t units, int64_t grain)
+    void team_dismiss(Team *)
+
 cdef extern from "<time.h>" nogil:
     ctypedef long time_t
     struct timespec:
@@ -85,6 +112,7 @@ cdef extern from "<time.h>" nogil:
 cdef enum:
     INTERVAL_NS = 50_000_000  # how often a long run looks up: for Ctrl-C, to report progress
     HEAVY_STEP = 1_000_000  # rows x parameters from which a single step may take that long
+    SHARED_WORK = 2_000_000  # rows x parameters of a batch from which more threads are faster
 
 
 cdef inline int64_t now_ns() noexcept nogil:
@@ -122,46 +150,97 @@ cdef void *address(array, dtype, size) except NULL:
     return <void *><uintptr_t>array.ctypes.data
 
 
-cdef inline void set_biases(AdamStep *step, int64_t step_count) noexcept nogil:
-    step.bias1 = 1 - pow(step.beta1, <double>step_count)
-    step.bias2 = 1 - pow(step.beta2, <double>step_count)
+cdef struct Job:  # a stage of an operation, for a team
+    const Operation *operation
+    const Workspace *workspace
+    const Stage *stage
+    char *scratch
+    int64_t scratch_bytes  # of each thread
+
+cdef void run_stage(void *context, int64_t first, int64_t past, int thread) noexcept nogil:
+    cdef Job *job = <Job *>context
+    cdef Share share
+    share.first, share.past, share.scratch = first, past, job.scratch + thread * job.scratch_bytes
+    job.stage.run(job.operation, job.workspace, share)
+
+
+cdef struct AdamJob:
+    const Kernels *kernels
+    char *parameters
+    const char *gradients
+    char *m
+    char *v
+    int64_t size
+    AdamStep step
+
+cdef enum:
+    ADAM_UNIT = 1024  # parameters
+
+cdef void run_adam(void *context, int64_t first, int64_t past, int thread) noexcept nogil:
+    cdef AdamJob *job = <AdamJob *>context
+    cdef int64_t start = first * ADAM_UNIT, n = min(past * ADAM_UNIT, job.size) - start
+    cdef int64_t offset = start * <int64_t>job.kernels.itemsize
+    job.kernels.adam(n, job.parameters + offset, job.gradients + offset, job.m + offset, job.v + offset, &job.step)
+
+cdef int prepare_adam(AdamJob *job, const Kernels *kernels, parameters, gradients, adam) except -1:
+    dtype, job.size = parameters.dtype, len(parameters)
+    job.kernels = kernels
+    job.parameters, job.gradients = <char *>address(parameters, dtype, job.size), <char *>address(gradients, dtype, job.size)
+    job.m, job.v = <char *>address(adam.m, dtype, job.size), <char *>address(adam.v, dtype, job.size)
+    job.step.beta1, job.step.beta2, job.step.eps = adam.beta1, adam.beta2, adam.eps
+    return 0
+
+cdef void step_with_adam(AdamJob *job, Team *team, int64_t step_count, double learning_rate) noexcept nogil:
+    job.step.learning_rate = learning_rate
+    job.step.bias1 = 1 - pow(job.step.beta1, <double>step_count)
+    job.step.bias2 = 1 - pow(job.step.beta2, <double>step_count)
+    team_share(team, run_adam, job, (job.size + ADAM_UNIT - 1) // ADAM_UNIT, 1)
 
 
 cdef class Cache:
-    """The keys and values of `samples` documents in progress, one row of `store` for each."""
+    """The keys and values of documents in progress.
 
-    cdef readonly object store
-    cdef readonly object lengths  # positions of each document so far
+    Attributes:
+        lengths: int32, how many tokens each document has; where one is set to 0, a new document begins.
+    """
 
-    def __init__(self, store):
+    cdef readonly object lengths
+    cdef object store  # a row for each panel of documents
+    cdef object addresses  # where each of them starts
+
+    def __init__(self, samples, store):
+        self.lengths = numpy.zeros(samples, numpy.int32)
         self.store = store
-        self.lengths = numpy.zeros(len(store), numpy.int32)
+        self.addresses = store.ctypes.data + numpy.arange(len(store), dtype=numpy.uintp) * store.strides[0]
 
 
 cdef class Engine:
     """The compiled engine behind `GPT`.
 
     `parameters` and `gradients` are flat arrays in the order of `config.parameter_shapes()`, shared with the caller.
+    `threads` is how many may share the work of a call; it changes no bit of any result.
     Source: the summation order of microgpt's autograd graph, worked out; kernels/*.h says it operation by operation.
     """
 
     cdef const Kernels *kernels
     cdef Workspace workspace
+    cdef Team team
+    cdef Job job
     cdef Operation *tape
     cdef int64_t tape_length, tape_size
-    cdef int64_t row_capacity, document_capacity, attention_capacity
-    cdef int64_t logits, cache_size, num_params, line
+    cdef int64_t row_capacity, attention_capacity
+    cdef int64_t logits, num_params, line
     cdef int64_t looked_up
     cdef bint heavy
-    cdef readonly object config, parameters, gradients
+    cdef readonly object config, parameters, gradients, threads
     cdef object dtype, progress
-    cdef object arena, weight_rows  # what the addresses above point into
-    cdef object tokens, targets, positions, document_start, attention_start, loss_gradient, losses
+    cdef object arena, scratch, weights, head_rows  # what the addresses above point into
+    cdef object tokens, targets, positions, first_rows, loss_gradient, losses, attention_start, group_start
 
     def __cinit__(self):
         self.tape = NULL
 
-    def __init__(self, config, parameters, gradients, str instruction_set):
+    def __init__(self, config, parameters, gradients, str instruction_set, threads):
         self.config = config
         self.dtype = parameters.dtype
         self.kernels = find_kernels(self.dtype.name, instruction_set)
@@ -169,6 +248,7 @@ cdef class Engine:
         self.line = LINE_BYTES // self.dtype.itemsize
         self.parameters = parameters
         self.gradients = gradients
+        self.threads = threads
         self.workspace.parameters = address(parameters, self.dtype, self.num_params)
         self.workspace.gradients = address(gradients, self.dtype, self.num_params)
         self.workspace.vocab_size = config.vocab_size
@@ -182,35 +262,30 @@ cdef class Engine:
         self.tape = <Operation *>calloc(self.tape_size, sizeof(Operation))
         if self.tape == NULL:
             raise MemoryError()
-        self.weight_rows = self._weight_rows()
-        self.lay_out(min(config.block_size, 64), 1, self.attention_elements(min(config.block_size, 64)))
+        self._place_weights()
+        team_start(&self.team, 1)
+        self.lay_out(1, 0)
 
     def __dealloc__(self):
         free(self.tape)
 
     # --- The tape: which operation reads and writes what ------------------------------------------------------------
 
-    def _weight_rows(self):
-        """For each matrix product of a model, where each output's weights start, in the order outputs are stored."""
-        starts, start = {}, 0
+    def _place_weights(self):
+        """Where each matrix of parameters starts; and the rows of queries, keys and values, head by head."""
+        self.weights, start = {}, 0
         for name, (n_out, n_in) in self.config.parameter_shapes().items():
-            starts[name] = start + n_in * numpy.arange(n_out, dtype=numpy.int64)
+            self.weights[name] = start
             start += n_out * n_in
-        head_dim = self.config.n_embd // self.config.n_head
-        products = {"lm_head": starts["lm_head"]}
-        for i in range(self.config.n_layer):
-            heads = [starts[f"layer{i}.attn_w{part}"].reshape(-1, 1, head_dim) for part in "qkv"]
-            products[f"layer{i}.attn_wqkv"] = numpy.concatenate(heads, axis=1).ravel()  # head by head: q, k, v
-            for name in ("attn_wo", "mlp_fc1", "mlp_fc2"):
-                products[f"layer{i}.{name}"] = starts[f"layer{i}.{name}"]
-        return {name: numpy.ascontiguousarray(rows) for name, rows in products.items()}
+        n_embd, n_head = self.config.n_embd, self.config.n_head
+        rows = n_embd * numpy.arange(n_embd, dtype=numpy.int64).reshape(n_head, 1, -1)
+        self.head_rows = [
+            numpy.concatenate([self.weights[f"layer{i}.attn_w{part}"] + rows for part in "qkv"], axis=1).ravel()
+            for i in range(self.config.n_layer)
+        ]
 
-    cdef int64_t stride(self, int64_t width) noexcept nogil:
-        return (width + self.line - 1) // self.line * self.line
-
-    cdef int64_t attention_elements(self, int64_t positions) noexcept nogil:
-        """What ATTENTION saves for a document; kernels/attention.h says what it is."""
-        return self.workspace.n_head * self.stride(positions) * (positions + 2)
+    cdef int64_t panels(self, int64_t rows) noexcept nogil:
+        return (rows + self.line - 1) // self.line
 
     cdef Operation *record(self, OperationKind kind, n_in, n_out, input, output) except NULL:
         cdef Operation *op = &self.tape[self.tape_length]
@@ -220,7 +295,7 @@ cdef class Engine:
         op.kind, op.n_in, op.n_out, op.input, op.output = kind, n_in, n_out, input, output
         op.epilogue = op.backward_epilogue = STORE
         op.residual = op.saved = op.input_gradient = op.output_gradient = -1
-        op.packed = op.packed_transposed = op.cache = -1
+        op.weight = op.gathered = op.gathered_gradient = op.cache = -1
         op.accumulate = False
         op.weight_rows = NULL
         if kind == RMSNORM:
@@ -229,11 +304,11 @@ cdef class Engine:
             op.scale = pow(pow(self.workspace.n_embd // self.workspace.n_head, 0.5), -1)
         return op
 
-    cdef int lay_out(self, int64_t rows, int64_t documents, int64_t attention) except -1:
+    cdef int lay_out(self, int64_t rows, int64_t attention) except -1:
         """Give every array of the tape its place in one arena, with room for batches up to these sizes."""
         cdef Operation *op
         cdef int64_t n_embd = self.config.n_embd, vocab_size = self.config.vocab_size, layer
-        cdef int64_t head_dim = n_embd // self.config.n_head, context = min(self.config.block_size, rows)
+        padded_rows = int(self.panels(rows) * self.line)
         size = 0  # a Python integer: it cannot overflow
 
         def take(elements):
@@ -242,21 +317,13 @@ cdef class Engine:
             return start
 
         def take_rows(width):
-            return take(rows * int(self.stride(width)))
-
-        def take_pair():
-            return take(2 * int(self.stride(rows)))
-
-        packed = {}
-        for name, weight_rows in self.weight_rows.items():
-            n_out, n_in = len(weight_rows), 4 * n_embd if name.endswith("mlp_fc2") else n_embd
-            in_order = n_in % self.line == 0 and not name.endswith("attn_wqkv")
-            packed[name] = (-1 if in_order else take(self.stride(n_in) * n_out), take(self.stride(n_out) * n_in))
+            return take(padded_rows * width)
 
         # Gradients of activations live from one backward operation to the next, so layers share them.
         d_stream = take_rows(n_embd)  # of the residual stream: the same array before and after each block
         d_inner, d_qkv = take_rows(n_embd), take_rows(3 * n_embd)
         d_hidden, d_logits = take_rows(4 * n_embd), take_rows(vocab_size)
+        d_gathered = take(3 * n_embd * n_embd)
 
         self.tape_length = 0
 
@@ -264,80 +331,109 @@ cdef class Engine:
         op = self.record(EMBEDDING, 0, n_embd, -1, embedded)
         op.output_gradient = d_stream
         op = self.record(RMSNORM, n_embd, n_embd, embedded, stream)
-        op.output_gradient, op.input_gradient, op.saved = d_stream, d_stream, take_pair()
+        op.output_gradient, op.input_gradient, op.saved = d_stream, d_stream, take_rows(2)
 
         for layer in range(self.config.n_layer):
             # 1) Multi-head attention
             normed, qkv = take_rows(n_embd), take_rows(3 * n_embd)
             attended, attended_stream = take_rows(n_embd), take_rows(n_embd)
             op = self.record(RMSNORM, n_embd, n_embd, stream, normed)
-            op.output_gradient, op.input_gradient, op.saved = d_inner, d_stream, take_pair()
+            op.output_gradient, op.input_gradient, op.saved = d_inner, d_stream, take_rows(2)
             op.accumulate = True
-            op = self.record_product(LINEAR, f"layer{layer}.attn_wqkv", packed, n_embd, normed, qkv)
+            op = self.record(LINEAR, n_embd, 3 * n_embd, normed, qkv)
             op.output_gradient, op.input_gradient = d_qkv, d_inner
+            op.weight_rows = <const int64_t *>address(self.head_rows[layer], numpy.int64, 3 * n_embd)
+            op.gathered, op.gathered_gradient = take(3 * n_embd * n_embd), d_gathered
             op = self.record(ATTENTION, 3 * n_embd, n_embd, qkv, attended)
             op.output_gradient, op.input_gradient, op.saved = d_inner, d_qkv, take(attention)
             op.cache = layer * self.cache_elements()
-            op = self.record_product(LINEAR, f"layer{layer}.attn_wo", packed, n_embd, attended, attended_stream)
-            op.epilogue, op.residual = ADD, stream
+            op = self.record(LINEAR, n_embd, n_embd, attended, attended_stream)
+            op.weight, op.epilogue, op.residual = self.weights[f"layer{layer}.attn_wo"], ADD, stream
             op.output_gradient, op.input_gradient = d_stream, d_inner
             # 2) Multi-layer perceptron
             normed, hidden, stream = take_rows(n_embd), take_rows(4 * n_embd), take_rows(n_embd)
             op = self.record(RMSNORM, n_embd, n_embd, attended_stream, normed)
-            op.output_gradient, op.input_gradient, op.saved = d_inner, d_stream, take_pair()
+            op.output_gradient, op.input_gradient, op.saved = d_inner, d_stream, take_rows(2)
             op.accumulate = True
-            op = self.record_product(LINEAR, f"layer{layer}.mlp_fc1", packed, n_embd, normed, hidden)
-            op.epilogue = RELU
+            op = self.record(LINEAR, n_embd, 4 * n_embd, normed, hidden)
+            op.weight, op.epilogue = self.weights[f"layer{layer}.mlp_fc1"], RELU
             op.output_gradient, op.input_gradient = d_hidden, d_inner
-            op = self.record_product(LINEAR, f"layer{layer}.mlp_fc2", packed, 4 * n_embd, hidden, stream)
-            op.epilogue, op.residual, op.backward_epilogue = ADD, attended_stream, RELU_BACKWARD
+            op = self.record(LINEAR, 4 * n_embd, n_embd, hidden, stream)
+            op.weight, op.epilogue, op.residual = self.weights[f"layer{layer}.mlp_fc2"], ADD, attended_stream
+            op.backward_epilogue = RELU_BACKWARD
             op.output_gradient, op.input_gradient = d_stream, d_hidden
 
         self.logits = take_rows(vocab_size)
-        op = self.record_product(UNEMBEDDING, "lm_head", packed, n_embd, stream, self.logits)
-        op.output_gradient, op.input_gradient = d_logits, d_stream
+        op = self.record(UNEMBEDDING, n_embd, vocab_size, stream, self.logits)
+        op.weight, op.output_gradient, op.input_gradient = self.weights["lm_head"], d_logits, d_stream
         op = self.record(CROSS_ENTROPY, vocab_size, 0, self.logits, -1)
-        op.input_gradient, op.saved = d_logits, take_pair()
+        op.input_gradient, op.saved = d_logits, take_rows(2)
+        take(self.line * self.line)  # kernels may read, not use, the rest of a square of lines past the end of an array
 
-        # Room for one head of the longest document (attention.h), or for two numbers a row.
-        scratch = take(max(2 * self.stride(rows), self.stride(context) * head_dim + 2 * context * self.line,
-                           self.stride(self.config.block_size)))
-        take(self.line)  # a kernel may read, not use, the rest of a line past the end of an array
+        self.arena = self.new_memory(size, f"a batch of {rows} positions")
+        self.workspace.arena = self.start_of(self.arena)
+        scratch = int((self.kernels.scratch_size(&self.workspace, rows) + self.line - 1) // self.line * self.line)
+        self.scratch = self.new_memory(scratch * self.threads, f"{self.threads} threads")
+        self.job.scratch, self.job.scratch_bytes = <char *>self.start_of(self.scratch), scratch * self.dtype.itemsize
 
-        itemsize = self.dtype.itemsize
+        self.row_capacity, self.attention_capacity = padded_rows, attention
+        self.tokens, self.targets, self.positions, self.first_rows = (
+            numpy.zeros(padded_rows, numpy.int32) for _ in range(4)
+        )
+        self.loss_gradient, self.losses = numpy.zeros(padded_rows), numpy.zeros(padded_rows)
+        self.attention_start, self.group_start = (
+            numpy.zeros(self.panels(rows) + 1, numpy.int64) for _ in range(2)
+        )
+        self.workspace.tokens = <int32_t *>address(self.tokens, numpy.int32, padded_rows)
+        self.workspace.targets = <int32_t *>address(self.targets, numpy.int32, padded_rows)
+        self.workspace.positions = <int32_t *>address(self.positions, numpy.int32, padded_rows)
+        self.workspace.first_rows = <int32_t *>address(self.first_rows, numpy.int32, padded_rows)
+        self.workspace.loss_gradient = <double *>address(self.loss_gradient, numpy.float64, padded_rows)
+        self.workspace.losses = <double *>address(self.losses, numpy.float64, padded_rows)
+        self.workspace.attention_start = <int64_t *>address(self.attention_start, numpy.int64, len(self.attention_start))
+        self.workspace.group_start = <int64_t *>address(self.group_start, numpy.int64, len(self.group_start))
+        return 0
+
+    def new_memory(self, elements, purpose):
+        """Zeros, with room to start on a line."""
+        size = elements * self.dtype.itemsize + LINE_BYTES
         try:
-            self.arena = numpy.zeros(size * itemsize + LINE_BYTES, numpy.uint8)
+            return numpy.zeros(size, numpy.uint8)
         except (MemoryError, ValueError, OverflowError):
-            raise MemoryError(f"a batch of {rows} positions takes {size * itemsize} bytes of activations") from None
-        cdef uintptr_t start = (<uintptr_t>self.arena.ctypes.data + LINE_BYTES - 1) // LINE_BYTES * LINE_BYTES
-        self.workspace.arena = <void *>start
-        self.workspace.scratch = <void *>(start + <uintptr_t>(scratch * itemsize))
+            raise MemoryError(f"{purpose} takes {size} bytes") from None
 
-        self.row_capacity, self.document_capacity, self.attention_capacity = rows, documents, attention
-        self.tokens, self.targets, self.positions = (numpy.zeros(rows, numpy.int32) for _ in range(3))
-        self.loss_gradient, self.losses = numpy.zeros(rows), numpy.zeros(rows)
-        self.document_start = numpy.zeros(documents + 1, numpy.int64)
-        self.attention_start = numpy.zeros(documents, numpy.int64)
-        self.workspace.tokens = <int32_t *>address(self.tokens, numpy.int32, rows)
-        self.workspace.targets = <int32_t *>address(self.targets, numpy.int32, rows)
-        self.workspace.positions = <int32_t *>address(self.positions, numpy.int32, rows)
-        self.workspace.loss_gradient = <double *>address(self.loss_gradient, numpy.float64, rows)
-        self.workspace.losses = <double *>address(self.losses, numpy.float64, rows)
-        self.workspace.document_start = <int64_t *>address(self.document_start, numpy.int64, documents + 1)
-        self.workspace.attention_start = <int64_t *>address(self.attention_start, numpy.int64, documents)
-        self.pack()
-
-    cdef Operation *record_product(self, OperationKind kind, name, packed, n_in, input, output) except NULL:
-        rows = self.weight_rows[name]
-        cdef Operation *op = self.record(kind, n_in, len(rows), input, output)
-        op.weight_rows = <const int64_t *>address(rows, numpy.int64, len(rows))
-        op.packed, op.packed_transposed = packed[name]
-        return op
+    cdef void *start_of(self, memory) except NULL:
+        return <void *>((<uintptr_t>memory.ctypes.data + LINE_BYTES - 1) // LINE_BYTES * LINE_BYTES)
 
     cdef int64_t cache_elements(self):
         """Elements of one layer's keys and values in a cache; kernels/attention.h says how they lie."""
-        block_size, n_embd = self.workspace.block_size, self.workspace.n_embd
-        return self.stride(block_size) * n_embd + block_size * self.stride(n_embd)
+        return 2 * self.workspace.block_size * self.workspace.n_embd * self.line
+
+    # --- The team -----------------------------------------------------------------------------------------------------
+
+    def help(self, int thread):
+        """What a thread of the team does until it is dismissed."""
+        with nogil:
+            team_help(&self.team, thread)
+
+    @contextlib.contextmanager
+    def assembled_team(self, rows):
+        """Let `threads` share the work of what is run in the meantime, where it is enough for them.
+
+        They live no longer than a call: there is nothing to inherit at a fork, and nothing to wait for at exit.
+        """
+        size = self.threads if rows * self.num_params >= SHARED_WORK else 1
+        helpers = [threading.Thread(target=self.help, args=(i,), daemon=True) for i in range(1, size)]
+        team_start(&self.team, size)
+        for helper in helpers:
+            helper.start()
+        try:
+            yield
+        finally:
+            team_dismiss(&self.team)
+            for helper in helpers:
+                helper.join()
+            team_start(&self.team, 1)
 
     # --- Running it ---------------------------------------------------------------------------------------------------
 
@@ -353,18 +449,22 @@ cdef class Engine:
                 self.progress(completed)
         return 0
 
-    cdef void pack(self) noexcept nogil:
-        cdef int64_t i
-        for i in range(self.tape_length):
-            if self.tape[i].weight_rows != NULL:
-                self.kernels.pack(&self.tape[i], &self.workspace)
+    cdef int run(self, const Operation *op, const Stage *stages) except -1 nogil:
+        cdef int i
+        self.job.operation, self.job.workspace = op, &self.workspace
+        for i in range(STAGES):
+            if stages[i].run == NULL:
+                break
+            self.job.stage = &stages[i]
+            team_share(&self.team, run_stage, &self.job, stages[i].units(op, &self.workspace), stages[i].grain)
+            if self.heavy:
+                self.look_up(-1)
+        return 0
 
     cdef int forward(self, OperationKind last) except -1 nogil:
         cdef int64_t i
         for i in range(self.tape_length):
-            self.kernels.forward[<int>self.tape[i].kind](&self.tape[i], &self.workspace)
-            if self.heavy:
-                self.look_up(-1)
+            self.run(&self.tape[i], self.kernels.forward[<int>self.tape[i].kind])
             if self.tape[i].kind == last:
                 break
         return 0
@@ -372,74 +472,86 @@ cdef class Engine:
     cdef int backward(self) except -1 nogil:
         cdef int64_t i
         for i in range(self.tape_length - 1, -1, -1):
-            self.kernels.backward[<int>self.tape[i].kind](&self.tape[i], &self.workspace)
-            if self.heavy:
-                self.look_up(-1)
+            self.run(&self.tape[i], self.kernels.backward[<int>self.tape[i].kind])
         return 0
 
     cdef int64_t positions_of(self, int64_t tokens) noexcept nogil:
         return min(self.workspace.block_size, tokens - 1)
 
-    cdef int reserve(self, const int64_t[::1] lengths, int64_t batch_size) except -1:
-        """Room for the largest batch of `batch_size` consecutive documents of these lengths."""
-        cdef int64_t d, n, rows = 0, attention = 0, most_rows = 1, most_attention = 1
+    cdef int64_t reserve(self, const int64_t[::1] lengths, int64_t batch_size) except -1:
+        """Room for the largest batch of `batch_size` consecutive documents of these lengths; returns its rows."""
+        cdef int64_t d, n, row, keys = 0, rows = 0, most_rows = 1, most_keys = 0
         for d in range(lengths.shape[0]):
             if d % batch_size == 0:
-                rows, attention = 0, 0
+                rows, keys = 0, 0
             n = self.positions_of(lengths[d])
+            for row in range(self.panels(rows + 1) * self.line, rows + n, self.line):
+                keys += row - rows  # that a panel has in the panels before
             rows += n
-            attention += self.attention_elements(n)
-            most_rows, most_attention = max(most_rows, rows), max(most_attention, attention)
-        if (most_rows > self.row_capacity or most_attention > self.attention_capacity
-                or batch_size > self.document_capacity):
-            self.lay_out(max(most_rows, self.row_capacity), max(batch_size, self.document_capacity),
-                         max(most_attention, self.attention_capacity))
-        return 0
+            most_rows, most_keys = max(most_rows, rows), max(most_keys, keys)
+        cdef int64_t attention = self.workspace.n_head * self.line * (most_keys + most_rows + 2 * self.panels(most_rows))
+        if most_rows > self.row_capacity or attention > self.attention_capacity:
+            self.lay_out(max(most_rows, self.row_capacity), max(attention, self.attention_capacity))
+        return most_rows
+
+    cdef void begin(self, int64_t rows) noexcept nogil:
+        """Say how the rows, whose documents are known, lie in panels, and let those that do not exist be harmless."""
+        cdef Workspace *w = &self.workspace
+        cdef int64_t panel, panels = self.panels(rows), attention = 0, r
+        w.rows, w.groups = rows, 0
+        for r in range(rows, panels * self.line):
+            w.tokens[r] = w.targets[r] = w.positions[r] = 0
+            w.first_rows[r] = w.first_rows[rows - 1]
+            w.loss_gradient[r] = 0.0
+        for panel in range(panels):
+            w.attention_start[panel] = attention
+            attention += self.kernels.attention_size(w, panel)
+            if w.first_rows[panel * self.line] == panel * self.line:
+                w.group_start[w.groups] = panel
+                w.groups += 1
+        w.group_start[w.groups] = panels
+        self.heavy = rows * self.num_params > HEAVY_STEP
 
     cdef double batch(self, const int32_t *tokens, const int64_t *starts, const int64_t *lengths,
                       int64_t documents) except? -1 nogil:
         """Pack these documents end to end, run forward, and return the loss."""
         cdef Workspace *w = &self.workspace
-        cdef int64_t d, n, p, r = 0, attention = 0
+        cdef int64_t d, n, p, r = 0
         cdef double total = 0.0, document_total, share = 1.0 / <double>documents
         for d in range(documents):
             n = self.positions_of(lengths[d])
-            (<int64_t *>w.document_start)[d] = r
-            (<int64_t *>w.attention_start)[d] = attention
-            attention += self.attention_elements(n)
             for p in range(n):
-                (<int32_t *>w.tokens)[r] = tokens[starts[d] + p]
-                (<int32_t *>w.targets)[r] = tokens[starts[d] + p + 1]
-                (<int32_t *>w.positions)[r] = <int32_t>p
-                (<double *>w.loss_gradient)[r] = (1.0 / <double>n) * share
-                r += 1
-        (<int64_t *>w.document_start)[documents] = r
-        w.rows, w.documents = r, documents
-        self.heavy = r * self.num_params > HEAVY_STEP
-        self.pack()
+                w.tokens[r + p] = tokens[starts[d] + p]
+                w.targets[r + p] = tokens[starts[d] + p + 1]
+                w.positions[r + p] = <int32_t>p
+                w.first_rows[r + p] = <int32_t>r
+                w.loss_gradient[r + p] = (1.0 / <double>n) * share
+            r += n
+        self.begin(r)
         self.forward(CROSS_ENTROPY)
+        r = 0
         for d in range(documents):
+            n = self.positions_of(lengths[d])
             document_total = 0.0
-            for r in range(w.document_start[d], w.document_start[d + 1]):
-                document_total += w.losses[r]
-            total += document_total * (1.0 / <double>(w.document_start[d + 1] - w.document_start[d]))
+            for p in range(r, r + n):
+                document_total += w.losses[p]
+            total += document_total * (1.0 / <double>n)
+            r += n
         return total * share
 
-    def loss(self, packed):
-        """Mean over the documents of `packed` of the mean over their positions, in nats."""
+    def loss(self, packed, bint gradients=False):
+        """Mean over the documents of `packed` of the mean over their positions, in nats.
+
+        With `gradients`, the array of that name then holds its derivatives.
+        """
         cdef const int32_t[::1] tokens = packed.tokens
         cdef const int64_t[::1] starts = packed.starts, lengths = packed.lengths
         cdef double loss
-        self.reserve(lengths, lengths.shape[0])
-        with nogil:
-            loss = self.batch(&tokens[0], &starts[0], &lengths[0], lengths.shape[0])
-        return loss
-
-    def loss_and_gradients(self, packed):
-        """The loss, as `loss` gives it; `gradients` then holds its derivatives."""
-        loss = self.loss(packed)
-        with nogil:
-            self.backward()
+        with self.assembled_team(self.reserve(lengths, lengths.shape[0])):
+            with nogil:
+                loss = self.batch(&tokens[0], &starts[0], &lengths[0], lengths.shape[0])
+                if gradients:
+                    self.backward()
         return loss
 
     def adam_step(self, adam, double learning_rate):
@@ -457,32 +569,27 @@ cdef class Engine:
         cdef const int32_t[::1] tokens = packed.tokens
         cdef const int64_t[::1] starts = packed.starts, lengths = packed.lengths
         cdef int64_t completed = 0, steps = learning_rates.shape[0], step_count = adam.step_count
-        cdef AdamStep step
-        cdef void *m = address(adam.m, self.dtype, self.num_params)
-        cdef void *v = address(adam.v, self.dtype, self.num_params)
+        cdef AdamJob update
+        prepare_adam(&update, self.kernels, self.parameters, self.gradients, adam)
         if starts.shape[0] != steps * batch_size or lengths.shape[0] != starts.shape[0] or losses.shape[0] != steps:
             raise ValueError(f"{starts.shape[0]} documents and {losses.shape[0]} losses for {steps} steps of {batch_size}")
         if steps == 0:
             return 0
-        step.beta1, step.beta2, step.eps = adam.beta1, adam.beta2, adam.eps
-        self.reserve(lengths, batch_size)
         self.progress = progress
         self.looked_up = now_ns()
         try:
-            with nogil:
-                while completed < steps:
-                    losses[completed] = self.batch(&tokens[0], &starts[completed * batch_size],
-                                                   &lengths[completed * batch_size], batch_size)
-                    if not isfinite(losses[completed]):
-                        break
-                    self.backward()
-                    step.learning_rate = learning_rates[completed]
-                    step_count += 1
-                    set_biases(&step, step_count)
-                    self.kernels.adam(self.num_params, <void *>self.workspace.parameters, self.workspace.gradients,
-                                      m, v, &step)
-                    completed += 1
-                    self.look_up(completed)
+            with self.assembled_team(self.reserve(lengths, batch_size)):
+                with nogil:
+                    while completed < steps:
+                        losses[completed] = self.batch(&tokens[0], &starts[completed * batch_size],
+                                                       &lengths[completed * batch_size], batch_size)
+                        if not isfinite(losses[completed]):
+                            break
+                        self.backward()
+                        step_count += 1
+                        step_with_adam(&update, &self.team, step_count, learning_rates[completed])
+                        completed += 1
+                        self.look_up(completed)
         finally:
             adam.step_count = step_count
             self.progress = None
@@ -492,62 +599,68 @@ cdef class Engine:
 
     def logits_of(self, const int32_t[::1] tokens):
         """Logits over what follows each of up to block_size tokens, shape (len(tokens), vocab_size)."""
-        cdef int64_t[::1] start = numpy.zeros(1, numpy.int64), length = numpy.array([tokens.shape[0] + 1], numpy.int64)
-        cdef Workspace *w = &self.workspace
-        cdef int64_t r
-        self.reserve(length, 1)
-        (<int64_t *>w.document_start)[0], (<int64_t *>w.document_start)[1] = 0, tokens.shape[0]
-        (<int64_t *>w.attention_start)[0] = 0
-        w.rows, w.documents = tokens.shape[0], 1
-        for r in range(w.rows):
-            (<int32_t *>w.tokens)[r] = tokens[r]
-            (<int32_t *>w.positions)[r] = <int32_t>r
+        cdef int64_t r, n = tokens.shape[0], vocab_size = self.workspace.vocab_size
+        self.reserve(numpy.array([n + 1]), 1)
+        for r in range(n):
+            self.workspace.tokens[r] = tokens[r]
+            self.workspace.positions[r] = <int32_t>r
+            self.workspace.first_rows[r] = 0
+        self.begin(n)
         with nogil:
-            self.pack()
             self.forward(UNEMBEDDING)
-        return self.rows_of_logits().copy()
-
-    cdef rows_of_logits(self):
-        cdef int64_t n = self.workspace.rows, width = self.stride(self.workspace.vocab_size)
-        cdef int64_t start = <int64_t>(<uintptr_t>self.workspace.arena - <uintptr_t>self.arena.ctypes.data)
-        elements = self.arena[start:][:self.arena.size - LINE_BYTES].view(self.dtype)
-        return elements[self.logits : self.logits + n * width].reshape(n, width)[:, : self.workspace.vocab_size]
+        start = <int64_t>(<uintptr_t>self.workspace.arena - <uintptr_t>self.arena.ctypes.data)
+        elements = self.arena[start:][: self.arena.size - LINE_BYTES].view(self.dtype)[self.logits :]
+        panels = elements[: self.panels(n) * vocab_size * self.line].reshape(-1, vocab_size, self.line)
+        return panels.transpose(0, 2, 1).reshape(-1, vocab_size)[:n]
 
     def new_cache(self, int64_t samples):
-        """Caches for `samples` new documents, to be continued with the parameters as they are now."""
-        self.pack()
-        elements = self.config.n_layer * self.cache_elements() + self.line  # kernels read the rest of a line past the end
-        return Cache(numpy.zeros((samples, elements), self.dtype))
+        """A cache for `samples` new documents, to be continued with the parameters as they are."""
+        size = self.config.n_layer * self.cache_elements()
+        return Cache(samples, numpy.zeros((self.panels(samples), size), self.dtype))
 
-    def next_probabilities(self, Cache cache, int64_t[::1] samples, const int32_t[::1] tokens, double temperature):
-        """Append one token to each of these samples of `cache`: probabilities of what follows, (samples, vocab_size)."""
-        cdef Workspace *w = &self.workspace
-        cdef int64_t n = samples.shape[0], r, width = self.stride(w.vocab_size)
-        cdef int32_t[::1] lengths = cache.lengths
-        cdef char[:, ::1] store = cache.store.view(numpy.int8)
-        cdef uintptr_t[::1] caches = numpy.empty(n, numpy.uintp)
-        probabilities = numpy.empty((n, w.vocab_size))
+    def next_probabilities(self, Cache cache, const int32_t[::1] tokens, double temperature):
+        """Append a token to each document of `cache`: probabilities of what follows, (documents, vocab_size)."""
+        probabilities = numpy.empty((tokens.shape[0], self.workspace.vocab_size))
         cdef double[:, ::1] out = probabilities
-        if n > self.row_capacity:
-            self.lay_out(n, self.document_capacity, self.attention_capacity)
-        for r in range(n):
-            if lengths[samples[r]] >= w.block_size:
-                raise ValueError(f"sample {samples[r]} already has block_size={w.block_size} tokens")
-            (<int32_t *>w.tokens)[r] = tokens[r]
-            (<int32_t *>w.positions)[r] = lengths[samples[r]]
-            lengths[samples[r]] += 1
-            caches[r] = <uintptr_t>&store[samples[r], 0]
-        w.rows, w.documents = n, n
-        w.caches = <void *const *>&caches[0]
+        self.workspace.probabilities = &out[0, 0]
+        self.append(cache, tokens, temperature)
+        return probabilities
+
+    def draw_tokens(self, Cache cache, const int32_t[::1] tokens, double temperature, const double[::1] uniforms):
+        """Append a token to each document of `cache`: int32, what follows, drawn as `random.choices` draws.
+
+        `uniforms` are what random() gave for each of them.
+        """
+        drawn = numpy.empty(tokens.shape[0], numpy.int32)
+        cdef int32_t[::1] out = drawn
+        self.workspace.uniforms, self.workspace.drawn = &uniforms[0], &out[0]
+        self.append(cache, tokens, temperature)
+        return drawn
+
+    cdef int append(self, Cache cache, const int32_t[::1] tokens, double temperature) except -1:
+        cdef Workspace *w = &self.workspace
+        cdef int64_t r, n = tokens.shape[0]
+        cdef int32_t[::1] lengths = cache.lengths
+        cdef uintptr_t[::1] addresses = cache.addresses
+        cdef const Operation *unembedding = &self.tape[self.tape_length - 2]
         try:
+            if n > self.row_capacity:
+                self.lay_out(n, self.attention_capacity)
+            for r in range(n):
+                if lengths[r] >= w.block_size:
+                    raise ValueError(f"document {r} already has block_size={w.block_size} tokens")
+                w.tokens[r], w.positions[r], w.first_rows[r] = tokens[r], lengths[r], <int32_t>r
+            self.begin(n)
+            w.caches, w.temperature = <void *const *>&addresses[0], temperature
             with nogil:
                 self.forward(UNEMBEDDING)
-                for r in range(n):
-                    self.kernels.softmax(w.vocab_size, <char *>w.arena + (self.logits + r * width) * <int64_t>self.kernels.itemsize,
-                                         temperature, &out[r, 0])
+                self.run(unembedding, self.kernels.draw)
+            for r in range(n):
+                lengths[r] += 1
         finally:
             w.caches = NULL
-        return probabilities
+            w.uniforms = w.probabilities = NULL
+        return 0
 
 
 def update_with_adam(parameters, gradients, adam, double learning_rate, str instruction_set=None):
@@ -555,17 +668,13 @@ def update_with_adam(parameters, gradients, adam, double learning_rate, str inst
 
     `adam` has m, v, beta1, beta2, eps and step_count, which it counts.
     """
-    cdef const Kernels *kernels = find_kernels(parameters.dtype.name, instruction_set or instruction_sets()[0])
-    cdef AdamStep step
-    cdef int64_t n = len(parameters)
-    cdef void *parameters_start = address(parameters, parameters.dtype, n)
-    cdef void *gradients_start = address(gradients, parameters.dtype, n)
-    cdef void *m = address(adam.m, parameters.dtype, n)
-    cdef void *v = address(adam.v, parameters.dtype, n)
-    step.learning_rate, step.beta1, step.beta2, step.eps = learning_rate, adam.beta1, adam.beta2, adam.eps
+    cdef AdamJob update
+    cdef Team alone
+    prepare_adam(&update, find_kernels(parameters.dtype.name, instruction_set or instruction_sets()[0]),
+                 parameters, gradients, adam)
+    team_start(&alone, 1)
     adam.step_count += 1
-    set_biases(&step, adam.step_count)
-    kernels.adam(n, parameters_start, gradients_start, m, v, &step)
+    step_with_adam(&update, &alone, adam.step_count, learning_rate)
 
 
 def multiply_adds(str dtype, str instruction_set, int64_t iterations):

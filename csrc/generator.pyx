@@ -134,19 +134,6 @@ cdef class Generator:
                 for i in range(floats.shape[0]):
                     floats[i] = <float>self.normal(0.0, sigma)
 
-    def draw(self, const double[::1] probabilities):
-        """An index drawn with these probabilities, as `random.choices` draws it."""
-        cdef Py_ssize_t i, last = probabilities.shape[0] - 1
-        cdef double total = 0.0, reached = 0.0, point
-        for i in range(last + 1):
-            total += probabilities[i]
-        point = self.uniform() * (total + 0.0)
-        for i in range(last):
-            reached += probabilities[i]
-            if point < reached:
-                return i
-        return last
-
 
 def _restore(state):
     generator = Generator(0)

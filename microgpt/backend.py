@@ -82,10 +82,10 @@ def instruction_set() -> str | None:
     return instruction_sets()[0] if _engine else None
 
 
-def new_engine(backend: str, config: Any, parameters: Any, gradients: Any) -> Any:
+def new_engine(backend: str, config: Any, parameters: Any, gradients: Any, threads: int) -> Any:
     """An engine over these flat arrays; the reference engine and the compiled one have the same methods."""
     if backend == "compiled":
-        return _engine.Engine(config, parameters, gradients, instruction_set())  # type: ignore[union-attr]
+        return _engine.Engine(config, parameters, gradients, instruction_set(), threads)  # type: ignore[union-attr]
     from microgpt.reference_engine import Engine  # only who uses it pays for its import
 
     return Engine(config, parameters, gradients)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from typing import Any
-
-from microgpt.reference import draw_token
 
 
 class Generator(random.Random):
-    """A `random.Random` that also fills arrays and draws tokens.
+    """A `random.Random` that also fills arrays.
 
     `seed` is anything `random.Random` takes, or another generator, whose state is then copied.
     """
@@ -29,7 +26,3 @@ class Generator(random.Random):
         """Fill a one-dimensional float array with `gauss(0, sigma)`, in order."""
         for i in range(len(array)):
             array[i] = self.gauss(0.0, sigma)
-
-    def draw(self, probabilities: Sequence[float]) -> int:
-        """An index drawn with these probabilities, as `random.choices` draws it."""
-        return draw_token(probabilities, self)

@@ -52,8 +52,7 @@ class GPT:
             raise ValueError(
                 f"vocab_size must be the tokenizer's {tokenizer.vocab_size}, got a config with {config.vocab_size}"
             )
-        if integer("threads", threads, 1) != 1:
-            raise ValueError(f"threads must be 1: this version runs on one thread, got {threads}")
+        threads = integer("threads", threads, 1)
         self.config = config
         self.dtype = choice("dtype", dtype, DTYPES)
         self.backend = backends.choose(backend)
@@ -63,7 +62,7 @@ class GPT:
         self.generator = backends.new_generator(self.backend, seed)
         self._parameters = aligned_zeros(config.num_params, self.dtype)
         self._gradients = aligned_zeros(config.num_params, self.dtype)
-        self.engine = backends.new_engine(self.backend, config, self._parameters, self._gradients)
+        self.engine = backends.new_engine(self.backend, config, self._parameters, self._gradients, threads)
         self.generator.fill_gauss(self._parameters, INITIAL_STD)
 
     @property
@@ -107,7 +106,7 @@ class GPT:
 
         The arrays are the caller's own. `Adam(model).step()` uses the model's copy of them.
         """
-        loss = self.engine.loss_and_gradients(pack(sequences, self.config.vocab_size))
+        loss = self.engine.loss(pack(sequences, self.config.vocab_size), gradients=True)
         return loss, self._by_name(self._gradients.copy())
 
     def logits(self, tokens: Sequence[int]) -> NDArray[Any]:

@@ -366,10 +366,10 @@ class Adam:
 # --- Sampling: the model babbles back -------------------------------------------------------------------------------------
 
 
-def draw_token(probabilities: Sequence[float], generator: random.Random) -> int:
-    """An index drawn with these probabilities: one `generator.random()`, spent as `random.choices` spends it."""
+def draw_token(probabilities: Sequence[float], uniform: float) -> int:
+    """An index drawn with these probabilities, as `random.choices` does it with what `random()` gave."""
     cumulative = list(accumulate(probabilities))
-    return bisect(cumulative, generator.random() * (cumulative[-1] + 0.0), 0, len(cumulative) - 1)
+    return bisect(cumulative, uniform * (cumulative[-1] + 0.0), 0, len(cumulative) - 1)
 
 
 def sample_document(
@@ -385,7 +385,7 @@ def sample_document(
     for pos_id in range(config.block_size):
         logits = gpt(token_id, pos_id, keys, values, state_dict, config.n_head)
         probs = softmax([logit / temperature for logit in logits])
-        token_id = draw_token([p.data for p in probs], generator)
+        token_id = draw_token([p.data for p in probs], generator.random())
         if token_id == bos:
             break
         sample.append(token_id)

@@ -20,12 +20,22 @@ if TYPE_CHECKING:
 
 
 class Cache:
-    """The keys and values of documents in progress."""
+    """The keys and values of documents in progress.
+
+    Attributes:
+        lengths: int32, how many tokens each document has; where one is set to 0, a new document begins.
+    """
 
     def __init__(self, samples: int, n_layer: int, state_dict: reference.StateDict) -> None:
+        self.lengths = np.zeros(samples, np.int32)
         self.keys: list[Any] = [[[] for _ in range(n_layer)] for _ in range(samples)]
         self.values: list[Any] = [[[] for _ in range(n_layer)] for _ in range(samples)]
         self.state_dict = state_dict
+
+    def clear(self, sample: int) -> None:
+        """Forget what a document had."""
+        for layer in (*self.keys[sample], *self.values[sample]):
+            layer.clear()
 
 
 class Parameters:
@@ -66,16 +76,16 @@ class Engine:
         except (ValueError, OverflowError):  # log(0), or a sum beyond the largest float
             return reference.Value(math.inf)
 
-    def loss(self, packed: PackedSequences) -> float:
-        """Mean over the documents of `packed` of the mean over their positions, in nats."""
-        return self._loss(packed, self._state_dict()).data
+    def loss(self, packed: PackedSequences, gradients: bool = False) -> float:
+        """Mean over the documents of `packed` of the mean over their positions, in nats.
 
-    def loss_and_gradients(self, packed: PackedSequences) -> float:
-        """The loss, as `loss` gives it; `gradients` then holds its derivatives."""
+        With `gradients`, the array of that name then holds its derivatives.
+        """
         state_dict = self._state_dict()
         loss = self._loss(packed, state_dict)
-        loss.backward()
-        self.gradients[:] = [p.grad for matrix in state_dict.values() for row in matrix for p in row]
+        if gradients:
+            loss.backward()
+            self.gradients[:] = [p.grad for matrix in state_dict.values() for row in matrix for p in row]
         return loss.data
 
     def adam_step(self, adam: Any, learning_rate: float) -> None:
@@ -102,7 +112,7 @@ class Engine:
         """
         for step, learning_rate in enumerate(learning_rates.tolist()):
             batch = np.arange(step * batch_size, (step + 1) * batch_size)
-            losses[step] = self.loss_and_gradients(packed.select(batch))
+            losses[step] = self.loss(packed.select(batch), gradients=True)
             if not math.isfinite(losses[step]):
                 return step
             self.adam_step(adam, learning_rate)
@@ -116,19 +126,33 @@ class Engine:
         return np.array([[logit.data for logit in self._next(cache, 0, token)] for token in tokens.tolist()])
 
     def new_cache(self, samples: int) -> Cache:
-        """Caches for `samples` new documents, to be continued with the parameters as they are now."""
+        """A cache for `samples` new documents, to be continued with the parameters as they are."""
         return Cache(samples, self.config.n_layer, self._state_dict())
 
-    def next_probabilities(
-        self, cache: Cache, samples: NDArray[np.int64], tokens: NDArray[np.int32], temperature: float
-    ) -> NDArray[np.float64]:
-        """Append one token to each of these samples: probabilities of what follows, (len(samples), vocab_size)."""
+    def next_probabilities(self, cache: Cache, tokens: NDArray[np.int32], temperature: float) -> NDArray[np.float64]:
+        """Append a token to each document of `cache`: probabilities of what follows, (documents, vocab_size)."""
         rows = []
-        for sample, token in zip(samples.tolist(), tokens.tolist()):
+        for sample, token in enumerate(tokens.tolist()):
             logits = self._next(cache, sample, token)
             rows.append([p.data for p in reference.softmax([logit / temperature for logit in logits])])
         return np.array(rows)
 
+    def draw_tokens(
+        self, cache: Cache, tokens: NDArray[np.int32], temperature: float, uniforms: NDArray[np.float64]
+    ) -> NDArray[np.int32]:
+        """Append a token to each document of `cache`: int32, what follows, drawn as `random.choices` draws.
+
+        `uniforms` are what random() gave for each of them.
+        """
+        rows = self.next_probabilities(cache, tokens, temperature).tolist()
+        return np.array([reference.draw_token(row, uniform) for row, uniform in zip(rows, uniforms.tolist())], np.int32)
+
     def _next(self, cache: Cache, sample: int, token: int) -> list[reference.Value]:
+        if cache.lengths[sample] == 0:
+            cache.clear(sample)
+        position = int(cache.lengths[sample])
+        if position >= self.config.block_size:
+            raise ValueError(f"document {sample} already has block_size={self.config.block_size} tokens")
+        cache.lengths[sample] += 1
         keys, values = cache.keys[sample], cache.values[sample]
-        return reference.gpt(token, len(keys[0]), keys, values, cache.state_dict, self.config.n_head)
+        return reference.gpt(token, position, keys, values, cache.state_dict, self.config.n_head)

@@ -15,13 +15,12 @@ def sample_documents(
 
     Source: the inference loop of microgpt; the generator is spent in its order, once for each token drawn.
     """
-    sample = np.zeros(1, np.int64)
     for _ in range(n):
         cache = engine.new_cache(1)
         tokens = [bos]
         while len(tokens) <= engine.config.block_size:
-            probabilities = engine.next_probabilities(cache, sample, np.array(tokens[-1:], np.int32), temperature)
-            tokens.append(generator.draw(probabilities[0]))
+            last, uniforms = np.array(tokens[-1:], np.int32), np.array([generator.random()])
+            tokens.append(int(engine.draw_tokens(cache, last, temperature, uniforms)[0]))
             if tokens[-1] == bos:
                 tokens.pop()
                 break

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import pickle
 import random
-from itertools import accumulate
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from microgpt.backend import new_generator
 
@@ -37,19 +34,6 @@ def test_filling_an_array_draws_gauss_in_order(backend) -> None:
     generator.fill_gauss(array, 0.08)
     assert array.tolist() == [original.gauss(0, 0.08) for _ in range(1001)]
     assert generator.gauss(0, 1) == original.gauss(0, 1)  # the second of a pair is kept
-
-
-@given(weights=st.lists(st.floats(1e-9, 1), min_size=1, max_size=9), seed=st.integers(0, 2**32))
-def test_draws_are_those_of_choices(weights, seed) -> None:
-    total = sum(weights)
-    probabilities = [weight / total for weight in weights]
-    expected = random.Random(seed).choices(range(len(weights)), cum_weights=list(accumulate(probabilities)))[0]
-    assert new_generator("reference", seed).draw(probabilities) == expected
-    try:
-        compiled = new_generator("compiled", seed)
-    except AttributeError:
-        return  # this installation has no compiled engine
-    assert compiled.draw(np.array(probabilities)) == expected
 
 
 def test_states_travel_to_random_and_back(backend) -> None:

@@ -3,25 +3,54 @@
 
 #include "vector.h"
 
-/* output[r] = wte[tokens[r]] + wpe[positions[r]] */
-static void embedding_forward(const Operation *op, const Workspace *w) {
-    const real *wte = w->parameters, *wpe = wte + w->num_wte;
-    const int64_t n = op->n_out;
-    for (int64_t r = 0; r < w->rows; r++) {
-        const real *token = wte + w->tokens[r] * n, *position = wpe + w->positions[r] * n;
-        real *output = (real *)w->arena + op->output + r * stride(n);
-        for (int64_t i = 0; i < n; i++) output[i] = token[i] + position[i];
-    }
+/* panel[i][r] = table[indices[r]][i] + other[other_indices[r]][i], i < n, for the LINE rows of a panel; `other` may be
+ * NULL. It reads up to a line beyond a row of a table: there is always a next matrix. */
+INLINE void gather_rows(const real *table, const int32_t *indices, const real *other, const int32_t *other_indices,
+                        int64_t n, real *panel) {
+    for (int64_t r = 0; r < LINE; r += LANES)
+        for (int64_t i = 0; i < n; i += LANES) {
+            vec square[LANES];
+#pragma GCC unroll 16
+            for (int lane = 0; lane < LANES; lane++) {
+                square[lane] = load(table + indices[r + lane] * n + i);
+                if (other) square[lane] += load(other + other_indices[r + lane] * n + i);
+            }
+            transpose_square(square);
+#pragma GCC unroll 16
+            for (int lane = 0; lane < LANES; lane++)
+                if (i + lane < n) store(panel + (i + lane) * LINE + r, square[lane]);
+        }
 }
 
-/* Each row's gradient goes to its token and to its position, rows last to first. */
-static void embedding_backward(const Operation *op, const Workspace *w) {
-    real *wte = w->gradients, *wpe = wte + w->num_wte;
-    const int64_t n = op->n_out;
-    memset(wte, 0, (w->num_wte + w->num_wpe) * sizeof(real));
-    for (int64_t r = w->rows - 1; r >= 0; r--) {
-        const real *gradient = (real *)w->arena + op->output_gradient + r * stride(n);
-        real *token = wte + w->tokens[r] * n, *position = wpe + w->positions[r] * n;
-        for (int64_t i = 0; i < n; i++) token[i] += gradient[i], position[i] += gradient[i];
+/* output[r] = wte[tokens[r]] + wpe[positions[r]] */
+static void embedding_forward(const Operation *op, const Workspace *w, Share share) {
+    const real *wte = w->parameters, *wpe = wte + w->num_wte;
+    for (int64_t panel = share.first; panel < share.past; panel++)
+        gather_rows(wte, w->tokens + panel * LINE, wpe, w->positions + panel * LINE, op->n_out,
+                    (real *)w->arena + op->output + panel * op->n_out * LINE);
+}
+
+INLINE void add_to(real *sums, const real *terms, int64_t n) {
+    if (n == LINE)
+        for (int i = 0; i < LINE; i += LANES) store(sums + i, load(sums + i) + load(terms + i));
+    else
+        for (int64_t i = 0; i < n; i++) sums[i] += terms[i];
+}
+
+/* Each row's gradient goes to its token and to its position, rows last to first. A unit is a line of features. */
+static void embedding_backward(const Operation *op, const Workspace *w, Share share) {
+    const int64_t n = op->n_out, panels = lines(w->rows);
+    for (int64_t feature = share.first * LINE; feature < minimum(share.past * LINE, n); feature += LINE) {
+        const int64_t width = minimum(LINE, n - feature);
+        real *wte = (real *)w->gradients + feature, *wpe = wte + w->num_wte, rows[LINE * LINE];
+        for (int64_t i = 0; i < w->num_wte + w->num_wpe; i += n) memset(wte + i, 0, width * sizeof(real));
+        for (int64_t panel = panels - 1; panel >= 0; panel--) {
+            const real *gradient = (real *)w->arena + op->output_gradient + (panel * n + feature) * LINE;
+            transpose_lines(gradient, LINE, rows, LINE);
+            for (int64_t r = minimum(LINE, w->rows - panel * LINE) - 1; r >= 0; r--) {
+                add_to(wte + w->tokens[panel * LINE + r] * n, rows + r * LINE, width);
+                add_to(wpe + w->positions[panel * LINE + r] * n, rows + r * LINE, width);
+            }
+        }
     }
 }

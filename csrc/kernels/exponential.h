@@ -1,4 +1,5 @@
-/* The exponential function, for arguments up to 0: what softmax needs after it has subtracted the maximum. */
+/* The exponential function, for arguments up to 0: what softmax needs after it has subtracted the maximum. And, where
+ * any rounding will do, the logarithm. */
 #pragma once
 
 #include "numerics.h"
@@ -75,5 +76,16 @@ INLINE vec exponential(vec x) {
     const vec power = fused_multiply_add(series, r, broadcast(1));
     const vec scale = (vec)(((bits)shifted << 23) + 0x3f800000);
     return (vec)((bits)(power * scale) & ~too_small);
+}
+
+/* log(x) for x >= 1, to 1e-7: x = 2 ** k * m with m around 1, and log(m) = 2 artanh((m - 1) / (m + 1)) by its series. */
+INLINE vec logarithm(vec x) {
+    const bits exponent = ((bits)x - 0x3f3504f3) >> 23; /* m from sqrt(0.5) */
+    const vec m = (vec)((bits)x - (exponent << 23)), z = (m - 1) / (m + 1), square = z * z;
+    vec series = fused_multiply_add(square, broadcast(2.f / 9), broadcast(2.f / 7));
+    series = fused_multiply_add(series, square, broadcast(2.f / 5));
+    series = fused_multiply_add(series, square, broadcast(2.f / 3));
+    series = fused_multiply_add(series, square, broadcast(2));
+    return fused_multiply_add(__builtin_convertvector(exponent, vec), broadcast(0x1.62e43p-1f), series * z);
 }
 #endif

@@ -2,8 +2,14 @@
  * and one instruction set. Everything here is independent of both.
  *
  * Shapes. A step works on `rows` token positions: the documents of the batch packed end to end, no padding between
- * them. An activation of width n is a matrix [rows][stride(n)], row-major, where stride(n) rounds n up to whole lines
- * of 64 bytes; the columns beyond n hold numbers nobody reads. Parameters and their gradients have no such padding.
+ * them. LINE elements fill a cache line, and LINE rows are a panel. An activation of width n is stored panel by panel,
+ * feature by feature:
+ *
+ *     [panels][n][LINE]        row r, feature i at ((r / LINE) * n + i) * LINE + r % LINE
+ *
+ * So the lanes of a vector are different positions, and every sum over features, over the vocabulary or over earlier
+ * positions is a sum of vectors, in the order of the reference: exact whatever the width of a vector. The lanes beyond
+ * the last row hold finite numbers nobody reads, and their gradients are 0.
  */
 #pragma once
 
@@ -15,9 +21,9 @@ enum { LINE_BYTES = 64 };
 typedef enum {
     EMBEDDING,      /* output = wte[token] + wpe[position] */
     RMSNORM,        /* output = input / root mean square of input */
-    LINEAR,         /* output = input x weight, then the epilogue */
+    LINEAR,         /* output = weight x input, then the epilogue */
     ATTENTION,      /* output = causal multi-head attention of the packed queries, keys and values in input */
-    UNEMBEDDING,    /* output = input x weight, the logits */
+    UNEMBEDDING,    /* output = weight x input, the logits */
     CROSS_ENTROPY,  /* losses = -log softmax(input)[target] */
     OPERATION_KINDS
 } OperationKind;
@@ -41,12 +47,14 @@ typedef struct {
     int64_t residual;               /* activation that the epilogue ADD adds */
     int64_t saved;                  /* what forward leaves for backward, beside input and output */
     double scale;                   /* of RMSNORM: 1 / n_in, of ATTENTION: 1 / sqrt(head_dim) */
-    const int64_t *weight_rows;     /* of a matrix product: where in the parameters each output's weights start */
-    int64_t packed, packed_transposed; /* of a matrix product: the same weights in lines, see `pack` */
-    int64_t cache;                  /* of ATTENTION: where in a key/value cache this layer starts */
+    int64_t weight;                 /* of a matrix product: where in the parameters its weights [n_out][n_in] start */
+    const int64_t *weight_rows;     /* ... or, where they are not in one piece, each output's; and ... */
+    int64_t gathered;               /* ... where in the arena they are brought together, */
+    int64_t gathered_gradient;      /* ... and their gradients */
+    int64_t cache;                  /* of ATTENTION: where in a panel's key/value cache this layer starts */
 } Operation;
 
-/* What an operation works on. */
+/* What an operation works on. The arrays over rows have room for whole panels. */
 typedef struct {
     void *arena;
     const void *parameters;         /* [num_params] */
@@ -54,36 +62,57 @@ typedef struct {
     int64_t num_wte, num_wpe;       /* elements of the first two parameter matrices */
     int64_t vocab_size, n_embd, n_head, block_size;
 
-    int64_t rows, documents;
-    const int32_t *tokens;          /* [rows] */
-    const int32_t *targets;         /* [rows] */
-    const int32_t *positions;       /* [rows] */
-    const int64_t *document_start;  /* [documents + 1], the row where each document starts */
-    const int64_t *attention_start; /* [documents], where in an ATTENTION's `saved` each document starts */
-    const double *loss_gradient;    /* [rows], d loss / d (loss of the row) */
+    int64_t rows;
+    int32_t *tokens;                /* [rows] */
+    int32_t *targets;               /* [rows] */
+    int32_t *positions;             /* [rows] */
+    int32_t *first_rows;            /* [rows], where the document of the row starts */
+    double *loss_gradient;          /* [rows], d loss / d (loss of the row) */
     double *losses;                 /* [rows] */
+    int64_t *attention_start;       /* [panels], where in an ATTENTION's `saved` each panel starts */
+    int64_t *group_start;           /* [groups + 1], panels; no document reaches from one group into another */
+    int64_t groups;
 
-    void *scratch;                  /* `scratch_size` elements for the length of one kernel */
-    void *const *caches;            /* [rows] key/value caches: each row then continues a document of its own */
+    void *const *caches;            /* [panels] key/value caches: each row then continues a document of its own */
+    double temperature;             /* with caches: what divides the logits, */
+    const double *uniforms;         /* [rows], numbers in [0, 1) to draw tokens with, or NULL, */
+    double *probabilities;          /* [rows][vocab_size], or NULL, */
+    int32_t *drawn;                 /* [rows] and the tokens drawn */
 } Workspace;
+
+/* A part of an operation's work, for one thread: the units from `first` up to `past`, whatever a unit is. */
+typedef struct {
+    int64_t first, past;
+    void *scratch;                  /* the thread's own memory, `scratch_size` elements */
+} Share;
+
+/* Work that can be shared: no unit waits for another, and none adds to what another writes. */
+typedef struct {
+    void (*run)(const Operation *, const Workspace *, Share);
+    int64_t (*units)(const Operation *, const Workspace *);
+    int64_t grain;                  /* units that are better done together */
+} Stage;
+
+enum { STAGES = 3 };
+typedef Stage Stages[STAGES];       /* one after the other; where there are fewer, the rest have no `run` */
 
 typedef struct {
     double learning_rate, beta1, beta2, eps;
     double bias1, bias2;            /* 1 - beta1**step and 1 - beta2**step */
 } AdamStep;
 
-typedef void (*Kernel)(const Operation *, const Workspace *);
-
 /* The kernels for one element type and one instruction set. */
 typedef struct {
     const char *instruction_set;
     size_t itemsize;
-    Kernel pack, forward[OPERATION_KINDS], backward[OPERATION_KINDS];
+    Stages forward[OPERATION_KINDS], backward[OPERATION_KINDS];
+    Stages draw;                    /* of the logits of UNEMBEDDING: probabilities and tokens */
+    int64_t (*scratch_size)(const Workspace *, int64_t rows);
+    /* Where in `saved` an ATTENTION's panel ends, if it starts at 0: elements */
+    int64_t (*attention_size)(const Workspace *, int64_t panel);
     void (*adam)(int64_t n, void *parameters, const void *gradients, void *m, void *v, const AdamStep *);
-    void (*softmax)(int64_t n, void *logits, double temperature, double *probabilities);
     /* The machine's ceiling, see ceiling.h. */
     double (*multiply_add_loop)(int64_t iterations);
     double (*divide_root_loop)(int64_t iterations);
     int64_t multiply_adds_per_iteration, divide_roots_per_iteration;
 } Kernels;
-

@@ -17,16 +17,47 @@
 #define MICROGPT_SYMBOL microgpt_kernels_float32_
 #endif
 
+/* The units that work is shared by. */
+static int64_t each_panel(const Operation *op, const Workspace *w) { return (void)op, lines(w->rows); }
+static int64_t each_line_of_inputs(const Operation *op, const Workspace *w) { return (void)w, lines(op->n_in); }
+static int64_t each_line_of_outputs(const Operation *op, const Workspace *w) { return (void)w, lines(op->n_out); }
+static int64_t each_gathered_row(const Operation *op, const Workspace *w) { return (void)w, op->weight_rows ? op->n_out : 0; }
+static int64_t each_group_and_head(const Operation *op, const Workspace *w) { return (void)op, w->groups * w->n_head; }
+
+static int64_t scratch_size(const Workspace *w, int64_t rows) {
+    const int64_t sizes[] = {linear_scratch_size(w, rows), attention_scratch_size(w, rows), lines(w->block_size) * LINE * LINE,
+                             w->n_embd * LINE};
+    int64_t largest = 0;
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) largest = sizes[i] > largest ? sizes[i] : largest;
+    return largest;
+}
+
 const Kernels JOIN(MICROGPT_SYMBOL, MICROGPT_INSTRUCTION_SET) = {
     .instruction_set = STRINGIFY(MICROGPT_INSTRUCTION_SET),
     .itemsize = sizeof(real),
-    .pack = linear_pack,
-    .forward = {embedding_forward, rmsnorm_forward, linear_forward, attention_forward, unembedding_forward,
-                cross_entropy_forward},
-    .backward = {embedding_backward, rmsnorm_backward, linear_backward, attention_backward, unembedding_backward,
-                 cross_entropy_backward},
+    .forward = {
+        [EMBEDDING] = {{embedding_forward, each_panel, 1}},
+        [RMSNORM] = {{rmsnorm_forward, each_panel, 1}},
+        [LINEAR] = {{linear_gather, each_gathered_row, 64}, {linear_forward, each_panel, TILE_LINES}},
+        [ATTENTION] = {{attention_forward, each_panel, 1}},
+        [UNEMBEDDING] = {{linear_forward, each_panel, TILE_LINES}},
+        [CROSS_ENTROPY] = {{cross_entropy_forward, each_panel, 1}},
+    },
+    .backward = {
+        [EMBEDDING] = {{embedding_backward, each_line_of_outputs, 1}},
+        [RMSNORM] = {{rmsnorm_backward, each_panel, 1}},
+        [LINEAR] = {{linear_backward_weight, each_line_of_inputs, TILE_LINES},
+                    {linear_backward_input, each_panel, TILE_LINES},
+                    {linear_scatter, each_gathered_row, 64}},
+        [ATTENTION] = {{attention_backward, each_group_and_head, 1}},
+        [UNEMBEDDING] = {{linear_backward_weight, each_line_of_inputs, TILE_LINES},
+                         {unembedding_backward_input, each_panel, TILE_LINES}},
+        [CROSS_ENTROPY] = {{cross_entropy_backward, each_panel, 1}},
+    },
+    .draw = {{draw, each_panel, 1}},
+    .scratch_size = scratch_size,
+    .attention_size = attention_size,
     .adam = adam,
-    .softmax = softmax_forward,
     .multiply_add_loop = multiply_add_loop,
     .divide_root_loop = divide_root_loop,
     .multiply_adds_per_iteration = CEILING_SUMS * LANES,

@@ -1,88 +1,115 @@
 /* Linear layers without bias, and the last of them, which gives the logits. */
 #pragma once
 
+#include "embedding.h"
 #include "product.h"
 
-/* Weights in lines: what each product reads is contiguous, and rows appear in the order in which they are summed.
- *
- *     packed_transposed  [lines(n_out)][n_in][LINE]    read by forward:  output[r][o] sums over i
- *     packed             [lines(n_in)][n_out][LINE]    read by backward: input_gradient[r][i] sums over o
- *
- * Where the parameters have whole lines in the order of the sums already, `packed` is -1 and backward reads them.
- */
-static void linear_pack(const Operation *op, const Workspace *w) {
-    const real *parameters = w->parameters;
-    transpose_to_lines(parameters, op->weight_rows, 0, op->n_out, op->n_in, (real *)w->arena + op->packed_transposed);
-    if (op->packed < 0) return;
-    for (int64_t o = 0; o < op->n_out; o++) {
-        const real *row = parameters + op->weight_rows[o];
-        real *line = (real *)w->arena + op->packed + o * LINE;
-        int64_t i = 0;
-        for (; i + LINE <= op->n_in; i += LINE, line += op->n_out * LINE)
-            for (int v = 0; v < LINE; v += LANES) store(line + v, load(row + i + v));
-        for (int64_t l = 0; i + l < op->n_in; l++) line[l] = row[i + l];
+
+/* The weights [n_out][n_in], outputs in the order in which backward sums over them. */
+INLINE const real *weights_of(const Operation *op, const Workspace *w) {
+    return op->weight_rows ? (real *)w->arena + op->gathered : (const real *)w->parameters + op->weight;
+}
+
+static void linear_gather(const Operation *op, const Workspace *w, Share share) {
+    for (int64_t o = share.first; o < share.past; o++)
+        memcpy((real *)w->arena + op->gathered + o * op->n_in, (const real *)w->parameters + op->weight_rows[o],
+               op->n_in * sizeof(real));
+}
+
+/* output[r][o] = sum over i of weight[o][i] * input[r][i] */
+static void linear_forward(const Operation *op, const Workspace *w, Share share) {
+    real *arena = w->arena;
+    multiply(&(Product){.a = weights_of(op, w), .a_row = op->n_in, .a_step = 1, .first_run = op->n_in,
+                        .b = arena + op->input, .b_step = LINE, .b_line = op->n_in * LINE,
+                        .depth = op->n_in,
+                        .c = arena + op->output, .c_row = LINE, .c_line = op->n_out * LINE,
+                        .epilogue = op->epilogue, .extra = arena + op->residual},
+             op->n_out, share.first, share.past);
+}
+
+/* input_gradient[r][i] = sum over o, last to first, of weight[o][i] * output_gradient[r][o] */
+static void linear_backward_input(const Operation *op, const Workspace *w, Share share) {
+    real *arena = w->arena;
+    const int64_t last = op->n_out - 1;
+    multiply(&(Product){.a = weights_of(op, w) + last * op->n_in, .a_row = 1, .a_step = -op->n_in,
+                        .first_run = op->n_out,
+                        .b = arena + op->output_gradient + last * LINE, .b_step = -LINE, .b_line = op->n_out * LINE,
+                        .depth = op->n_out,
+                        .c = arena + op->input_gradient, .c_row = LINE, .c_line = op->n_in * LINE,
+                        .epilogue = op->backward_epilogue, .extra = arena + op->input},
+             op->n_in, share.first, share.past);
+}
+
+/* weight_gradient[o][i] = sum over rows, last to first, of output_gradient[r][o] * input[r][i]
+ * Here lanes are inputs i, so that input is transposed, a block at a time: [lines of inputs][rows][LINE]. */
+enum { GRADIENT_LINES = 8 };
+
+INLINE int64_t gradient_block_rows(int64_t rows) { return minimum(lines(rows) * LINE, DEPTH_BLOCK); }
+
+static void linear_backward_weight(const Operation *op, const Workspace *w, Share share) {
+    const int64_t n_in = op->n_in, n_out = op->n_out, panels = lines(w->rows);
+    const real *input = (real *)w->arena + op->input, *output_gradient = (real *)w->arena + op->output_gradient;
+    real *gradient = op->weight_rows ? (real *)w->arena + op->gathered_gradient : (real *)w->gradients + op->weight;
+    const int is_padded = n_in % LINE > 0;
+    real *transposed = share.scratch, *padded = transposed + GRADIENT_LINES * LINE * gradient_block_rows(w->rows);
+    for (int64_t line = share.first; line < share.past; line += GRADIENT_LINES) {
+        const int64_t block_lines = minimum(GRADIENT_LINES, share.past - line);
+        real *c = is_padded ? padded : gradient + line * LINE;
+        const int64_t c_row = is_padded ? block_lines * LINE : n_in;
+        for (int64_t past = panels; past > 0; past -= minimum(past, DEPTH_BLOCK / LINE)) {
+            const int64_t first = past - minimum(past, DEPTH_BLOCK / LINE);
+            const int64_t depth = minimum(past * LINE, w->rows) - first * LINE, last = (depth - 1) % LINE;
+            for (int64_t l = 0; l < block_lines; l++)
+                for (int64_t panel = first; panel < past; panel++)
+                    transpose_lines(input + (panel * n_in + (line + l) * LINE) * LINE, LINE,
+                                    transposed + (l * (past - first) + panel - first) * LINE * LINE, LINE);
+            multiply_block(&(Product){.a = output_gradient + (past - 1) * n_out * LINE + last, .a_row = LINE, .a_step = -1,
+                                .a_jump = LINE - n_out * LINE, .first_run = last + 1,
+                                .b = transposed + (depth - 1) * LINE, .b_step = -LINE,
+                                .b_line = (past - first) * LINE * LINE,
+                                .depth = depth,
+                                .c = c, .c_row = c_row, .c_line = LINE,
+                                .accumulate = past < panels},
+                     n_out, 0, block_lines);
+        }
+        if (is_padded)
+            for (int64_t o = 0; o < n_out; o++)
+                memcpy(gradient + o * n_in + line * LINE, c + o * c_row,
+                       minimum(c_row, n_in - line * LINE) * sizeof(real));
     }
 }
 
-static void linear_forward(const Operation *op, const Workspace *w) {
-    real *arena = w->arena;
-    multiply(&(Product){.a = arena + op->input, .a_row = stride(op->n_in), .a_step = 1,
-                        .b = arena + op->packed_transposed, .b_step = LINE, .b_line = op->n_in * LINE,
-                        .depth = op->n_in,
-                        .c = arena + op->output, .c_row = stride(op->n_out),
-                        .epilogue = op->epilogue, .extra = arena + op->residual},
-             w->rows, op->n_out, 1);
+static void linear_scatter(const Operation *op, const Workspace *w, Share share) {
+    for (int64_t o = share.first; o < share.past; o++)
+        memcpy((real *)w->gradients + op->weight_rows[o], (const real *)w->arena + op->gathered_gradient + o * op->n_in,
+               op->n_in * sizeof(real));
 }
 
-/* input_gradient[r][i] = sum over o, last to first, of output_gradient[r][o] * weight[o][i] */
-static void linear_backward_input(const Operation *op, const Workspace *w) {
-    real *arena = w->arena;
-    const int64_t last = op->n_out - 1;
-    const int is_packed = op->packed >= 0;
-    const real *weights = is_packed ? arena + op->packed : (const real *)w->parameters + op->weight_rows[0];
-    const int64_t step = is_packed ? LINE : op->n_in;
-    multiply(&(Product){.a = arena + op->output_gradient + last, .a_row = stride(op->n_out), .a_step = -1,
-                        .b = weights + last * step, .b_step = -step, .b_line = is_packed ? op->n_out * LINE : LINE,
-                        .depth = op->n_out,
-                        .c = arena + op->input_gradient, .c_row = stride(op->n_in),
-                        .epilogue = op->backward_epilogue, .extra = arena + op->input},
-             w->rows, op->n_in, 1);
+INLINE int64_t linear_scratch_size(const Workspace *w, int64_t rows) {
+    const int64_t widest = w->vocab_size > 4 * w->n_embd ? w->vocab_size : 4 * w->n_embd;
+    return GRADIENT_LINES * LINE * (gradient_block_rows(rows) + (w->n_embd % LINE > 0 ? widest : 0));
 }
-
-/* weight_gradient[o][i] = sum over rows, last to first, of output_gradient[r][o] * input[r][i] */
-static void linear_backward_weight(const Operation *op, const Workspace *w) {
-    real *arena = w->arena;
-    const int64_t last = w->rows - 1;
-    multiply(&(Product){.a = arena + op->output_gradient + last * stride(op->n_out),
-                        .a_row = 1, .a_step = -stride(op->n_out),
-                        .b = arena + op->input + last * stride(op->n_in), .b_step = -stride(op->n_in), .b_line = LINE,
-                        .depth = w->rows,
-                        .c = w->gradients, .c_rows = op->weight_rows},
-             op->n_out, op->n_in, 0);
-}
-
-static void linear_backward(const Operation *op, const Workspace *w) {
-    linear_backward_weight(op, w);
-    linear_backward_input(op, w);
-}
-
-static void unembedding_forward(const Operation *op, const Workspace *w) { linear_forward(op, w); }
 
 /* In the reference's graph the target's logit is reached first through the loss's numerator, so that its row is the
  * last to be added to the input's gradient. Leaving it out first is adding 0 times it, which changes no bit. */
-static void unembedding_backward(const Operation *op, const Workspace *w) {
-    real *arena = w->arena, *output_gradient = arena + op->output_gradient;
-    real *target_gradient = w->scratch;
-    linear_backward_weight(op, w);
-    for (int64_t r = 0; r < w->rows; r++) {
-        real *logit = output_gradient + r * stride(op->n_out) + w->targets[r];
-        target_gradient[r] = *logit;
-        *logit = 0;
+static void unembedding_backward_input(const Operation *op, const Workspace *w, Share share) {
+#if MICROGPT_EXACT
+    real *arena = w->arena, *rows = share.scratch;
+    const int64_t n_in = op->n_in;
+    for (int64_t panel = share.first; panel < share.past; panel++) {
+        const int32_t *targets = w->targets + panel * LINE;
+        real *gradient = arena + op->output_gradient + panel * op->n_out * LINE, target_gradient[LINE];
+        for (int r = 0; r < LINE; r++) {
+            target_gradient[r] = gradient[targets[r] * LINE + r];
+            gradient[targets[r] * LINE + r] = 0;
+        }
+        linear_backward_input(op, w, (Share){panel, panel + 1, share.scratch});
+        gather_rows(weights_of(op, w), targets, NULL, NULL, n_in, rows);
+        real *input_gradient = arena + op->input_gradient + panel * n_in * LINE;
+        for (int64_t i = 0; i < n_in * LINE; i += LANES)
+            store(input_gradient + i, load(input_gradient + i) + load(rows + i) * load(target_gradient + i % LINE));
     }
-    linear_backward_input(op, w);
-    for (int64_t r = 0; r < w->rows; r++) {
-        const real *row = (const real *)w->parameters + op->weight_rows[w->targets[r]];
-        real *input_gradient = arena + op->input_gradient + r * stride(op->n_in);
-        for (int64_t i = 0; i < op->n_in; i++) input_gradient[i] += row[i] * target_gradient[r];
-    }
+#else
+    linear_backward_input(op, w, share);
+#endif
 }

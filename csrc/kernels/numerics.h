@@ -10,10 +10,8 @@
 
 #if MICROGPT_EXACT
 INLINE real power(real x, real exponent) { return pow(x, exponent); }
-INLINE real logarithm(real x) { return log(x); }
 #else
 INLINE real power(real x, real exponent) { return powf(x, exponent); }
-INLINE real logarithm(real x) { return logf(x); }
 #endif
 
 /* --- pow in vectors -------------------------------------------------------------------------------------------------
@@ -142,14 +140,8 @@ INLINE vec fast_reciprocal_cubed_root(vec x) { return 1 / (x * square_root(x)); 
     INLINE vec name(vec x) { return fast_##name(x); }
 #endif
 
-/* x ** exponent for x > 0: of a vector, and of each x[i], i < n, where there is room for whole vectors. */
-#define POWER_EACH(name, exponent) \
-    POWER(name, exponent) \
-    static void each_##name(int64_t n, const real *x, real *powers) { \
-        for (int64_t i = 0; i < n; i += LANES) \
-            store(powers + i, name(choose(lanes_below(n - i), load(x + i), broadcast(1)))); \
-    }
-POWER_EACH(reciprocal, -1)
-POWER_EACH(reciprocal_square, -2)
-POWER_EACH(reciprocal_root, (real)-0.5)
-POWER_EACH(reciprocal_cubed_root, (real)-1.5)
+/* x ** exponent for x > 0 */
+POWER(reciprocal, -1)
+POWER(reciprocal_square, -2)
+POWER(reciprocal_root, (real)-0.5)
+POWER(reciprocal_cubed_root, (real)-1.5)

@@ -1,10 +1,13 @@
 /* The matrix product behind every linear layer and attention head, in one shape for all its uses:
  *
- *     c[r][n] = sum over k of a[r][k] * b[k][n]        r < rows, n < columns, k < depth
+ *     c[m][n] = sum over k of a[m][k] * b[k][n]        m < rows, k < depth
  *
- * where element a[r][k] stands at a + r * a_row + k * a_step, and the line of columns l at b + l * b_line + k * b_step.
- * Each sum starts at +0.0 and runs over k in order, so negative steps sum from last to first. Vectors run across
- * columns, never along a sum: that is what keeps every result exact, whatever the width of a vector.
+ * Element a[m][k] stands at a + m * a_row + k * a_step, the line of columns l of b at b + l * b_line + k * b_step, that
+ * of c at c + m * c_row + l * c_line. Each sum starts at +0.0 and runs over k in order, so negative steps sum from last
+ * to first. Vectors run across columns, never along a sum: that is what keeps every result exact, whatever the width of
+ * a vector, and the same in whatever blocks and by whatever thread it is computed.
+ *
+ * Where k counts positions, a lies in panels: after `first_run` steps, and then after every LINE, `a_jump` leads on.
  */
 #pragma once
 
@@ -12,17 +15,19 @@
 
 typedef struct {
     const real *a;
-    ptrdiff_t a_row, a_step;
+    ptrdiff_t a_row, a_step, a_jump;
+    int64_t first_run;
     const real *b;
     ptrdiff_t b_step, b_line;
     int64_t depth;
     real *c;
-    ptrdiff_t c_row;            /* row r of c starts at c + r * c_row ... */
-    const int64_t *c_rows;      /* ... or, where this is given, at c + c_rows[r] */
+    ptrdiff_t c_row, c_line;
     Epilogue epilogue;
     int accumulate;             /* each sum continues from what is in c */
-    const real *extra;          /* operand of the epilogue, its rows `c_row` apart */
+    const real *extra;          /* operand of the epilogue, laid out as c */
 } Product;
+
+enum { DEPTH_BLOCK = 128 }; /* steps k for which the lines of a tile stay in the first cache */
 
 INLINE vec finish(Epilogue epilogue, vec sum, const real *extra) {
     switch (epilogue) {
@@ -33,58 +38,67 @@ INLINE vec finish(Epilogue epilogue, vec sum, const real *extra) {
     }
 }
 
-/* One block of c, small enough for its sums to live in registers: `rows` rows from r, `tile_lines` lines from line l,
- * of which the first `width` columns exist. */
-INLINE void tile(const int rows, const int tile_lines, const Product *p, int64_t r, int64_t l, int64_t width) {
+/* One block of c, small enough for its sums to live in registers: `rows` rows of `tile_lines` lines. */
+INLINE void tile(const int rows, const int tile_lines, const Product *p, const real *a, const real *b, real *c) {
     const int vectors = tile_lines * LINE_VECTORS;
     const ptrdiff_t a_row = p->a_row, a_step = p->a_step, b_step = p->b_step, b_line = p->b_line;
-    const real *a = p->a + r * a_row, *b = p->b + l * b_line;
+    const ptrdiff_t c_row = p->c_row, c_line = p->c_line;
+    const real *a_rows[4] = {a, a + 4 * a_row, a + 8 * a_row, a + 12 * a_row}; /* so few addresses fit in registers */
     vec sum[TILE_ROWS][TILE_LINES * LINE_VECTORS], b_k[TILE_LINES * LINE_VECTORS];
 
-#pragma GCC unroll 16
-    for (int i = 0; i < rows; i++)
-#pragma GCC unroll 16
-        for (int v = 0; v < vectors; v++) sum[i][v] = (vec){0};
-    if (p->accumulate)
-#pragma GCC unroll 16
-        for (int i = 0; i < rows; i++)
-#pragma GCC unroll 16
-            for (int v = 0; v < vectors; v++) sum[i][v] = load(p->c + (r + i) * p->c_row + l * LINE + v * LANES);
+#define EACH_ROW _Pragma("GCC unroll 16") for (int i = 0; i < rows; i++)
+#define EACH_VECTOR _Pragma("GCC unroll 8") for (int v = 0; v < vectors; v++)
+#define VECTOR_OF(line) (v / LINE_VECTORS * (line) + v % LINE_VECTORS * LANES)
 
-    for (int64_t k = p->depth; k > 0; k--, a += a_step, b += b_step) {
-#pragma GCC unroll 16
-        for (int v = 0; v < vectors; v++) b_k[v] = load(b + v / LINE_VECTORS * b_line + v % LINE_VECTORS * LANES);
-#pragma GCC unroll 16
-        for (int i = 0; i < rows; i++) {
-            const vec a_k = broadcast(a[i * a_row]);
-#pragma GCC unroll 16
-            for (int v = 0; v < vectors; v++) sum[i][v] += a_k * b_k[v];
+    if (p->accumulate) {
+        const real *c_i = c;
+        EACH_ROW {
+            EACH_VECTOR sum[i][v] = load(c_i + VECTOR_OF(c_line));
+            c_i += c_row;
         }
+    } else {
+        EACH_ROW EACH_VECTOR sum[i][v] = (vec){0};
     }
 
-#pragma GCC unroll 16
-    for (int i = 0; i < rows; i++) {
-        real *c = p->c + (p->c_rows ? p->c_rows[r + i] : (r + i) * p->c_row) + l * LINE;
-        if (width == tile_lines * LINE) {
-            const real *extra = p->epilogue == ADD || p->epilogue == RELU_BACKWARD
-                                    ? p->extra + (r + i) * p->c_row + l * LINE : c;
-#pragma GCC unroll 16
-            for (int v = 0; v < vectors; v++)
-                store(c + v * LANES, finish(p->epilogue, sum[i][v], extra + v * LANES));
-        } else {
-            real whole[TILE_LINES * LINE];
-#pragma GCC unroll 16
-            for (int v = 0; v < vectors; v++) store(whole + v * LANES, sum[i][v]);
-            for (int64_t n = 0; n < width; n++) c[n] = whole[n];
+    for (int64_t left = p->depth, run = p->first_run;; run = minimum(LINE, left)) {
+        left -= run;
+        do {
+            EACH_VECTOR b_k[v] = load(b + VECTOR_OF(b_line));
+            EACH_ROW {
+                const vec a_k = broadcast(a_rows[i / 4][i % 4 * a_row]);
+                EACH_VECTOR sum[i][v] += a_k * b_k[v];
+            }
+            b += b_step;
+#pragma GCC unroll 4
+            for (int i = 0; i < (rows + 3) / 4; i++) a_rows[i] += a_step;
+        } while (--run);
+        if (__builtin_expect(left == 0, 1)) break;
+#pragma GCC unroll 4
+        for (int i = 0; i < (rows + 3) / 4; i++) a_rows[i] += p->a_jump;
+    }
+
+    if (p->epilogue == STORE) {
+        EACH_ROW {
+            EACH_VECTOR store(c + VECTOR_OF(c_line), sum[i][v]);
+            c += c_row;
+        }
+    } else {
+        const real *extra = p->epilogue == RELU ? c : p->extra + (c - p->c);
+        EACH_ROW {
+            EACH_VECTOR store(c + VECTOR_OF(c_line), finish(p->epilogue, sum[i][v], extra + VECTOR_OF(c_line)));
+            c += c_row, extra += c_row;
         }
     }
+#undef EACH_ROW
+#undef EACH_VECTOR
+#undef VECTOR_OF
 }
 
 /* Every tile the registers can hold, rows by lines. */
-typedef void Tile(const Product *, int64_t r, int64_t l, int64_t width);
+typedef void Tile(const Product *, const real *a, const real *b, real *c);
 #define TILE(rows, lines) \
-    static void tile_##rows##x##lines(const Product *p, int64_t r, int64_t l, int64_t width) { \
-        tile(rows, lines, p, r, l, width); \
+    static void tile_##rows##x##lines(const Product *p, const real *a, const real *b, real *c) { \
+        tile(rows, lines, p, a, b, c); \
     }
 #if defined(__AVX512F__)
 TILE(1, 1) TILE(2, 1) TILE(3, 1) TILE(4, 1) TILE(5, 1) TILE(6, 1) TILE(7, 1) TILE(8, 1)
@@ -103,19 +117,11 @@ static Tile *const tiles[TILE_LINES + 1][TILE_ROWS + 1] = {
     {0, tile_1x3, tile_2x3, tile_3x3, tile_4x3, tile_5x3, tile_6x3, tile_7x3, tile_8x3},
     {0, tile_1x4, tile_2x4, tile_3x4, tile_4x4, tile_5x4, tile_6x4},
 };
-#elif defined(__AVX__)
+#elif defined(__AVX__) || defined(__aarch64__)
 TILE(1, 1) TILE(2, 1) TILE(3, 1) TILE(4, 1) TILE(5, 1) TILE(6, 1)
 static const int tile_rows[TILE_LINES + 1] = {0, 6};
 static Tile *const tiles[TILE_LINES + 1][TILE_ROWS + 1] = {
-    {0},
-    {0, tile_1x1, tile_2x1, tile_3x1, tile_4x1, tile_5x1, tile_6x1},
-};
-#elif defined(__aarch64__)
-TILE(1, 1) TILE(2, 1) TILE(3, 1) TILE(4, 1) TILE(5, 1) TILE(6, 1)
-static const int tile_rows[TILE_LINES + 1] = {0, 6};
-static Tile *const tiles[TILE_LINES + 1][TILE_ROWS + 1] = {
-    {0},
-    {0, tile_1x1, tile_2x1, tile_3x1, tile_4x1, tile_5x1, tile_6x1},
+    {0}, {0, tile_1x1, tile_2x1, tile_3x1, tile_4x1, tile_5x1, tile_6x1},
 };
 #else
 TILE(1, 1) TILE(2, 1) TILE(3, 1)
@@ -123,16 +129,30 @@ static const int tile_rows[TILE_LINES + 1] = {0, 3};
 static Tile *const tiles[TILE_LINES + 1][TILE_ROWS + 1] = {{0}, {0, tile_1x1, tile_2x1, tile_3x1}};
 #endif
 
-/* The whole product. Where `columns` is not a whole number of lines, `whole_lines` says that c has room for the rest. */
-static void multiply(const Product *p, int64_t rows, int64_t columns, int whole_lines) {
-    const int64_t all_lines = lines(columns);
-    for (int64_t l = 0; l < all_lines; l += TILE_LINES) {
-        const int64_t tile_lines = minimum(TILE_LINES, all_lines - l);
-        const int64_t width = whole_lines ? tile_lines * LINE : minimum(tile_lines * LINE, columns - l * LINE);
+/* The product for the lines from `first` up to `past`: a few lines after the other, which stay in the first cache for
+ * all rows, which come in blocks of nearly the same size. */
+static void multiply_block(const Product *p, int64_t rows, int64_t first, int64_t past) {
+    for (int64_t l = first; l < past;) {
+        const int64_t tile_lines = minimum(TILE_LINES, past - l);
         const int64_t blocks = (rows + tile_rows[tile_lines] - 1) / tile_rows[tile_lines];
-        for (int64_t block = 0; block < blocks; block++) {
-            const int64_t r = rows * block / blocks;
-            tiles[tile_lines][rows * (block + 1) / blocks - r](p, r, l, width);
+        for (int64_t block = 0, m = 0; block < blocks; block++) {
+            const int64_t next = rows * (block + 1) / blocks;
+            tiles[tile_lines][next - m](p, p->a + m * p->a_row, p->b + l * p->b_line,
+                                        p->c + m * p->c_row + l * p->c_line);
+            m = next;
         }
+        l += tile_lines;
+    }
+}
+
+/* The same in steps of DEPTH_BLOCK. */
+static void multiply(const Product *p, int64_t rows, int64_t first, int64_t past) {
+    for (int64_t k = 0; k < p->depth; k += DEPTH_BLOCK) {
+        Product block = *p;
+        block.a += k * p->a_step, block.b += k * p->b_step;
+        block.depth = block.first_run = minimum(DEPTH_BLOCK, p->depth - k);
+        block.accumulate |= k > 0;
+        if (k + DEPTH_BLOCK < p->depth) block.epilogue = STORE;
+        multiply_block(&block, rows, first, past);
     }
 }

@@ -1,65 +1,113 @@
-/* Exponentials of one row of logits, their sum, and the cross entropy of a row with its target. */
+/* Softmax over the vocabulary: the cross entropy of each row with its target, and tokens drawn from it. */
 #pragma once
 
 #include "exponential.h"
-#include "sums.h"
 
-/* exps[i] = exp(logits[i] * factor - their maximum), in place. What stands beyond n, up to a whole line, is replaced
- * too. */
-INLINE void exponentials(real *logits, real factor, int64_t n) {
-    vec largest = broadcast(logits[0] * factor);
-    for (int64_t i = 0; i < n; i += LANES) {
-        const vec scaled = load(logits + i) * factor;
-        largest = larger_of(choose(lanes_below(n - i), scaled, largest), largest);
-        store(logits + i, scaled);
+/* The softmax of one vector of rows: logits[i * LINE] become exps of logits * factor - largest, and this their sum. */
+typedef struct {
+    vec largest, total;
+} Softmax;
+
+INLINE Softmax exponentials(real *logits, int64_t n, real factor) {
+    Softmax softmax = {load(logits) * factor, {0}};
+    for (int64_t i = 0; i < n * LINE; i += LINE) softmax.largest = larger_of(load(logits + i) * factor, softmax.largest);
+    for (int64_t i = 0; i < n * LINE; i += LINE) {
+        const vec exps = exponential(load(logits + i) * factor - softmax.largest);
+        store(logits + i, exps);
+        softmax.total += exps;
     }
-    const vec maximum = broadcast(largest_lane(largest));
-    for (int64_t i = 0; i < n; i += LANES) {
-        const vec argument = choose(lanes_below(n - i), load(logits + i) - maximum, (vec){0});
-        store(logits + i, exponential(argument));
-    }
+    return softmax;
 }
 
-INLINE real sum_in_order(const real *x, int64_t n) {
-    real sum = 0;
-    for (int64_t i = 0; i < n; i++) sum += x[i];
-    return sum;
+/* x[targets[r]] of each row r */
+INLINE vec at_targets(const real *x, const int32_t *targets) {
+    vec found;
+    for (int r = 0; r < LANES; r++) found[r] = x[targets[r] * LINE + r];
+    return found;
 }
 
-/* probabilities[i] = softmax of logits / temperature; both [n]. The logits are replaced by their exponentials. */
-static void softmax_forward(int64_t n, void *logits, double temperature, double *probabilities) {
-    const real *exps = logits;
-    exponentials(logits, power((real)temperature, -1), n);
-    const real reciprocal = power(sum_in_order(exps, n), -1);
-    for (int64_t i = 0; i < n; i++) probabilities[i] = exps[i] * reciprocal;
+INLINE vec from_doubles(const double *x) {
+    vec converted;
+    for (int i = 0; i < LANES; i++) converted[i] = (real)x[i];
+    return converted;
 }
 
 /* losses[r] = -log softmax(input[r])[targets[r]]
- * The logits are replaced by their exponentials; saved: total [stride(rows)], 1 / total [stride(rows)]. */
-static void cross_entropy_forward(const Operation *op, const Workspace *w) {
-    const int64_t n = op->n_in, rows = w->rows;
-    real *exps = (real *)w->arena + op->input;
-    real *total = (real *)w->arena + op->saved, *reciprocal = total + stride(rows);
-    for (int64_t r = 0; r < rows; r++) exponentials(exps + r * stride(n), 1, n);
-    row_products(exps, NULL, rows, n, 1, total);
-    each_reciprocal(rows, total, reciprocal);
-    for (int64_t r = 0; r < rows; r++) w->losses[r] = -logarithm(exps[r * stride(n) + w->targets[r]] * reciprocal[r]);
+ * The logits are replaced by their exponentials; saved: total and 1 / total, [panels][2][LINE]. */
+static void cross_entropy_forward(const Operation *op, const Workspace *w, Share share) {
+    const int64_t n = op->n_in;
+    for (int64_t at = share.first * LINE; at < share.past * LINE; at += LANES) {
+        const int64_t panel = at / LINE * LINE, lane = at % LINE;
+        real *exps = (real *)w->arena + op->input + panel * n + lane;
+        real *saved = (real *)w->arena + op->saved + 2 * panel + lane;
+        const vec logits = at_targets(exps, w->targets + at);
+        const Softmax softmax = exponentials(exps, n, 1);
+        const vec reciprocals = reciprocal(softmax.total);
+#if MICROGPT_EXACT
+        const vec target = at_targets(exps, w->targets + at);
+        (void)logits;
+        for (int r = 0; r < LANES; r++) w->losses[at + r] = -log(target[r] * reciprocals[r]);
+#else
+        const vec losses = logarithm(softmax.total) + (softmax.largest - logits);
+        for (int r = 0; r < LANES; r++) w->losses[at + r] = losses[r];
+#endif
+        store(saved, softmax.total);
+        store(saved + LINE, reciprocals);
+    }
 }
 
 /* input_gradient[r][i] = exps[i] * d total for every i, the target's plus exps[i] * d probability / total
- * where d probability = -loss_gradient / probability, d total = -(1 / total**2) * exps[target] * d probability */
-static void cross_entropy_backward(const Operation *op, const Workspace *w) {
-    const int64_t n = op->n_in, rows = w->rows;
-    const real *total = (real *)w->arena + op->saved, *reciprocal = total + stride(rows);
-    real *reciprocal_square = w->scratch;
-    each_reciprocal_square(rows, total, reciprocal_square);
-    for (int64_t r = 0; r < rows; r++) {
-        const real *exps = (real *)w->arena + op->input + r * stride(n);
-        real *gradient = (real *)w->arena + op->input_gradient + r * stride(n);
-        const real target = exps[w->targets[r]];
-        const real d_probability = 1 / (target * reciprocal[r]) * (real)-w->loss_gradient[r];
-        const real d_total = -reciprocal_square[r] * (target * d_probability);
-        for (int64_t i = 0; i < n; i += LANES) store(gradient + i, load(exps + i) * d_total);
-        gradient[w->targets[r]] = target * (reciprocal[r] * d_probability + d_total);
+ * where d probability = -loss_gradient / probability, d total = -(1 / total**2) * exps[target] * d probability:
+ * in other words loss_gradient * (softmax(input[r])[i] - (i is the target)) */
+static void cross_entropy_backward(const Operation *op, const Workspace *w, Share share) {
+    const int64_t n = op->n_in;
+    for (int64_t at = share.first * LINE; at < share.past * LINE; at += LANES) {
+        const int64_t panel = at / LINE * LINE, lane = at % LINE;
+        const real *exps = (real *)w->arena + op->input + panel * n + lane;
+        const real *saved = (real *)w->arena + op->saved + 2 * panel + lane;
+        real *gradient = (real *)w->arena + op->input_gradient + panel * n + lane;
+        const vec loss_gradient = from_doubles(w->loss_gradient + at), reciprocals = load(saved + LINE);
+#if MICROGPT_EXACT
+        const vec target = at_targets(exps, w->targets + at);
+        const vec d_probability = 1 / (target * reciprocals) * -loss_gradient;
+        const vec d_total = -reciprocal_square(load(saved)) * (target * d_probability);
+        const vec at_target = target * (reciprocals * d_probability + d_total);
+#else
+        const vec d_total = reciprocals * loss_gradient;
+        const vec at_target = at_targets(exps, w->targets + at) * d_total - loss_gradient;
+#endif
+        for (int64_t i = 0; i < n * LINE; i += LINE) store(gradient + i, load(exps + i) * d_total);
+        for (int r = 0; r < LANES; r++) gradient[w->targets[at + r] * LINE + r] = at_target[r];
+    }
+}
+
+/* The probabilities of what follows each row, and a token drawn with them: that before which they sum up to more than
+ * the row's uniform number, as `random.choices` draws it. The logits are replaced. */
+static void draw(const Operation *op, const Workspace *w, Share share) {
+    const int64_t n = op->n_out;
+    const real factor = power((real)w->temperature, -1);
+    for (int64_t at = share.first * LINE; at < minimum(share.past * LINE, w->rows); at += LANES) {
+        const int64_t panel = at / LINE * LINE, rows = minimum(LANES, w->rows - at);
+        real *probabilities = (real *)w->arena + op->output + panel * n + at % LINE;
+        const vec reciprocals = reciprocal(exponentials(probabilities, n, factor).total);
+        vec total = {0};
+        for (int64_t i = 0; i < n * LINE; i += LINE) {
+            const vec probability = load(probabilities + i) * reciprocals;
+            store(probabilities + i, probability);
+            total += probability;
+        }
+        if (w->probabilities)
+            for (int64_t r = 0; r < rows; r++)
+                for (int64_t i = 0; i < n; i++) w->probabilities[(at + r) * n + i] = probabilities[i * LINE + r];
+        if (w->uniforms) {
+            const vec point = from_doubles(w->uniforms + at) * total;
+            vec reached = {0};
+            bits token = {0};
+            for (int64_t i = 0; i < (n - 1) * LINE; i += LINE) {
+                reached += load(probabilities + i);
+                token -= reached <= point;
+            }
+            for (int64_t r = 0; r < rows; r++) w->drawn[at + r] = (int32_t)token[r];
+        }
     }
 }

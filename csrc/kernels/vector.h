@@ -44,7 +44,6 @@ enum { TILE_LINES = 1, TILE_ROWS = 3 };
 enum {
     LINE = LINE_BYTES / REAL_BYTES,         /* elements in a line, the unit of padding */
     LINE_VECTORS = LINE / LANES,
-    ALL_LANES = (1 << LANES) - 1,
 };
 
 typedef real vec __attribute__((vector_size(VECTOR_BYTES)));
@@ -56,7 +55,6 @@ typedef real unaligned_vec __attribute__((vector_size(VECTOR_BYTES), aligned(siz
 INLINE vec load(const real *p) { return *(const unaligned_vec *)p; }
 INLINE void store(real *p, vec v) { *(unaligned_vec *)p = v; }
 INLINE int64_t lines(int64_t n) { return (n + LINE - 1) / LINE; }
-INLINE int64_t stride(int64_t n) { return lines(n) * LINE; }
 INLINE int64_t minimum(int64_t a, int64_t b) { return a < b ? a : b; }
 
 INLINE vec broadcast(real x) { return x - (vec){0}; } /* x - 0 is x to the bit, x + 0 is not for x = -0 */
@@ -137,18 +135,16 @@ INLINE vec look_up_16(const real *table, bits index) {
 INLINE vec choose(bits condition, vec a, vec b) { return (vec)(((bits)a & condition) | ((bits)b & ~condition)); }
 INLINE vec larger_of(vec a, vec b) { return choose(a > b, a, b); }
 
-INLINE real largest_lane(vec v) {
-    real largest = v[0];
-    for (int i = 1; i < LANES; i++) largest = v[i] > largest ? v[i] : largest;
-    return largest;
-}
-
-INLINE real sum_of_lanes(vec v) {
-    real halves[LANES];
-    store(halves, v);
-    for (int half = LANES / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; i++) halves[i] += halves[i + half];
-    return halves[0];
+/* The sum of a[k * a_step] * b[k * b_step], k < n, lane by lane: in order where that matters, else several at once. */
+INLINE vec sum_of_products(const real *a, ptrdiff_t a_step, const real *b, ptrdiff_t b_step, int64_t n) {
+    vec sum[4] = {{0}, {0}, {0}, {0}};
+    int64_t k = 0;
+    if (!MICROGPT_EXACT)
+        for (; k + 4 <= n; k += 4)
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; i++) sum[i] += load(a + (k + i) * a_step) * load(b + (k + i) * b_step);
+    for (; k < n; k++) sum[0] += load(a + k * a_step) * load(b + k * b_step);
+    return MICROGPT_EXACT ? sum[0] : (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
 /* 0, 1, 2 ... */
@@ -157,8 +153,6 @@ INLINE bits lane_numbers(void) {
     for (int i = 0; i < LANES; i++) numbers[i] = i;
     return numbers;
 }
-
-INLINE bits lanes_below(int64_t n) { return lane_numbers() < (real_bits)minimum(n, LANES); }
 
 /* a and b interleaved, a first: of the result, twice as long, the lower or the upper half. */
 #if defined(__clang__)
@@ -195,28 +189,15 @@ INLINE void transpose_square(vec square[LANES]) {
     }
 }
 
-/* Rows to lines of columns: lines [lines(rows)][columns][LINE] from `rows` rows of `columns` elements, row r at
- * a + starts[r], or without starts at a + r * row, followed by room for a whole vector. Lanes beyond the last row
- * become 0. */
-static void transpose_to_lines(const real *a, const int64_t *starts, ptrdiff_t row, int64_t rows, int64_t columns,
-                               real *out) {
-    for (int64_t r = 0; r < rows; r += LANES) {
-        real *line = out + r / LINE * LINE * columns + r % LINE;
-        const real *sources[LANES] = {0};
-        const int64_t height = minimum(LANES, rows - r);
-        const int64_t whole = starts ? columns / LANES * LANES : columns;
-        for (int64_t i = 0; i < height; i++) sources[i] = a + (starts ? starts[r + i] : (r + i) * row);
-        int64_t column = 0;
-        for (; column < whole; column += LANES, line += LANES * LINE) {
+/* out[j][i] = in[i][j] for a square of LINE rows of LINE elements, `in_row` and `out_row` apart */
+static void transpose_lines(const real *in, ptrdiff_t in_row, real *out, ptrdiff_t out_row) {
+    for (int64_t r = 0; r < LINE; r += LANES)
+        for (int64_t c = 0; c < LINE; c += LANES) {
             vec square[LANES];
 #pragma GCC unroll 16
-            for (int i = 0; i < LANES; i++) square[i] = i < height ? load(sources[i] + column) : (vec){0};
+            for (int i = 0; i < LANES; i++) square[i] = load(in + (r + i) * in_row + c);
             transpose_square(square);
 #pragma GCC unroll 16
-            for (int i = 0; i < LANES; i++)
-                if (i < columns - column) store(line + i * LINE, square[i]);
+            for (int i = 0; i < LANES; i++) store(out + (c + i) * out_row + r, square[i]);
         }
-        for (; column < columns; column++, line += LINE)
-            for (int64_t i = 0; i < LANES; i++) line[i] = i < height ? sources[i][column] : 0;
-    }
 }

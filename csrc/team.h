@@ -1,0 +1,105 @@
+/* A team of threads that share one piece of work after the other.
+ *
+ * The leader offers work in units; leader and helpers claim a chunk of units at a time until none is left, and the
+ * leader goes on when all of them are done. Which thread does which units changes no result: no unit depends on another.
+ * Nobody waits for a helper that has not claimed anything, so that one that the system has put to sleep delays nobody.
+ *
+ * Helpers spin for a while between two pieces of work, then give their processor to whoever wants it. The team knows
+ * nothing of how threads are made: a thread becomes a helper by calling `team_help`, until `team_dismiss`.
+ */
+#pragma once
+
+#include <stdatomic.h>
+#include <stdint.h>
+#if defined(_WIN32)
+#include <windows.h>
+#define YIELD() SwitchToThread()
+#else
+#include <sched.h>
+#define YIELD() sched_yield()
+#endif
+
+#if defined(__x86_64__) || defined(__i386__)
+#define PAUSE() __builtin_ia32_pause()
+#else
+#define PAUSE() ((void)0)
+#endif
+
+enum { SPINS = 2000 }; /* about as long as waking a sleeping thread takes */
+
+typedef void (*TeamWork)(void *context, int64_t first, int64_t past, int thread);
+
+typedef struct {
+    int size;                       /* threads, the leader included */
+    _Atomic(TeamWork) work;
+    _Atomic(void *) context;
+    _Atomic int64_t units, chunk;
+    _Atomic uint64_t claimed;       /* number of the piece of work << 32 | units claimed of it */
+    _Atomic int64_t done;           /* units done of it */
+    _Atomic int dismissed;
+} Team;
+
+/* Claim and do chunks of the piece of work with this number, until none is left. */
+static void team_take_part(Team *team, uint32_t number, int thread) {
+    while (1) {
+        uint64_t claimed = atomic_load(&team->claimed);
+        const int64_t first = (uint32_t)claimed, units = atomic_load(&team->units), chunk = atomic_load(&team->chunk);
+        const TeamWork work = atomic_load(&team->work);
+        void *context = atomic_load(&team->context);
+        if (claimed >> 32 != number || first >= units) return;
+        const int64_t past = first + chunk < units ? first + chunk : units;
+        /* This succeeds only while the work is still the one that has been read above. */
+        if (!atomic_compare_exchange_strong(&team->claimed, &claimed, (uint64_t)number << 32 | (uint64_t)past)) continue;
+        work(context, first, past, thread);
+        atomic_fetch_add(&team->done, past - first);
+    }
+}
+
+/* Do all units of a piece of work, in chunks of at least `grain`; at most 2**31 units. */
+static void team_share(Team *team, TeamWork work, void *context, int64_t units, int64_t grain) {
+    if (team->size == 1 || units <= grain) {
+        if (units > 0) work(context, 0, units, 0);
+        return;
+    }
+    const int64_t fair = units / (4 * team->size);
+    const uint32_t number = (uint32_t)(atomic_load(&team->claimed) >> 32) + 1;
+    /* Until the last of these lines, nobody can claim anything: who has read a mixture of old and new fails. */
+    atomic_store(&team->claimed, (uint64_t)(number - 1) << 32 | UINT32_MAX);
+    atomic_store(&team->work, work);
+    atomic_store(&team->context, context);
+    atomic_store(&team->chunk, fair > grain ? fair : grain);
+    atomic_store(&team->done, 0);
+    atomic_store(&team->units, units);
+    atomic_store(&team->claimed, (uint64_t)number << 32);
+    team_take_part(team, number, 0);
+    for (int spins = 0; atomic_load(&team->done) < units; spins++) {
+        if (spins < SPINS) PAUSE();
+        else YIELD();
+    }
+}
+
+/* What a helper does, numbered from 1. */
+static void team_help(Team *team, int thread) {
+    uint32_t number = 0;
+    for (int spins = 0; !atomic_load(&team->dismissed); spins++) {
+        const uint32_t offered = (uint32_t)(atomic_load(&team->claimed) >> 32);
+        if (offered != number) {
+            number = offered;
+            team_take_part(team, number, thread);
+            spins = 0;
+        } else if (spins < SPINS) {
+            PAUSE();
+        } else {
+            YIELD();
+        }
+    }
+}
+
+static void team_start(Team *team, int size) {
+    team->size = size;
+    atomic_store(&team->units, 0);
+    atomic_store(&team->claimed, 0);
+    atomic_store(&team->dismissed, 0);
+}
+
+static void team_dismiss(Team *team) { atomic_store(&team->dismissed, 1); }

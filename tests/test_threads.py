@@ -1,0 +1,59 @@
+"""Threads: how many share the work changes no bit."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+
+import numpy as np
+import pytest
+
+from microgpt import GPT, Adam, GPTConfig
+
+from conftest import needs_compiled
+
+pytestmark = needs_compiled
+
+# Each is enough work for a team: many short documents, a few long ones, sizes that divide by nothing.
+CASES = [
+    (GPTConfig(vocab_size=27, n_embd=32, block_size=16), [2 + i % 15 for i in range(60)]),
+    (GPTConfig(vocab_size=65, n_layer=2, n_embd=48, n_head=3, block_size=64), [65] * 5),
+    (GPTConfig(vocab_size=33, n_layer=2, n_embd=42, n_head=6, block_size=90), [91, 3, 40, 77, 91]),
+]
+
+
+def trained(config: GPTConfig, lengths: list[int], dtype: str, threads: int) -> list[bytes]:
+    draw = random.Random(7)
+    documents = [[draw.randrange(config.vocab_size) for _ in range(n)] for n in lengths]
+    model = GPT(config, 1, dtype, threads=threads)
+    optimizer = Adam(model)
+    results = []
+    for _ in range(2):
+        loss, gradients = model.loss_and_gradients(documents)
+        optimizer.step()
+        results += [np.float64(loss).tobytes(), *(gradient.tobytes() for gradient in gradients.values())]
+    return [*results, *(parameter.tobytes() for parameter in model.state_dict().values())]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("case", range(len(CASES)))
+def test_the_same_bits_for_every_number_of_threads(case: int, dtype: str) -> None:
+    alone = trained(*CASES[case], dtype, 1)
+    for threads in (2, 3, 5):
+        assert trained(*CASES[case], dtype, threads) == alone
+
+
+def test_threads_end_with_the_call_that_needed_them() -> None:
+    before = threading.active_count()
+    trained(*CASES[0], "float32", 4)
+    assert threading.active_count() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_process_trains_on() -> None:
+    expected = trained(*CASES[1], "float32", 2)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if trained(*CASES[1], "float32", 2) == expected else 1)
+    assert os.waitpid(child, 0)[1] == 0
