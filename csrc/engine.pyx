@@ -42,7 +42,7 @@ cdef extern from "kernels/interface.h" nogil:
         const void *parameters
         void *gradients
         int64_t num_wte, num_wpe, vocab_size, n_embd, n_head, block_size
-        int64_t rows
+        int64_t rows, longest
         int32_t *tokens
         int32_t *targets
         int32_t *positions
@@ -489,7 +489,7 @@ cdef class Engine:
                 keys += row - rows  # that a panel has in the panels before
             rows += n
             most_rows, most_keys = max(most_rows, rows), max(most_keys, keys)
-        cdef int64_t attention = self.workspace.n_head * self.line * (most_keys + most_rows + 2 * self.panels(most_rows))
+        cdef int64_t attention = self.workspace.n_head * self.line * (most_keys + most_rows + self.line + 2 * self.panels(most_rows))
         if most_rows > self.row_capacity or attention > self.attention_capacity:
             self.lay_out(max(most_rows, self.row_capacity), max(attention, self.attention_capacity))
         return most_rows
@@ -498,7 +498,9 @@ cdef class Engine:
         """Say how the rows, whose documents are known, lie in panels, and let those that do not exist be harmless."""
         cdef Workspace *w = &self.workspace
         cdef int64_t panel, panels = self.panels(rows), attention = 0, r
-        w.rows, w.groups = rows, 0
+        w.rows, w.groups, w.longest = rows, 0, 0
+        for r in range(rows):
+            w.longest = max(w.longest, <int64_t>w.positions[r] + 1)
         for r in range(rows, panels * self.line):
             w.tokens[r] = w.targets[r] = w.positions[r] = 0
             w.first_rows[r] = w.first_rows[rows - 1]

@@ -13,6 +13,7 @@ typedef struct {
     real reciprocal1, reciprocal2; /* of bias1 and bias2 */
 } AdamConstants;
 
+#if MICROGPT_EXACT
 /* Each of the following answers in the sign bit of every lane.
  *
  * Whether kept + rest * g ** 2 needs libm's power: near a midpoint it may round to the other neighbour, which may reach
@@ -24,7 +25,7 @@ INLINE bits doubtful_square(vec g, vec squared, vec kept, real rest) {
     return (near_midpoint(squared, residual, broadcast(1)) & differ(sum, other_sum)) | larger(squared, LARGEST_POWER);
 #else
     (void)g, (void)squared, (void)kept, (void)rest;
-    return ANSWER_ALL(MICROGPT_EXACT);
+    return ANSWER_ALL(1);
 #endif
 }
 
@@ -39,7 +40,7 @@ INLINE bits doubtful_root(vec v_hat, vec root, vec p, vec update) {
            | larger(-absolute(p), -0x1p-500);
 #else
     (void)v_hat, (void)root, (void)p, (void)update;
-    return ANSWER_ALL(MICROGPT_EXACT);
+    return ANSWER_ALL(1);
 #endif
 }
 
@@ -72,6 +73,17 @@ INLINE void adam_vector(real *parameter, const real *gradient, real *m, real *v,
     store(v, new_v);
     store(parameter, p - update);
 }
+#else
+INLINE void adam_vector(real *parameter, const real *gradient, real *m, real *v, const AdamConstants *c,
+                        const int unbiased) {
+    const vec g = load(gradient), new_m = c->beta1 * load(m) + c->rest1 * g;
+    const vec new_v = c->beta2 * load(v) + c->rest2 * g * g;
+    const vec m_hat = unbiased ? new_m : new_m * c->reciprocal1;
+    store(m, new_m);
+    store(v, new_v);
+    store(parameter, load(parameter) - quotient(c->learning_rate * m_hat, root(new_v * c->reciprocal2) + c->eps));
+}
+#endif
 
 static void adam(int64_t n, void *parameters_, const void *gradients_, void *m_, void *v_, const AdamStep *s) {
     real *parameters = parameters_, *m = m_, *v = v_;

@@ -16,8 +16,8 @@
  */
 #pragma once
 
+#include "attention_short.h"
 #include "product.h"
-#include "softmax.h"
 
 /* One head of one panel: its rows p, and the rows t that they attend to. */
 typedef struct {
@@ -34,6 +34,7 @@ INLINE int64_t first_key_of(const Workspace *w, int64_t panel) { return w->first
 INLINE int64_t past_key_of(const Workspace *w, int64_t panel) { return minimum((panel + 1) * LINE, w->rows); }
 
 static int64_t attention_size(const Workspace *w, int64_t panel) {
+    if (attention_is_short(w)) return attention_short_size(w);
     return w->n_head * (past_key_of(w, panel) - first_key_of(w, panel) + 2) * LINE;
 }
 
@@ -105,12 +106,6 @@ INLINE void reach_of(const Workspace *w, int64_t panel, Reach *reach) {
         reach->first[r] = (real_bits)(w->first_rows[row] - first_key);
         reach->last[r] = row < w->rows ? (real_bits)(row - first_key) : -1;
     }
-}
-
-INLINE bits load_bits(const real_bits *p) {
-    bits loaded;
-    memcpy(&loaded, p, sizeof loaded);
-    return loaded;
 }
 
 static void attention_forward_head(const Head *h, const Reach *reach, const real *input, real *output, real *scratch) {
@@ -198,7 +193,9 @@ static void attention_backward_head(const Head *h, const real *input, const real
 
 /* Triangles over the longest document of a batch, twice, and a transposed block. */
 INLINE int64_t attention_scratch_size(const Workspace *w, int64_t rows) {
-    return (2 * (lines(minimum(w->block_size, rows)) + 2) + 1) * LINE * LINE;
+    const int64_t squares = (2 * (lines(minimum(w->block_size, rows)) + 2) + 1) * LINE * LINE;
+    const int64_t diagonals = attention_short_scratch_size(w);
+    return squares > diagonals ? squares : diagonals;
 }
 
 /* One more row for each of the documents that a panel continues: lanes are documents, and the earlier keys and values
@@ -238,6 +235,10 @@ static void attention_forward(const Operation *op, const Workspace *w, Share sha
             attention_forward_cached(op, w, panel, share.scratch);
             continue;
         }
+        if (attention_is_short(w)) {
+            attention_short_forward(op, w, panel, share.scratch);
+            continue;
+        }
         Reach reach;
         reach_of(w, panel, &reach);
         for (int64_t head = 0; head < w->n_head; head++) {
@@ -249,12 +250,19 @@ static void attention_forward(const Operation *op, const Workspace *w, Share sha
 }
 
 static void attention_backward(const Operation *op, const Workspace *w, Share share) {
-    for (int64_t unit = share.first; unit < share.past; unit++) {
-        const int64_t group = unit / w->n_head, head = unit % w->n_head;
-        for (int64_t panel = w->group_start[group + 1] - 1; panel >= w->group_start[group]; panel--) {
-            const Head h = head_of(op, w, panel, head);
-            attention_backward_head(&h, (real *)w->arena + op->input, (real *)w->arena + op->output_gradient,
-                                    (real *)w->arena + op->input_gradient, share.scratch);
+    for (int64_t unit = share.first, next; unit < share.past; unit = next) {
+        const int64_t group = unit / w->n_head, first = w->group_start[group], past = w->group_start[group + 1];
+        next = minimum((group + 1) * w->n_head, share.past);
+        const int64_t first_head = unit - group * w->n_head, past_head = next - group * w->n_head;
+        if (attention_is_short(w)) {
+            attention_short_backward(op, w, first, past, first_head, past_head, share.scratch);
+            continue;
         }
+        for (int64_t head = first_head; head < past_head; head++)
+            for (int64_t panel = past - 1; panel >= first; panel--) {
+                const Head h = head_of(op, w, panel, head);
+                attention_backward_head(&h, (real *)w->arena + op->input, (real *)w->arena + op->output_gradient,
+                                        (real *)w->arena + op->input_gradient, share.scratch);
+            }
     }
 }

@@ -62,7 +62,7 @@ typedef struct {
     int64_t num_wte, num_wpe;       /* elements of the first two parameter matrices */
     int64_t vocab_size, n_embd, n_head, block_size;
 
-    int64_t rows;
+    int64_t rows, longest;          /* longest: rows of the longest document */
     int32_t *tokens;                /* [rows] */
     int32_t *targets;               /* [rows] */
     int32_t *positions;             /* [rows] */

@@ -38,12 +38,28 @@ INLINE vec finish(Epilogue epilogue, vec sum, const real *extra) {
     }
 }
 
+/* Where the rows of a and of c lie: few addresses fit in registers, and these three need no more than one or two. */
+typedef enum {
+    NEIGHBOURS,     /* a_row 1, c_row LINE */
+    LINES,          /* a_row LINE, c_row LINE */
+    LINES_TO_ROWS,  /* a_row LINE, any c_row */
+    ROWS_TO_LINES,  /* any a_row, c_row LINE */
+    ARRANGEMENTS
+} Arrangement;
+
+INLINE Arrangement arrangement_of(const Product *p) {
+    return p->a_row == 1 ? NEIGHBOURS : p->c_row != LINE ? LINES_TO_ROWS : p->a_row == LINE ? LINES : ROWS_TO_LINES;
+}
+
 /* One block of c, small enough for its sums to live in registers: `rows` rows of `tile_lines` lines. */
-INLINE void tile(const int rows, const int tile_lines, const Product *p, const real *a, const real *b, real *c) {
+INLINE void tile(const Arrangement arrangement, const int rows, const int tile_lines, const Product *p, const real *a,
+                 const real *b, real *c) {
     const int vectors = tile_lines * LINE_VECTORS;
-    const ptrdiff_t a_row = p->a_row, a_step = p->a_step, b_step = p->b_step, b_line = p->b_line;
-    const ptrdiff_t c_row = p->c_row, c_line = p->c_line;
-    const real *a_rows[4] = {a, a + 4 * a_row, a + 8 * a_row, a + 12 * a_row}; /* so few addresses fit in registers */
+    const ptrdiff_t a_row = arrangement == NEIGHBOURS ? 1 : arrangement == ROWS_TO_LINES ? p->a_row : LINE;
+    const ptrdiff_t c_row = arrangement == LINES_TO_ROWS ? p->c_row : LINE;
+    const ptrdiff_t a_step = p->a_step, b_step = p->b_step, b_line = p->b_line, c_line = p->c_line;
+    const real *a_rows[4] = {a, a + 4 * a_row, a + 8 * a_row, a + 12 * a_row};
+    const int a_groups = arrangement == ROWS_TO_LINES ? (rows + 3) / 4 : 1, group_rows = a_groups > 1 ? 4 : 16;
     vec sum[TILE_ROWS][TILE_LINES * LINE_VECTORS], b_k[TILE_LINES * LINE_VECTORS];
 
 #define EACH_ROW _Pragma("GCC unroll 16") for (int i = 0; i < rows; i++)
@@ -65,16 +81,16 @@ INLINE void tile(const int rows, const int tile_lines, const Product *p, const r
         do {
             EACH_VECTOR b_k[v] = load(b + VECTOR_OF(b_line));
             EACH_ROW {
-                const vec a_k = broadcast(a_rows[i / 4][i % 4 * a_row]);
+                const vec a_k = broadcast(a_rows[i / group_rows][i % group_rows * a_row]);
                 EACH_VECTOR sum[i][v] += a_k * b_k[v];
             }
             b += b_step;
 #pragma GCC unroll 4
-            for (int i = 0; i < (rows + 3) / 4; i++) a_rows[i] += a_step;
+            for (int i = 0; i < a_groups; i++) a_rows[i] += a_step;
         } while (--run);
         if (__builtin_expect(left == 0, 1)) break;
 #pragma GCC unroll 4
-        for (int i = 0; i < (rows + 3) / 4; i++) a_rows[i] += p->a_jump;
+        for (int i = 0; i < a_groups; i++) a_rows[i] += p->a_jump;
     }
 
     if (p->epilogue == STORE) {
@@ -96,10 +112,16 @@ INLINE void tile(const int rows, const int tile_lines, const Product *p, const r
 
 /* Every tile the registers can hold, rows by lines. */
 typedef void Tile(const Product *, const real *a, const real *b, real *c);
-#define TILE(rows, lines) \
-    static void tile_##rows##x##lines(const Product *p, const real *a, const real *b, real *c) { \
-        tile(rows, lines, p, a, b, c); \
+#define TILE_OF(arrangement, rows, lines) \
+    static void tile_##rows##x##lines##_##arrangement(const Product *p, const real *a, const real *b, real *c) { \
+        tile(arrangement, rows, lines, p, a, b, c); \
     }
+#define TILE(rows, lines) \
+    TILE_OF(NEIGHBOURS, rows, lines) TILE_OF(LINES, rows, lines) \
+    TILE_OF(LINES_TO_ROWS, rows, lines) TILE_OF(ROWS_TO_LINES, rows, lines)
+#define TILES(rows, lines) \
+    {tile_##rows##x##lines##_NEIGHBOURS, tile_##rows##x##lines##_LINES, tile_##rows##x##lines##_LINES_TO_ROWS, \
+     tile_##rows##x##lines##_ROWS_TO_LINES}
 #if defined(__AVX512F__)
 TILE(1, 1) TILE(2, 1) TILE(3, 1) TILE(4, 1) TILE(5, 1) TILE(6, 1) TILE(7, 1) TILE(8, 1)
 TILE(9, 1) TILE(10, 1) TILE(11, 1) TILE(12, 1) TILE(13, 1) TILE(14, 1) TILE(15, 1) TILE(16, 1)
@@ -108,37 +130,43 @@ TILE(9, 2) TILE(10, 2) TILE(11, 2) TILE(12, 2)
 TILE(1, 3) TILE(2, 3) TILE(3, 3) TILE(4, 3) TILE(5, 3) TILE(6, 3) TILE(7, 3) TILE(8, 3)
 TILE(1, 4) TILE(2, 4) TILE(3, 4) TILE(4, 4) TILE(5, 4) TILE(6, 4)
 static const int tile_rows[TILE_LINES + 1] = {0, 16, 12, 8, 6};
-static Tile *const tiles[TILE_LINES + 1][TILE_ROWS + 1] = {
-    {0},
-    {0, tile_1x1, tile_2x1, tile_3x1, tile_4x1, tile_5x1, tile_6x1, tile_7x1, tile_8x1, tile_9x1, tile_10x1,
-     tile_11x1, tile_12x1, tile_13x1, tile_14x1, tile_15x1, tile_16x1},
-    {0, tile_1x2, tile_2x2, tile_3x2, tile_4x2, tile_5x2, tile_6x2, tile_7x2, tile_8x2, tile_9x2, tile_10x2,
-     tile_11x2, tile_12x2},
-    {0, tile_1x3, tile_2x3, tile_3x3, tile_4x3, tile_5x3, tile_6x3, tile_7x3, tile_8x3},
-    {0, tile_1x4, tile_2x4, tile_3x4, tile_4x4, tile_5x4, tile_6x4},
+static Tile *const tiles[TILE_LINES + 1][TILE_ROWS + 1][ARRANGEMENTS] = {
+    {{0}},
+    {{0}, TILES(1, 1), TILES(2, 1), TILES(3, 1), TILES(4, 1), TILES(5, 1), TILES(6, 1), TILES(7, 1), TILES(8, 1),
+     TILES(9, 1), TILES(10, 1), TILES(11, 1), TILES(12, 1), TILES(13, 1), TILES(14, 1), TILES(15, 1), TILES(16, 1)},
+    {{0}, TILES(1, 2), TILES(2, 2), TILES(3, 2), TILES(4, 2), TILES(5, 2), TILES(6, 2), TILES(7, 2), TILES(8, 2),
+     TILES(9, 2), TILES(10, 2), TILES(11, 2), TILES(12, 2)},
+    {{0}, TILES(1, 3), TILES(2, 3), TILES(3, 3), TILES(4, 3), TILES(5, 3), TILES(6, 3), TILES(7, 3), TILES(8, 3)},
+    {{0}, TILES(1, 4), TILES(2, 4), TILES(3, 4), TILES(4, 4), TILES(5, 4), TILES(6, 4)},
 };
 #elif defined(__AVX__) || defined(__aarch64__)
 TILE(1, 1) TILE(2, 1) TILE(3, 1) TILE(4, 1) TILE(5, 1) TILE(6, 1)
 static const int tile_rows[TILE_LINES + 1] = {0, 6};
-static Tile *const tiles[TILE_LINES + 1][TILE_ROWS + 1] = {
-    {0}, {0, tile_1x1, tile_2x1, tile_3x1, tile_4x1, tile_5x1, tile_6x1},
+static Tile *const tiles[TILE_LINES + 1][TILE_ROWS + 1][ARRANGEMENTS] = {
+    {{0}},
+    {{0}, TILES(1, 1), TILES(2, 1), TILES(3, 1), TILES(4, 1),
+     TILES(5, 1), TILES(6, 1)},
 };
 #else
 TILE(1, 1) TILE(2, 1) TILE(3, 1)
 static const int tile_rows[TILE_LINES + 1] = {0, 3};
-static Tile *const tiles[TILE_LINES + 1][TILE_ROWS + 1] = {{0}, {0, tile_1x1, tile_2x1, tile_3x1}};
+static Tile *const tiles[TILE_LINES + 1][TILE_ROWS + 1][ARRANGEMENTS] = {
+    {{0}},
+    {{0}, TILES(1, 1), TILES(2, 1), TILES(3, 1)},
+};
 #endif
 
 /* The product for the lines from `first` up to `past`: a few lines after the other, which stay in the first cache for
  * all rows, which come in blocks of nearly the same size. */
 static void multiply_block(const Product *p, int64_t rows, int64_t first, int64_t past) {
+    const Arrangement arrangement = arrangement_of(p);
     for (int64_t l = first; l < past;) {
         const int64_t tile_lines = minimum(TILE_LINES, past - l);
         const int64_t blocks = (rows + tile_rows[tile_lines] - 1) / tile_rows[tile_lines];
         for (int64_t block = 0, m = 0; block < blocks; block++) {
             const int64_t next = rows * (block + 1) / blocks;
-            tiles[tile_lines][next - m](p, p->a + m * p->a_row, p->b + l * p->b_line,
-                                        p->c + m * p->c_row + l * p->c_line);
+            tiles[tile_lines][next - m][arrangement](p, p->a + m * p->a_row, p->b + l * p->b_line,
+                                                     p->c + m * p->c_row + l * p->c_line);
             m = next;
         }
         l += tile_lines;
@@ -147,6 +175,10 @@ static void multiply_block(const Product *p, int64_t rows, int64_t first, int64_
 
 /* The same in steps of DEPTH_BLOCK. */
 static void multiply(const Product *p, int64_t rows, int64_t first, int64_t past) {
+    if (p->depth <= DEPTH_BLOCK) {
+        multiply_block(p, rows, first, past);
+        return;
+    }
     for (int64_t k = 0; k < p->depth; k += DEPTH_BLOCK) {
         Product block = *p;
         block.a += k * p->a_step, block.b += k * p->b_step;

@@ -71,19 +71,25 @@ INLINE vec where_positive(vec condition, vec v) { return (vec)((condition > (vec
 #if defined(__AVX512F__) && MICROGPT_EXACT
 #define FUSED_MULTIPLY_ADD(a, b, c) (vec) _mm512_fmadd_pd((__m512d)(a), (__m512d)(b), (__m512d)(c))
 #define SQUARE_ROOT(v) (vec) _mm512_sqrt_pd((__m512d)(v))
+#define LARGER_OF(a, b) (vec) _mm512_max_pd((__m512d)(a), (__m512d)(b))
 #define NEGATIVE_LANES(v) _mm512_movepi64_mask((__m512i)(v))
 #define LOOK_UP_16(table, index) \
     (vec) _mm512_permutex2var_pd((__m512d)load(table), (__m512i)(index), (__m512d)load((table) + 8))
 #elif defined(__AVX512F__)
 #define FUSED_MULTIPLY_ADD(a, b, c) (vec) _mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c))
 #define SQUARE_ROOT(v) (vec) _mm512_sqrt_ps((__m512)(v))
+#define LARGER_OF(a, b) (vec) _mm512_max_ps((__m512)(a), (__m512)(b))
+#define RECIPROCAL_ESTIMATE(v) (vec) _mm512_rcp14_ps((__m512)(v))
+#define RECIPROCAL_ROOT_ESTIMATE(v) (vec) _mm512_rsqrt14_ps((__m512)(v))
 #elif defined(__AVX2__) && MICROGPT_EXACT
 #define FUSED_MULTIPLY_ADD(a, b, c) (vec) _mm256_fmadd_pd((__m256d)(a), (__m256d)(b), (__m256d)(c))
 #define SQUARE_ROOT(v) (vec) _mm256_sqrt_pd((__m256d)(v))
+#define LARGER_OF(a, b) (vec) _mm256_max_pd((__m256d)(a), (__m256d)(b))
 #define NEGATIVE_LANES(v) _mm256_movemask_pd((__m256d)(v))
 #elif defined(__AVX2__)
 #define FUSED_MULTIPLY_ADD(a, b, c) (vec) _mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c))
 #define SQUARE_ROOT(v) (vec) _mm256_sqrt_ps((__m256)(v))
+#define LARGER_OF(a, b) (vec) _mm256_max_ps((__m256)(a), (__m256)(b))
 #elif defined(__aarch64__) && MICROGPT_EXACT
 #define FUSED_MULTIPLY_ADD(a, b, c) (vec) vfmaq_f64((float64x2_t)(c), (float64x2_t)(a), (float64x2_t)(b))
 #define SQUARE_ROOT(v) (vec) vsqrtq_f64((float64x2_t)(v))
@@ -132,8 +138,17 @@ INLINE vec look_up_16(const real *table, bits index) {
 #endif
 }
 
+INLINE bits load_bits(const real_bits *p) { return (bits)load((const real *)p); }
+INLINE void store_bits(real_bits *p, bits v) { store((real *)p, (vec)v); }
+
 INLINE vec choose(bits condition, vec a, vec b) { return (vec)(((bits)a & condition) | ((bits)b & ~condition)); }
-INLINE vec larger_of(vec a, vec b) { return choose(a > b, a, b); }
+INLINE vec larger_of(vec a, vec b) {
+#ifdef LARGER_OF
+    return LARGER_OF(a, b);
+#else
+    return choose(a > b, a, b);
+#endif
+}
 
 /* The sum of a[k * a_step] * b[k * b_step], k < n, lane by lane: in order where that matters, else several at once. */
 INLINE vec sum_of_products(const real *a, ptrdiff_t a_step, const real *b, ptrdiff_t b_step, int64_t n) {

@@ -1,0 +1,204 @@
+/* Causal attention where no document is longer than a line: what attention.h computes, diagonal by diagonal.
+ *
+ * A panel of rows p then holds several documents, and most pairs (t, p) of its rows are of different ones. Everything
+ * over (t, p) is therefore laid out by how far t lies before p, [diagonals][LINE]: offset o, lane p stands for
+ * t = p - o, or for nothing where the document of p has not as many rows. In windows of two panels side by side, the
+ * keys of a diagonal are a vector o lanes before that of the queries: nothing is broadcast, nothing transposed.
+ *
+ * saved, for each panel and head: exps [diagonals][LINE], total [LINE], 1 / total [LINE]. In float32 the exps are already
+ * divided by their total.
+ */
+#pragma once
+
+#include "softmax.h"
+
+enum {
+    WINDOW = 2 * LINE,
+    TOGETHER = 4, /* sums at once; diagonals are made as many as to come out even */
+};
+
+INLINE int attention_is_short(const Workspace *w) { return w->longest <= LINE; }
+INLINE int64_t diagonals_of(const Workspace *w) { return (w->longest + TOGETHER - 1) / TOGETHER * TOGETHER; }
+INLINE int64_t attention_short_size(const Workspace *w) { return w->n_head * (diagonals_of(w) + 2) * LINE; }
+
+/* sums[i * sums_step] = sum over k < n, in order, of a[i * a_step + k * a_k] * b[k * b_k], i < count <= TOGETHER */
+INLINE void sums_of_products(int64_t count, const real *a, ptrdiff_t a_step, ptrdiff_t a_k, const real *b, ptrdiff_t b_k,
+                             int64_t n, real *sums, ptrdiff_t sums_step) {
+    vec sum[TOGETHER];
+#pragma GCC unroll 4
+    for (int i = 0; i < TOGETHER; i++) sum[i] = (vec){0};
+    if (__builtin_expect(count >= TOGETHER, 1)) {
+        for (int64_t k = 0; k < n; k++, a += a_k, b += b_k)
+#pragma GCC unroll 4
+            for (int i = 0; i < TOGETHER; i++) sum[i] += load(a + i * a_step) * load(b);
+#pragma GCC unroll 4
+        for (int i = 0; i < TOGETHER; i++) store(sums + i * sums_step, sum[i]);
+    } else {
+        for (int64_t i = 0; i < count; i++) {
+            vec alone = {0};
+            for (int64_t k = 0; k < n; k++) alone += load(a + i * a_step + k * a_k) * load(b + k * b_k);
+            store(sums + i * sums_step, alone);
+        }
+    }
+}
+
+/* window[i] = features i < n of two neighbours, `left` and `right`; NULL stands for zeros. */
+INLINE void fill_window(real *window, const real *left, const real *right, int64_t n) {
+    for (int64_t i = 0; i < n; i++)
+        for (int v = 0; v < LINE; v += LANES) {
+            store(window + i * WINDOW + v, left ? load(left + i * LINE + v) : (vec){0});
+            store(window + i * WINDOW + LINE + v, right ? load(right + i * LINE + v) : (vec){0});
+        }
+}
+
+/* For offset o, all bits of the lanes whose rows have a row of their own document there. */
+INLINE void fill_reach(const Workspace *w, int64_t panel, real_bits *reach) {
+    for (int v = 0; v < LINE; v += LANES) {
+        bits positions;
+        for (int r = 0; r < LANES; r++) positions[r] = w->positions[panel * LINE + v + r];
+        for (int64_t o = 0; o < diagonals_of(w); o++) store_bits(reach + o * LINE + v, positions >= (real_bits)o);
+    }
+}
+
+/* All heads take each step together, so that the processor has work while one of them waits for a result. */
+static void attention_short_forward(const Operation *op, const Workspace *w, int64_t panel, real *scratch) {
+    const int64_t n_head = w->n_head, head_dim = w->n_embd / n_head, n = diagonals_of(w), features = 3 * head_dim;
+    const real *input = (real *)w->arena + op->input + panel * op->n_in * LINE;
+    const real *before = panel > 0 ? input - op->n_in * LINE : NULL;
+    real *output = (real *)w->arena + op->output + panel * op->n_out * LINE;
+    real *saved = (real *)w->arena + op->saved + w->attention_start[panel];
+    real *windows = scratch, *own_weights = windows + 2 * w->n_embd * WINDOW;
+    const real scale = op->scale;
+    real_bits reach[LINE * LINE];
+    for (int64_t head = 0; head < n_head; head++)
+        fill_window(windows + head * 2 * head_dim * WINDOW, before ? before + (head * features + head_dim) * LINE : NULL,
+                    input + (head * features + head_dim) * LINE, 2 * head_dim);
+    fill_reach(w, panel, reach);
+
+    for (int v = 0; v < LINE; v += LANES) {
+        for (int64_t head = 0; head < n_head; head++) {
+            const real *query = input + head * features * LINE + v;
+            const real *key = windows + head * 2 * head_dim * WINDOW + LINE + v;
+            real *logits = saved + head * (n + 2) * LINE + v;
+            vec largest = broadcast(-INFINITY);
+            for (int64_t o = 0; o < n; o += TOGETHER)
+                sums_of_products(TOGETHER, key - o, -1, WINDOW, query, LINE, head_dim, logits + o * LINE, LINE);
+            for (int64_t o = 0; o < n; o++) {
+                const vec logit = load(logits + o * LINE) * scale;
+                largest = larger_of(choose(load_bits(reach + o * LINE + v), logit, largest), largest);
+                store(logits + o * LINE, logit);
+            }
+            store(logits + n * LINE, largest);
+        }
+        for (int64_t head = 0; head < n_head; head++) {
+            real *exps = saved + head * (n + 2) * LINE + v;
+            const vec largest = load(exps + n * LINE);
+            vec total = {0};
+            for (int64_t o = n - 1; o >= 0; o--) {
+                const bits attends = load_bits(reach + o * LINE + v);
+                const vec argument = (vec)((bits)(load(exps + o * LINE) - largest) & attends);
+                const vec e = (vec)((bits)exponential(argument) & attends);
+                store(exps + o * LINE, e);
+                total += e;
+            }
+            store(exps + n * LINE, total);
+            store(exps + (n + 1) * LINE, reciprocal(total));
+        }
+        for (int64_t head = 0; head < n_head; head++) {
+            const real *value = windows + (head * 2 + 1) * head_dim * WINDOW + LINE + v - (n - 1);
+            real *exps = saved + head * (n + 2) * LINE + v, *weights = MICROGPT_EXACT ? own_weights : exps;
+            const vec reciprocals = load(exps + (n + 1) * LINE);
+            for (int64_t o = 0; o < n; o++) store(weights + o * LINE, load(exps + o * LINE) * reciprocals);
+            for (int64_t j = 0; j < head_dim; j += TOGETHER)
+                sums_of_products(head_dim - j, value + j * WINDOW, WINDOW, 1, weights + (n - 1) * LINE, -LINE, n,
+                                 output + (head * head_dim + j) * LINE + v, LINE);
+        }
+    }
+}
+
+/* The gradients of some heads, panels last to first: a key's come from its own panel and the one that follows, whose
+ * diagonals stand in the right halves of their windows. */
+static void attention_short_backward(const Operation *op, const Workspace *w, int64_t first, int64_t past,
+                                     int64_t first_head, int64_t past_head, real *scratch) {
+    const int64_t head_dim = w->n_embd / w->n_head, n = diagonals_of(w), heads = past_head - first_head;
+    const int64_t part = head_dim * WINDOW, triangle = n * WINDOW;
+    const real scale = op->scale;
+    real *queries = scratch, *keys = queries + heads * part, *values = keys + heads * part;
+    real *d_outputs = values + heads * part, *d_logits = d_outputs + heads * part;
+    real *weights = d_logits + heads * triangle;
+    memset(d_logits, 0, 2 * heads * triangle * sizeof(real));
+    for (int64_t panel = past - 1; panel >= first; panel--) {
+        const int64_t next = op->n_in * LINE, output_next = op->n_out * LINE;
+        const real *input = (real *)w->arena + op->input + panel * next;
+        const real *output_gradient = (real *)w->arena + op->output_gradient + panel * output_next;
+        real *input_gradient = (real *)w->arena + op->input_gradient + panel * next;
+        const real *saved = (real *)w->arena + op->saved + w->attention_start[panel];
+        const int has_left = panel > first, has_right = panel + 1 < past;
+        for (int64_t h = 0; h < heads; h++) {
+            const real *query = input + (first_head + h) * 3 * head_dim * LINE;
+            const real *key = query + head_dim * LINE, *value = key + head_dim * LINE;
+            const real *d_output = output_gradient + (first_head + h) * head_dim * LINE;
+            fill_window(values + h * part, has_left ? value - next : NULL, value, head_dim);
+            fill_window(keys + h * part, has_left ? key - next : NULL, key, head_dim);
+            fill_window(queries + h * part, query, has_right ? query + next : NULL, head_dim);
+            fill_window(d_outputs + h * part, d_output, has_right ? d_output + output_next : NULL, head_dim);
+        }
+        if (has_right)
+            for (int64_t i = 0; i < 2 * heads * triangle; i += WINDOW) /* of d_logits and weights */
+                memcpy(d_logits + i + LINE, d_logits + i, LINE * sizeof(real));
+        for (int v = 0; v < LINE; v += LANES) {
+            for (int64_t h = 0; h < heads; h++) {
+                const real *d_output = output_gradient + ((first_head + h + 1) * head_dim - 1) * LINE + v;
+                const real *value = values + (h + 1) * part - LINE + v;
+                real *d_weight = d_logits + h * triangle + v; /* replaced below */
+                for (int64_t o = 0; o < n; o += TOGETHER)
+                    sums_of_products(TOGETHER, value - o, -1, -WINDOW, d_output, -LINE, head_dim,
+                                     d_weight + o * WINDOW, WINDOW);
+            }
+            for (int64_t h = 0; h < heads; h++) {
+                const real *exps = saved + (first_head + h) * (n + 2) * LINE + v;
+                real *d_logit = d_logits + h * triangle + v, *weight = weights + h * triangle + v;
+#if MICROGPT_EXACT
+                const vec reciprocals = load(exps + (n + 1) * LINE);
+                const vec d_total_factor = -reciprocal_square(load(exps + n * LINE));
+                vec d_total = {0};
+                for (int64_t o = 0; o < n; o++)
+                    d_total += d_total_factor * (load(exps + o * LINE) * load(d_logit + o * WINDOW));
+                for (int64_t o = 0; o < n; o++) {
+                    const vec e = load(exps + o * LINE), d_weight = load(d_logit + o * WINDOW);
+                    store(weight + o * WINDOW, e * reciprocals);
+                    store(d_logit + o * WINDOW, scale * (e * (reciprocals * d_weight + d_total)));
+                }
+#else
+                const vec d_total = sum_of_products(exps, LINE, d_logit, WINDOW, n);
+                for (int64_t o = 0; o < n; o++) {
+                    const vec e = load(exps + o * LINE);
+                    store(weight + o * WINDOW, e);
+                    store(d_logit + o * WINDOW, scale * e * (load(d_logit + o * WINDOW) - d_total));
+                }
+#endif
+            }
+        }
+        for (int v = 0; v < LINE; v += LANES)
+            for (int64_t h = 0; h < heads; h++) {
+                const int64_t last = v + n - 1, last_diagonal = (n - 1) * WINDOW + last;
+                const real *d_logit = d_logits + h * triangle, *weight = weights + h * triangle;
+                real *d_query = input_gradient + (first_head + h) * 3 * head_dim * LINE + v;
+                for (int64_t j = 0; j < head_dim; j += TOGETHER) {
+                    const int64_t at = h * part + j * WINDOW, count = head_dim - j;
+                    sums_of_products(count, keys + at + LINE + v, WINDOW, -1, d_logit + v, WINDOW, n,
+                                     d_query + j * LINE, LINE);
+                    sums_of_products(count, queries + at + last, WINDOW, -1, d_logit + last_diagonal, -(WINDOW + 1), n,
+                                     d_query + (head_dim + j) * LINE, LINE);
+                    sums_of_products(count, d_outputs + at + last, WINDOW, -1, weight + last_diagonal, -(WINDOW + 1), n,
+                                     d_query + (2 * head_dim + j) * LINE, LINE);
+                }
+            }
+    }
+}
+
+INLINE int64_t attention_short_scratch_size(const Workspace *w) {
+    const int64_t forward = 2 * w->n_embd * WINDOW + LINE * LINE;
+    const int64_t backward = (4 * w->n_embd + 2 * w->n_head * LINE) * WINDOW;
+    return forward > backward ? forward : backward;
+}
