@@ -16,7 +16,7 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.math cimport exp, isfinite, log, pow, tanh
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uintptr_t
-from libc.string cimport memchr
+from libc.string cimport memchr, memmove
 
 import math
 
@@ -33,8 +33,6 @@ cdef extern from "Python.h":
     ctypedef struct PyTypeObject:
         void (*tp_dealloc)(PyObject *) noexcept
         void (*tp_free)(void *) noexcept
-    void PyErr_Fetch(PyObject **, PyObject **, PyObject **)
-    void PyErr_Restore(PyObject *, PyObject *, PyObject *)
     void Py_SET_REFCNT(PyObject *, Py_ssize_t)
 
 # --- The tape ---------------------------------------------------------------------------------------------------------
@@ -95,9 +93,8 @@ cdef struct Tape:
     int64_t edges  # in all Edges together
     int64_t searches  # how many there have been
     # Of backward.
-    int32_t *order
-    int32_t *stack
-    int64_t order_capacity, stack_capacity
+    int32_t *path  # the order from the left, the stack from the right
+    int64_t path_capacity
 
 cdef Tape tape
 
@@ -378,19 +375,18 @@ cdef inline void release(int32_t node) noexcept:
 
 
 # --- Backward ---------------------------------------------------------------------------------------------------------
-# `tape.order` is the depth-first post-order of what lies below the root, children left to right, without leaves. A DOT
-# is in it once for every stretch of terms that no other node comes between, as (first term, last term + 1, ~node).
-# On `tape.stack`, `node` is still to be visited. `~node` has been, and goes into the order when the search is back; of
-# a DOT or CUSTOM, the entry below it is the term or child to go on with.
+# The order is the depth-first post-order of what lies below the root, children left to right, without leaves. A DOT is
+# in it once for every stretch of terms that no other node comes between, as (first term, last term + 1, ~node).
+# On the stack, `node` is still to be visited. `~node` has been, and goes into the order when the search is back.
+# `~NONE` stands for a DOT or CUSTOM that has been, but not to its end: beside it are where to go on and the node.
 
-cdef int extend(int64_t stack_size, int64_t order_size) except -1:
-    if stack_size > tape.stack_capacity:
-        tape.stack = <int32_t *>resized(tape.stack, 2 * stack_size, sizeof(int32_t))
-        tape.stack_capacity = 2 * stack_size
-    if order_size > tape.order_capacity:
-        tape.order = <int32_t *>resized(tape.order, 2 * order_size, sizeof(int32_t))
-        tape.order_capacity = 2 * order_size
-    return 0
+cdef int64_t extend(int64_t top) except -1:
+    """Make room between the order and the stack. Returns where the top of the stack then is."""
+    cdef int64_t size = tape.path_capacity - top, capacity = 2 * tape.path_capacity + 64
+    tape.path = <int32_t *>resized(tape.path, capacity, sizeof(int32_t))
+    memmove(tape.path + capacity - size, tape.path + top, size * sizeof(int32_t))
+    tape.path_capacity = capacity
+    return capacity - size
 
 
 cdef bint all_visited(Edges *edges) noexcept:
@@ -404,95 +400,72 @@ cdef bint all_visited(Edges *edges) noexcept:
     return True
 
 
+cdef int32_t reached(int32_t node, int32_t k) noexcept:
+    """The first term of this DOT or child of this CUSTOM, from k on, that the search has not been at."""
+    cdef Edges *edges = tape.operands[node].edges
+    cdef Edges *factors = tape.details[node].dot.factors
+    if k == 0 and all_visited(edges) and all_visited(factors):
+        return edges.count
+    while k < edges.count and tape.visited[edges.nodes[k]] and tape.visited[factors.nodes[k]]:
+        k += 1
+    return k
+
+
 cdef int64_t search(int32_t root) except -1:
-    """Fill `tape.order` and return its length. `visited` then marks what is in it."""
-    cdef int64_t top = 0, length = 0
-    cdef int32_t node = root, child, k, first
+    """Fill the order and return its length. `visited` then marks what is in it."""
+    cdef int64_t top = extend(tape.path_capacity) if tape.path_capacity == 0 else tape.path_capacity
+    cdef int64_t length = 0
+    cdef int32_t node = root, first, last
     cdef int32_t *children
-    cdef int32_t *stack = tape.stack
-    cdef int32_t *order = tape.order
+    cdef int32_t *path = tape.path
     cdef uint8_t *visited = tape.visited
-    cdef Operation operation
-    cdef Edges *edges
-    cdef Edges *factors
-    if visited[root]:
-        return 0
-    visited[root] = True
+    cdef Operands *operands
+    top -= 1
+    path[top] = root
     tape.searches += 1
-    while True:
-        operation = <Operation>tape.operation[node]
-        if operation == DOT and tape.details[node].dot.grad != 0.0:  # its hidden nodes' gradients are to accumulate
-            expand(node)
-            operation = ADD
-            visited = tape.visited
-        if top + 2 > tape.stack_capacity or length + 3 > tape.order_capacity:
-            extend(top + 2, length + 3)
-            stack, order = tape.stack, tape.order
-        child = NONE
-        if operation == DOT or operation == CUSTOM:
-            stack[top], stack[top + 1] = 0, ~node
+    while top < tape.path_capacity:
+        node = path[top]
+        top += 1
+        if node < ~NONE:
+            path[length] = ~node
+            length += 1
+            continue
+        if top - length < 8:
+            top = extend(top)
+            path = tape.path
+        first = 0
+        if node == ~NONE:
+            first, node = path[top], path[top + 1]
             top += 2
+        elif visited[node]:
+            continue
         else:
-            children = tape.operands[node].children
-            if not visited[children[0]]:
-                child = children[0]
-                stack[top] = ~node
-                top += 1
-                if not visited[children[1]]:
-                    stack[top] = children[1]
-                    top += 1
-            elif not visited[children[1]]:
-                child = children[1]
-                stack[top] = ~node
-                top += 1
-            else:
-                order[length] = node
+            visited[node] = True
+            if tape.operation[node] == DOT and tape.details[node].dot.grad != 0.0:
+                expand(node)  # the gradients of its hidden nodes are to accumulate
+                visited = tape.visited
+        operands = &tape.operands[node]
+        if tape.operation[node] < DOT:
+            children = operands.children
+            if visited[children[0]] and visited[children[1]]:
+                path[length] = node
                 length += 1
-        while child == NONE:
-            if top == 0:
-                return length
-            top -= 1
-            if stack[top] >= 0:
-                if not visited[stack[top]]:
-                    child = stack[top]
-                continue
-            if length + 3 > tape.order_capacity:
-                extend(0, length + 3)
-                order = tape.order
-            node = ~stack[top]
-            operation = <Operation>tape.operation[node]
-            if operation != DOT and operation != CUSTOM:
-                order[length] = node
-                length += 1
-                continue
-            top -= 1
-            first = k = stack[top]
-            edges = tape.operands[node].edges
-            children = edges.nodes
-            if operation == CUSTOM:
-                while k < edges.count and visited[children[k]]:
-                    k += 1
-                if k < edges.count:
-                    child = children[k]
-                else:
-                    order[length] = node
-                    length += 1
             else:
-                factors = tape.details[node].dot.factors
-                if k == 0 and all_visited(edges) and all_visited(factors):
-                    k = edges.count
-                while k < edges.count and visited[children[k]] and visited[factors.nodes[k]]:
-                    k += 1
-                if k > first:
-                    order[length], order[length + 1], order[length + 2] = first, k, ~node
-                    length += 3
-                if k < edges.count:
-                    child = factors.nodes[k] if visited[children[k]] else children[k]
-            if child != NONE:
-                stack[top], stack[top + 1] = k, ~node
-                top += 2
-        visited[child] = True
-        node = child
+                top -= 3
+                path[top], path[top + 1], path[top + 2] = children[0], children[1], ~node
+            continue
+        last = reached(node, first)
+        if tape.operation[node] == DOT and last > first:
+            path[length], path[length + 1], path[length + 2] = first, last, ~node
+            length += 3
+        if last < operands.edges.count:
+            top -= 5
+            path[top], path[top + 1] = operands.edges.nodes[last], tape.details[node].dot.factors.nodes[last]
+            path[top + 2], path[top + 3], path[top + 4] = ~NONE, last, node
+        elif tape.operation[node] == CUSTOM:
+            path[length] = node
+            length += 1
+    return length
 
 
 cdef inline void pass_on(double grad, double *numbers, Edges *edges, int32_t first, int32_t last) noexcept:
@@ -526,36 +499,39 @@ cdef void sweep_dot(int32_t node, int32_t first, int32_t last) noexcept:
 
 
 cdef void sweep(int64_t length) noexcept:
-    """Apply the chain rule along `tape.order`, from its end, and take the marks in `visited` back."""
+    """Apply the chain rule along the order, from its end, and take the marks in `visited` back."""
     cdef int32_t node, k
-    cdef Operation operation
-    cdef Edges *edges
+    cdef int32_t *order = tape.path
     cdef int32_t *children
-    cdef double *local_grads
+    cdef uint8_t *operations = tape.operation
+    cdef uint8_t *visited = tape.visited
+    cdef Operands *operands = tape.operands
+    cdef Details *details = tape.details
     cdef double *grads = tape.grad
+    cdef double *local_grads
     cdef double grad
+    cdef Edges *edges
     while length > 0:
         length -= 1
-        node = tape.order[length]
+        node = order[length]
         if node < 0:
             node = ~node
             length -= 2
-            sweep_dot(node, tape.order[length], tape.order[length + 1])
-            tape.visited[node] = False
+            sweep_dot(node, order[length], order[length + 1])
+            visited[node] = False
             continue
-        tape.visited[node] = False
+        visited[node] = False
         grad = grads[node]
-        operation = <Operation>tape.operation[node]
-        children = tape.operands[node].children
-        local_grads = tape.details[node].local_grads
-        if operation == ADD:
+        children = operands[node].children
+        local_grads = details[node].local_grads
+        if operations[node] == ADD:
             grads[children[0]] += grad
             grads[children[1]] += grad
-        elif operation == MULTIPLY:
+        elif operations[node] == MULTIPLY:
             grads[children[0]] += local_grads[0] * grad
             grads[children[1]] += local_grads[1] * grad
-        elif operation == CUSTOM:
-            edges = tape.operands[node].edges
+        elif operations[node] == CUSTOM:
+            edges = operands[node].edges
             for k in range(edges.count):
                 grads[edges.nodes[k]] += edges.numbers[k] * grad
         else:
@@ -622,6 +598,7 @@ cdef enum:
 
 cdef PyObject *idle[MAXIMUM_IDLE]
 cdef int idle_count = 0
+cdef void (*deallocate_walked)(PyObject *) noexcept  # what Cython makes of `__dealloc__`
 
 
 cdef inline Value new_value():
@@ -635,13 +612,20 @@ cdef inline Value new_value():
 
 
 cdef void deallocate(PyObject *value) noexcept:
-    global idle_count
+    cdef int32_t node = (<Value>value).node
     if (<Value>value).walked:
-        forget((<Value>value).node)
-        (<Value>value).walked = False
-    if (<Value>value).node != NONE:
-        release((<Value>value).node)
-        (<Value>value).node = NONE
+        deallocate_walked(value)
+        return
+    if tape.references[node] > 1:  # of almost all
+        tape.references[node] -= 1
+    elif node != NONE:
+        release(node)
+    keep(value)
+
+
+cdef inline void keep(PyObject *value) noexcept:
+    global idle_count
+    (<Value>value).node = NONE
     if idle_count < MAXIMUM_IDLE:
         idle[idle_count] = value
         idle_count += 1
@@ -664,15 +648,6 @@ cdef Value walk_to(int32_t node):
     tape.references[node] += 1
     value.node, value.walked = node, True
     return value
-
-
-cdef void forget(int32_t node) noexcept:
-    cdef PyObject *type_ = NULL
-    cdef PyObject *error = NULL
-    cdef PyObject *traceback = NULL
-    PyErr_Fetch(&type_, &error, &traceback)  # a handle may be on its way out because of an error
-    del walked[node]
-    PyErr_Restore(type_, error, traceback)
 
 
 cdef inline int32_t operand(object x) except -1:
@@ -767,6 +742,7 @@ cdef class Value:
             edges.numbers[k] = slopes[k]
         self.node = new_node(CUSTOM, number)
         tape.operands[self.node].edges = edges
+        tape.details[self.node].dot.factors = edges  # as if of a DOT, for the search
 
     @property
     def data(self):
@@ -783,6 +759,10 @@ cdef class Value:
             tape.data[self.node] = number_of("data", value)
         else:
             PyObject_GenericSetAttr(self, name, value)
+
+    def __dealloc__(self):  # of those that were walked to
+        del walked[self.node]
+        release(self.node)
 
     # In the binary operators, either side may be the Value.
     def __add__(left, right):
@@ -1098,6 +1078,7 @@ cdef class Parameters:
             tape.data[self.nodes[i]] = data[i]
 
 
+deallocate_walked = (<PyTypeObject *>Value).tp_dealloc
 (<PyTypeObject *>Value).tp_dealloc = deallocate
 
 # Node NONE stands in for the children that a node does not have, and for a handle that was never initialised.
