@@ -28,8 +28,8 @@ from microgpt.arrays import aligned_zeros
 cdef extern from "Python.h":
     object PySequence_Fast(object, const char *message)
     PyObject **PySequence_Fast_ITEMS(object)
-    int PyObject_GenericSetAttr(object, object, object) except -1
     Py_ssize_t PySequence_Fast_GET_SIZE(object)
+    int PyObject_GenericSetAttr(object, object, object) except -1
     ctypedef struct PyTypeObject:
         void (*tp_dealloc)(PyObject *) noexcept
         void (*tp_free)(void *) noexcept
@@ -60,9 +60,10 @@ cdef struct Edges:  # to any number of nodes; the two arrays lie behind it, in t
     int32_t *nodes
     double *numbers  # of a CUSTOM, the local derivatives; of a DOT, the data
     PyObject *label  # of a CUSTOM, what `_op` gives
-    int32_t lowest, highest  # of the nodes
-    bint consecutive  # are the nodes
     int64_t users
+    # Of a DOT:
+    int32_t lowest, highest  # among the nodes
+    bint consecutive  # whether each node has the place after that of the one before
     int64_t searched  # the last search that has been at all of them
 
 cdef union Operands:
@@ -450,9 +451,15 @@ cdef int64_t search(int32_t root) except -1:
             if visited[children[0]] and visited[children[1]]:
                 path[length] = node
                 length += 1
-            else:
-                top -= 3
-                path[top], path[top + 1], path[top + 2] = children[0], children[1], ~node
+                continue
+            top -= 1
+            path[top] = ~node
+            if not visited[children[1]]:
+                top -= 1
+                path[top] = children[1]
+            if not visited[children[0]]:
+                top -= 1
+                path[top] = children[0]
             continue
         last = reached(node, first)
         if tape.operation[node] == DOT and last > first:
@@ -868,7 +875,7 @@ cdef class Value:
         cdef int64_t length
         try:
             length = search(self.node)
-        except MemoryError:
+        except (MemoryError, OverflowError):
             for node in range(tape.used):
                 tape.visited[node] = tape.operation[node] == LEAF
             raise
