@@ -233,14 +233,14 @@ cdef void free_edges(Edges *edges) noexcept:
 cdef Edges *edges_to(PyObject **values, int64_t count) except NULL:
     """Edges to the nodes of these handles, with a reference to each: the last there were, if they are the same."""
     cdef int32_t first = (<Value>values[0]).node if count > 0 else NONE
-    cdef bint known = tape.operation[first] == LEAF
-    cdef Edges *edges = tape.operands[first].edges if known else NULL
+    cdef bint remembers = first != NONE and tape.operation[first] == LEAF
+    cdef Edges *edges = tape.operands[first].edges if remembers else NULL
     if edges != NULL and lead_to(edges, values, count):
         edges.users += 1
         return edges
     edges = new_edges(count)
     fill(edges, values)
-    if known:
+    if remembers:
         tape.operands[first].edges = edges
     return edges
 
@@ -598,7 +598,7 @@ cdef inline double logarithm(double x) except? -1:
 LABELS = {LEAF: "", ADD: "+", MULTIPLY: "*", EXP: "exp", LOG: "log", RELU: "ReLU", TANH: "tanh", DOT: "+"}
 
 # Handles come and go with every operation, so their memory is kept for the next ones. This does what `freelist` and
-# `__dealloc__` do, without what Cython must add to protect Python code, of which there is none here.
+# `__dealloc__` do, without what Cython must add to protect Python code, which only those need that were walked to.
 
 cdef enum:
     MAXIMUM_IDLE = 1024

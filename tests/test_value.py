@@ -473,6 +473,7 @@ def test_functions_take_numbers(scalars):
 def test_functions_of_nothing(scalars):
     assert scalars.linear([scalars.Value(1.0)], []) == []
     assert scalars.linear([], [[scalars.Value(1.0)]]) == [0]
+    assert scalars.linear([], []) == []  # not by what the call before knew
     with pytest.raises(ValueError):
         scalars.softmax([])
     with pytest.raises(ZeroDivisionError):
