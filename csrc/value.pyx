@@ -16,7 +16,7 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.math cimport exp, isfinite, log, pow, tanh
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uintptr_t
-from libc.string cimport memchr
+from libc.string cimport memchr, memmove
 
 import math
 
@@ -29,11 +29,10 @@ cdef extern from "Python.h":
     object PySequence_Fast(object, const char *message)
     PyObject **PySequence_Fast_ITEMS(object)
     Py_ssize_t PySequence_Fast_GET_SIZE(object)
+    int PyObject_GenericSetAttr(object, object, object) except -1
     ctypedef struct PyTypeObject:
         void (*tp_dealloc)(PyObject *) noexcept
         void (*tp_free)(void *) noexcept
-    void PyErr_Fetch(PyObject **, PyObject **, PyObject **)
-    void PyErr_Restore(PyObject *, PyObject *, PyObject *)
     void Py_SET_REFCNT(PyObject *, Py_ssize_t)
 
 # --- The tape ---------------------------------------------------------------------------------------------------------
@@ -61,17 +60,23 @@ cdef struct Edges:  # to any number of nodes; the two arrays lie behind it, in t
     int32_t *nodes
     double *numbers  # of a CUSTOM, the local derivatives; of a DOT, the data
     PyObject *label  # of a CUSTOM, what `_op` gives
-    # A DOT has the edges to a1, a2, ..., and shares those to b1, b2, ... with the other DOTs of a `linear`.
-    Edges *factors
-    bint swept  # its hidden nodes have gradients, each this one
-    double grad
-    # Those that are shared:
     int64_t users
+    # Of a DOT:
+    int32_t lowest, highest  # among the nodes
+    bint consecutive  # whether each node has the place after that of the one before
     int64_t searched  # the last search that has been at all of them
 
 cdef union Operands:
     int32_t children[2]
-    Edges *edges  # of DOT and CUSTOM
+    Edges *edges  # of a CUSTOM; of a DOT, those to a1, a2, ...; of a LEAF, the last that began with it, or NULL
+
+cdef struct Dot:
+    Edges *factors  # those to b1, b2, ..., perhaps more than the operation has terms
+    double grad  # of each of its hidden nodes
+
+cdef union Details:
+    double local_grads[2]
+    Dot dot
 
 cdef struct Tape:
     # One element for each node.
@@ -79,7 +84,7 @@ cdef struct Tape:
     uint8_t *visited  # by the search under way; leaves always are, as there is nothing below them
     uint32_t *references  # handles and parents
     Operands *operands
-    double *local_grads  # two each
+    Details *details
     double *data
     double *grad
     int64_t capacity
@@ -89,9 +94,8 @@ cdef struct Tape:
     int64_t edges  # in all Edges together
     int64_t searches  # how many there have been
     # Of backward.
-    int32_t *order
-    int32_t *stack
-    int64_t order_capacity, stack_capacity
+    int32_t *path  # the order from the left, the stack from the right
+    int64_t path_capacity
 
 cdef Tape tape
 
@@ -111,7 +115,7 @@ cdef int grow(int64_t count) except -1:
     tape.visited = <uint8_t *>resized(tape.visited, capacity, sizeof(uint8_t))
     tape.references = <uint32_t *>resized(tape.references, capacity, sizeof(uint32_t))
     tape.operands = <Operands *>resized(tape.operands, capacity, sizeof(Operands))
-    tape.local_grads = <double *>resized(tape.local_grads, capacity, 2 * sizeof(double))
+    tape.details = <Details *>resized(tape.details, capacity, sizeof(Details))
     tape.data = <double *>resized(tape.data, capacity, sizeof(double))
     tape.grad = <double *>resized(tape.grad, capacity, sizeof(double))
     tape.capacity = capacity
@@ -168,7 +172,9 @@ cdef inline int32_t new_node(Operation operation, double data) noexcept:
 
 
 cdef inline int32_t leaf(double data) noexcept:
-    return new_node(LEAF, data)
+    cdef int32_t node = new_node(LEAF, data)
+    tape.operands[node].edges = NULL
+    return node
 
 
 cdef inline int32_t add(int32_t a, int32_t b) noexcept:
@@ -182,8 +188,8 @@ cdef inline int32_t multiply(int32_t a, int32_t b) noexcept:
     cdef int32_t node = new_node(MULTIPLY, tape.data[a] * tape.data[b])
     tape.operands[node].children[0] = a
     tape.operands[node].children[1] = b
-    tape.local_grads[2 * <int64_t>node] = tape.data[b]
-    tape.local_grads[2 * <int64_t>node + 1] = tape.data[a]
+    tape.details[node].local_grads[0] = tape.data[b]
+    tape.details[node].local_grads[1] = tape.data[a]
     return node
 
 
@@ -191,13 +197,13 @@ cdef inline int32_t unary(Operation operation, int32_t a, double data, double lo
     cdef int32_t node = new_node(operation, data)
     tape.operands[node].children[0] = a
     tape.operands[node].children[1] = NONE
-    tape.local_grads[2 * <int64_t>node] = local_grad
+    tape.details[node].local_grads[0] = local_grad
     return node
 
 
 cdef inline int32_t raised_node(int32_t base, double exponent, double data, double local_grad) noexcept:
     cdef int32_t node = unary(POWER, base, data, local_grad)
-    tape.local_grads[2 * <int64_t>node + 1] = exponent  # what `_op` gives
+    tape.details[node].local_grads[1] = exponent  # what `_op` gives
     return node
 
 
@@ -212,8 +218,6 @@ cdef Edges *new_edges(int64_t count) except NULL:
     edges.numbers = <double *>(edges + 1)
     edges.nodes = <int32_t *>(edges.numbers + count)
     edges.label = NULL
-    edges.factors = NULL
-    edges.swept = False
     edges.users = 1  # who makes them
     edges.searched = 0
     tape.edges += count
@@ -227,47 +231,79 @@ cdef void free_edges(Edges *edges) noexcept:
 
 
 cdef Edges *edges_to(PyObject **values, int64_t count) except NULL:
-    """Edges to the nodes of these handles, with a reference to each."""
-    cdef Edges *edges = new_edges(count)
-    cdef int32_t *nodes = edges.nodes
-    cdef double *numbers = edges.numbers
-    cdef int64_t k
-    for k in range(count):
-        nodes[k] = hold(<Value>values[k])
-        numbers[k] = tape.data[nodes[k]]
+    """Edges to the nodes of these handles, with a reference to each: the last there were, if they are the same."""
+    cdef int32_t first = (<Value>values[0]).node if count > 0 else NONE
+    cdef bint remembers = first != NONE and tape.operation[first] == LEAF
+    cdef Edges *edges = tape.operands[first].edges if remembers else NULL
+    if edges != NULL and lead_to(edges, values, count):
+        edges.users += 1
+        return edges
+    edges = new_edges(count)
+    fill(edges, values)
+    if remembers:
+        tape.operands[first].edges = edges
     return edges
 
 
-cdef int32_t dot(PyObject **values, int64_t terms, Edges *factors) except -1:
-    """0 + a1 * b1 + a2 * b2 + ..., of handles and what these edges lead to. It needs room for one node."""
-    cdef Edges *edges = edges_to(values, terms)
+cdef bint lead_to(Edges *edges, PyObject **values, int64_t count) noexcept:
+    """Whether they lead to the nodes of these handles, and the data there is, bit for bit, what it was."""
+    cdef int64_t *numbers = <int64_t *>edges.numbers
+    cdef int64_t *data = <int64_t *>tape.data
+    cdef int32_t node
+    cdef int64_t k
+    if edges.count != count:
+        return False
+    for k in range(count):
+        node = (<Value>values[k]).node
+        if edges.nodes[k] != node or numbers[k] != data[node]:
+            return False
+    return True
+
+
+cdef void fill(Edges *edges, PyObject **values) noexcept:
+    cdef int32_t node = NONE, k
+    edges.lowest, edges.highest = MAXIMUM_NODES, NONE
+    edges.consecutive = True
+    for k in range(edges.count):
+        edges.consecutive &= k == 0 or (<Value>values[k]).node == node + 1
+        node = (<Value>values[k]).node
+        tape.references[node] += 1
+        edges.nodes[k] = node
+        edges.numbers[k] = tape.data[node]
+        edges.lowest, edges.highest = min(edges.lowest, node), max(edges.highest, node)
+
+
+cdef int32_t dot(Edges *edges, Edges *factors) noexcept:
+    """0 + a1 * b1 + a2 * b2 + ..., of what these edges lead to; a user of both. It needs room for one node."""
     cdef double total = 0.0
     cdef int32_t node
     cdef int64_t k
-    for k in range(terms):
+    for k in range(edges.count):
         total += edges.numbers[k] * factors.numbers[k]
-    edges.factors = factors
+    edges.users += 1
     factors.users += 1
     node = new_node(DOT, total)
     tape.operands[node].edges = edges
+    tape.details[node].dot = Dot(factors, 0.0)
     return node
 
 
 cdef int expand(int32_t node) except -1:
     """Turn a DOT into the nodes that it stands for, as they would be by now."""
     cdef Edges *edges = tape.operands[node].edges
-    cdef Edges *factors = edges.factors
+    cdef Edges *factors = tape.details[node].dot.factors
     cdef int32_t product = NONE, total, k
-    cdef double grad = edges.grad if edges.swept else 0.0
+    cdef double grad = tape.details[node].dot.grad
     reserve(2 * <int64_t>edges.count)
     total = leaf(0.0)
     for k in range(edges.count):
         product = new_node(MULTIPLY, edges.numbers[k] * factors.numbers[k])
+        tape.references[edges.nodes[k]] += 1
         tape.references[factors.nodes[k]] += 1
         tape.operands[product].children[0] = edges.nodes[k]
         tape.operands[product].children[1] = factors.nodes[k]
-        tape.local_grads[2 * <int64_t>product] = factors.numbers[k]
-        tape.local_grads[2 * <int64_t>product + 1] = edges.numbers[k]
+        tape.details[product].local_grads[0] = factors.numbers[k]
+        tape.details[product].local_grads[1] = edges.numbers[k]
         tape.grad[product] = tape.grad[total] = grad
         if k == 0:
             product, total = total, product  # sum() starts with p + 0, where p is the first product
@@ -276,8 +312,7 @@ cdef int expand(int32_t node) except -1:
     tape.operation[node] = ADD
     tape.operands[node].children[0] = total
     tape.operands[node].children[1] = product
-    leave(factors)
-    free_edges(edges)
+    free_all(leave(factors, leave(edges, NONE)))
     return 0
 
 
@@ -299,11 +334,16 @@ cdef inline int32_t give_up(int32_t node, int32_t doomed) noexcept:
     return node
 
 
-cdef int32_t give_up_all(Edges *edges, int32_t doomed) noexcept:
-    cdef int32_t *nodes = edges.nodes
+cdef int32_t leave(Edges *edges, int32_t doomed) noexcept:
+    """Use edges no more, which are freed with the last user; the list, as above."""
     cdef int32_t k
+    edges.users -= 1
+    if edges.users != 0:
+        return doomed
+    if edges.count > 0 and tape.operation[edges.nodes[0]] == LEAF and tape.operands[edges.nodes[0]].edges == edges:
+        tape.operands[edges.nodes[0]].edges = NULL
     for k in range(edges.count):
-        doomed = give_up(nodes[k], doomed)
+        doomed = give_up(edges.nodes[k], doomed)
     free_edges(edges)
     return doomed
 
@@ -313,18 +353,14 @@ cdef void free_all(int32_t doomed) noexcept:
     cdef int32_t node
     cdef int32_t *children
     cdef Operation operation
-    cdef Edges *factors
     while doomed != NONE:
         node = doomed
         doomed = <int32_t>tape.references[node]
         operation = <Operation>tape.operation[node]
         if operation == DOT or operation == CUSTOM:
-            factors = tape.operands[node].edges.factors
-            doomed = give_up_all(tape.operands[node].edges, doomed)
+            doomed = leave(tape.operands[node].edges, doomed)
             if operation == DOT:
-                factors.users -= 1
-                if factors.users == 0:
-                    doomed = give_up_all(factors, doomed)
+                doomed = leave(tape.details[node].dot.factors, doomed)
         elif operation != LEAF:
             children = tape.operands[node].children
             doomed = give_up(children[0], doomed)
@@ -339,163 +375,170 @@ cdef inline void release(int32_t node) noexcept:
     free_all(give_up(node, NONE))
 
 
-cdef void leave(Edges *factors) noexcept:
-    """Use shared edges no more; free them with the last user."""
-    factors.users -= 1
-    if factors.users == 0:
-        free_all(give_up_all(factors, NONE))
-
-
 # --- Backward ---------------------------------------------------------------------------------------------------------
-# `tape.order` is the depth-first post-order of what lies below the root, children left to right, without leaves. A DOT
-# is in it once for every stretch of terms that no other node comes between, as (first term, last term + 1, ~node).
-# On `tape.stack`, `node` is still to be visited. `~node` has been, and goes into the order when the search is back; of
-# a DOT or CUSTOM, the entry below it is the term or child to go on with.
+# The order is the depth-first post-order of what lies below the root, children left to right, without leaves. A DOT is
+# in it once for every stretch of terms that no other node comes between, as (first term, last term + 1, ~node).
+# On the stack, `node` is still to be visited. `~node` has been, and goes into the order when the search is back.
+# `~NONE` stands for a DOT or CUSTOM that has been, but not to its end: beside it are where to go on and the node.
 
-cdef int extend(int64_t stack_size, int64_t order_size) except -1:
-    if stack_size > tape.stack_capacity:
-        tape.stack = <int32_t *>resized(tape.stack, 2 * stack_size, sizeof(int32_t))
-        tape.stack_capacity = 2 * stack_size
-    if order_size > tape.order_capacity:
-        tape.order = <int32_t *>resized(tape.order, 2 * order_size, sizeof(int32_t))
-        tape.order_capacity = 2 * order_size
-    return 0
+cdef int64_t extend(int64_t top) except -1:
+    """Make room between the order and the stack. Returns where the top of the stack then is."""
+    cdef int64_t size = tape.path_capacity - top, capacity = 2 * tape.path_capacity + 64
+    tape.path = <int32_t *>resized(tape.path, capacity, sizeof(int32_t))
+    memmove(tape.path + capacity - size, tape.path + top, size * sizeof(int32_t))
+    tape.path_capacity = capacity
+    return capacity - size
+
+
+cdef bint all_visited(Edges *edges) noexcept:
+    """Whether this search has been at all of these nodes; of those that many a DOT shares, it finds out once."""
+    cdef int32_t k
+    if edges.searched != tape.searches:
+        for k in range(edges.count):
+            if not tape.visited[edges.nodes[k]]:
+                return False
+        edges.searched = tape.searches
+    return True
+
+
+cdef int32_t reached(int32_t node, int32_t k) noexcept:
+    """The first term of this DOT or child of this CUSTOM, from k on, that the search has not been at."""
+    cdef Edges *edges = tape.operands[node].edges
+    cdef Edges *factors = tape.details[node].dot.factors
+    if k == 0 and all_visited(edges) and all_visited(factors):
+        return edges.count
+    while k < edges.count and tape.visited[edges.nodes[k]] and tape.visited[factors.nodes[k]]:
+        k += 1
+    return k
 
 
 cdef int64_t search(int32_t root) except -1:
-    """Fill `tape.order` and return its length. `visited` then marks what is in it."""
-    cdef int64_t top = 0, length = 0
-    cdef int32_t node = root, child, k, first
+    """Fill the order and return its length. `visited` then marks what is in it."""
+    cdef int64_t top = extend(tape.path_capacity) if tape.path_capacity == 0 else tape.path_capacity
+    cdef int64_t length = 0
+    cdef int32_t node = root, first, last
     cdef int32_t *children
-    cdef int32_t *stack = tape.stack
-    cdef int32_t *order = tape.order
+    cdef int32_t *path = tape.path
     cdef uint8_t *visited = tape.visited
-    cdef Operation operation
-    cdef Edges *edges
-    cdef Edges *factors
-    if visited[root]:
-        return 0
-    visited[root] = True
+    cdef Operands *operands
+    top -= 1
+    path[top] = root
     tape.searches += 1
-    while True:
-        operation = <Operation>tape.operation[node]
-        if operation == DOT and tape.operands[node].edges.swept:  # its hidden nodes' gradients are to accumulate
-            expand(node)
-            operation = ADD
-            visited = tape.visited
-        if top + 2 > tape.stack_capacity or length + 3 > tape.order_capacity:
-            extend(top + 2, length + 3)
-            stack, order = tape.stack, tape.order
-        child = NONE
-        if operation == DOT or operation == CUSTOM:
-            stack[top], stack[top + 1] = 0, ~node
+    while top < tape.path_capacity:
+        node = path[top]
+        top += 1
+        if node < ~NONE:
+            path[length] = ~node
+            length += 1
+            continue
+        if top - length < 8:
+            top = extend(top)
+            path = tape.path
+        first = 0
+        if node == ~NONE:
+            first, node = path[top], path[top + 1]
             top += 2
+        elif visited[node]:
+            continue
         else:
-            children = tape.operands[node].children
+            visited[node] = True
+            if tape.operation[node] == DOT and tape.details[node].dot.grad != 0.0:
+                expand(node)  # the gradients of its hidden nodes are to accumulate
+                visited = tape.visited
+        operands = &tape.operands[node]
+        if tape.operation[node] < DOT:
+            children = operands.children
+            if visited[children[0]] and visited[children[1]]:
+                path[length] = node
+                length += 1
+                continue
+            top -= 1
+            path[top] = ~node
+            if not visited[children[1]]:
+                top -= 1
+                path[top] = children[1]
             if not visited[children[0]]:
-                child = children[0]
-                stack[top] = ~node
-                top += 1
-                if not visited[children[1]]:
-                    stack[top] = children[1]
-                    top += 1
-            elif not visited[children[1]]:
-                child = children[1]
-                stack[top] = ~node
-                top += 1
-            else:
-                order[length] = node
-                length += 1
-        while child == NONE:
-            if top == 0:
-                return length
-            top -= 1
-            if stack[top] >= 0:
-                if not visited[stack[top]]:
-                    child = stack[top]
-                continue
-            if length + 3 > tape.order_capacity:
-                extend(0, length + 3)
-                order = tape.order
-            node = ~stack[top]
-            operation = <Operation>tape.operation[node]
-            if operation != DOT and operation != CUSTOM:
-                order[length] = node
-                length += 1
-                continue
-            top -= 1
-            first = k = stack[top]
-            edges = tape.operands[node].edges
-            children = edges.nodes
-            if operation == CUSTOM:
-                while k < edges.count and visited[children[k]]:
-                    k += 1
-                if k < edges.count:
-                    child = children[k]
-                else:
-                    order[length] = node
-                    length += 1
-            else:
-                factors = edges.factors
-                if factors.searched == tape.searches:
-                    while k < edges.count and visited[children[k]]:
-                        k += 1
-                else:
-                    while k < edges.count and visited[children[k]] and visited[factors.nodes[k]]:
-                        k += 1
-                    if k == factors.count:
-                        factors.searched = tape.searches
-                if k > first:
-                    order[length], order[length + 1], order[length + 2] = first, k, ~node
-                    length += 3
-                if k < edges.count:
-                    child = factors.nodes[k] if visited[children[k]] else children[k]
-            if child != NONE:
-                stack[top], stack[top + 1] = k, ~node
-                top += 2
-        visited[child] = True
-        node = child
+                top -= 1
+                path[top] = children[0]
+            continue
+        last = reached(node, first)
+        if tape.operation[node] == DOT and last > first:
+            path[length], path[length + 1], path[length + 2] = first, last, ~node
+            length += 3
+        if last < operands.edges.count:
+            top -= 5
+            path[top], path[top + 1] = operands.edges.nodes[last], tape.details[node].dot.factors.nodes[last]
+            path[top + 2], path[top + 3], path[top + 4] = ~NONE, last, node
+        elif tape.operation[node] == CUSTOM:
+            path[length] = node
+            length += 1
+    return length
+
+
+cdef inline void pass_on(double grad, double *numbers, Edges *edges, int32_t first, int32_t last) noexcept:
+    """Add the products of `grad` and these numbers to the gradients of what these edges lead to, last to first."""
+    cdef double *grads = tape.grad
+    cdef int32_t k
+    if edges.consecutive:  # no two gradients are the same: in any order
+        grads += edges.nodes[0]
+        for k in range(first, last):
+            grads[k] += numbers[k] * grad
+    else:
+        for k in range(last - 1, first - 1, -1):
+            grads[edges.nodes[k]] += numbers[k] * grad
+
+
+cdef void sweep_dot(int32_t node, int32_t first, int32_t last) noexcept:
+    """Apply the chain rule to these terms of a DOT."""
+    cdef Edges *edges = tape.operands[node].edges
+    cdef Edges *factors = tape.details[node].dot.factors
+    cdef double *grads = tape.grad
+    cdef double grad = 0.0 + grads[node]
+    cdef int32_t k
+    tape.details[node].dot.grad = grad
+    if edges.highest < factors.lowest or factors.highest < edges.lowest:  # no node is in both
+        pass_on(grad, factors.numbers, edges, first, last)
+        pass_on(grad, edges.numbers, factors, first, last)
+        return
+    for k in range(last - 1, first - 1, -1):
+        grads[edges.nodes[k]] += factors.numbers[k] * grad
+        grads[factors.nodes[k]] += edges.numbers[k] * grad
 
 
 cdef void sweep(int64_t length) noexcept:
-    """Apply the chain rule along `tape.order`, from its end, and take the marks in `visited` back."""
-    cdef int32_t node, k, first, last
-    cdef Operation operation
-    cdef Edges *edges
-    cdef Edges *factors
+    """Apply the chain rule along the order, from its end, and take the marks in `visited` back."""
+    cdef int32_t node, k
+    cdef int32_t *order = tape.path
     cdef int32_t *children
-    cdef double *local_grads
+    cdef uint8_t *operations = tape.operation
+    cdef uint8_t *visited = tape.visited
+    cdef Operands *operands = tape.operands
+    cdef Details *details = tape.details
     cdef double *grads = tape.grad
+    cdef double *local_grads
     cdef double grad
+    cdef Edges *edges
     while length > 0:
         length -= 1
-        node = tape.order[length]
+        node = order[length]
         if node < 0:
             node = ~node
             length -= 2
-            first, last = tape.order[length], tape.order[length + 1]
-            edges = tape.operands[node].edges
-            factors = edges.factors
-            edges.swept = True
-            edges.grad = grad = 0.0 + grads[node]
-            for k in range(last - 1, first - 1, -1):
-                grads[edges.nodes[k]] += factors.numbers[k] * grad
-                grads[factors.nodes[k]] += edges.numbers[k] * grad
-            tape.visited[node] = False
+            sweep_dot(node, order[length], order[length + 1])
+            visited[node] = False
             continue
-        tape.visited[node] = False
+        visited[node] = False
         grad = grads[node]
-        operation = <Operation>tape.operation[node]
-        children = tape.operands[node].children
-        local_grads = tape.local_grads + 2 * <int64_t>node
-        if operation == ADD:
+        children = operands[node].children
+        local_grads = details[node].local_grads
+        if operations[node] == ADD:
             grads[children[0]] += grad
             grads[children[1]] += grad
-        elif operation == MULTIPLY:
+        elif operations[node] == MULTIPLY:
             grads[children[0]] += local_grads[0] * grad
             grads[children[1]] += local_grads[1] * grad
-        elif operation == CUSTOM:
-            edges = tape.operands[node].edges
+        elif operations[node] == CUSTOM:
+            edges = operands[node].edges
             for k in range(edges.count):
                 grads[edges.nodes[k]] += edges.numbers[k] * grad
         else:
@@ -555,13 +598,14 @@ cdef inline double logarithm(double x) except? -1:
 LABELS = {LEAF: "", ADD: "+", MULTIPLY: "*", EXP: "exp", LOG: "log", RELU: "ReLU", TANH: "tanh", DOT: "+"}
 
 # Handles come and go with every operation, so their memory is kept for the next ones. This does what `freelist` and
-# `__dealloc__` do, without what Cython must add to protect Python code, of which there is none here.
+# `__dealloc__` do, without what Cython must add to protect Python code, which only those need that were walked to.
 
 cdef enum:
     MAXIMUM_IDLE = 1024
 
 cdef PyObject *idle[MAXIMUM_IDLE]
 cdef int idle_count = 0
+cdef void (*deallocate_walked)(PyObject *) noexcept  # what Cython makes of `__dealloc__`
 
 
 cdef inline Value new_value():
@@ -575,13 +619,20 @@ cdef inline Value new_value():
 
 
 cdef void deallocate(PyObject *value) noexcept:
-    global idle_count
+    cdef int32_t node = (<Value>value).node
     if (<Value>value).walked:
-        forget((<Value>value).node)
-        (<Value>value).walked = False
-    if (<Value>value).node != NONE:
-        release((<Value>value).node)
-        (<Value>value).node = NONE
+        deallocate_walked(value)
+        return
+    if tape.references[node] > 1:  # of almost all
+        tape.references[node] -= 1
+    elif node != NONE:
+        release(node)
+    keep(value)
+
+
+cdef inline void keep(PyObject *value) noexcept:
+    global idle_count
+    (<Value>value).node = NONE
     if idle_count < MAXIMUM_IDLE:
         idle[idle_count] = value
         idle_count += 1
@@ -604,15 +655,6 @@ cdef Value walk_to(int32_t node):
     tape.references[node] += 1
     value.node, value.walked = node, True
     return value
-
-
-cdef void forget(int32_t node) noexcept:
-    cdef PyObject *type_ = NULL
-    cdef PyObject *error = NULL
-    cdef PyObject *traceback = NULL
-    PyErr_Fetch(&type_, &error, &traceback)  # a handle may be on its way out because of an error
-    del walked[node]
-    PyErr_Restore(type_, error, traceback)
 
 
 cdef inline int32_t operand(object x) except -1:
@@ -707,22 +749,27 @@ cdef class Value:
             edges.numbers[k] = slopes[k]
         self.node = new_node(CUSTOM, number)
         tape.operands[self.node].edges = edges
+        tape.details[self.node].dot.factors = edges  # as if of a DOT, for the search
 
     @property
     def data(self):
         return tape.data[self.node]
 
-    @data.setter
-    def data(self, value):
-        tape.data[self.node] = number_of("data", value)
-
     @property
     def grad(self):
         return tape.grad[self.node]
 
-    @grad.setter
-    def grad(self, value):
-        tape.grad[self.node] = number_of("grad", value)
+    def __setattr__(self, name, value):  # sooner here than found among the attributes of the type
+        if name == "grad":
+            tape.grad[self.node] = number_of("grad", value)
+        elif name == "data":
+            tape.data[self.node] = number_of("data", value)
+        else:
+            PyObject_GenericSetAttr(self, name, value)
+
+    def __dealloc__(self):  # of those that were walked to
+        del walked[self.node]
+        release(self.node)
 
     # In the binary operators, either side may be the Value.
     def __add__(left, right):
@@ -828,7 +875,7 @@ cdef class Value:
         cdef int64_t length
         try:
             length = search(self.node)
-        except MemoryError:
+        except (MemoryError, OverflowError):
             for node in range(tape.used):
                 tape.visited[node] = tape.operation[node] == LEAF
             raise
@@ -855,7 +902,7 @@ cdef class Value:
     def _local_grads(self):
         """The derivative of this value with respect to each of its children."""
         cdef Operation operation = <Operation>tape.operation[self.node]
-        cdef double *local_grads = tape.local_grads + 2 * <int64_t>self.node
+        cdef double *local_grads = tape.details[self.node].local_grads
         cdef Edges *edges
         if operation == LEAF:
             return ()
@@ -880,7 +927,7 @@ cdef class Value:
         if operation == CUSTOM:
             return <str>tape.operands[self.node].edges.label
         if operation == POWER:
-            return f"**{<object>tape.local_grads[2 * <int64_t>self.node + 1]:g}"
+            return f"**{<object>tape.details[self.node].local_grads[1]:g}"
         return LABELS[operation]
 
     def __eq__(self, other):
@@ -925,6 +972,7 @@ def linear(x, w):
     cdef list result = []
     cdef Value output
     cdef Py_ssize_t terms
+    cdef Edges *edges
     cdef Edges *factors = edges_to(PySequence_Fast_ITEMS(inputs), len(inputs))
     try:
         for row in w:
@@ -935,10 +983,12 @@ def linear(x, w):
                 continue
             output = new_value()
             reserve(1)
-            output.node = dot(PySequence_Fast_ITEMS(row), terms, factors)
+            edges = edges_to(PySequence_Fast_ITEMS(row), terms)
+            output.node = dot(edges, factors)
+            leave(edges, NONE)
             result.append(output)
     finally:
-        leave(factors)
+        free_all(leave(factors, NONE))
     return result
 
 
@@ -988,16 +1038,14 @@ def rmsnorm(x):
     cdef list result = []
     cdef Value value, output, shifted = new_value(), scale = new_value()
     cdef double share
-    cdef Edges *factors
+    cdef Edges *edges
     if not inputs:
         raise ZeroDivisionError("x must have at least one element")
     share = power(<double>len(inputs), -1.0)
     reserve(5)
-    factors = edges_to(PySequence_Fast_ITEMS(inputs), len(inputs))
-    try:
-        shifted.node = dot(PySequence_Fast_ITEMS(inputs), len(inputs), factors)
-    finally:
-        leave(factors)
+    edges = edges_to(PySequence_Fast_ITEMS(inputs), len(inputs))
+    shifted.node = dot(edges, edges)
+    leave(edges, NONE)
     shifted.node = add(multiply(shifted.node, leaf(share)), leaf(1e-5))
     scale.node = raised(shifted, -0.5)
     for value in inputs:
@@ -1037,10 +1085,12 @@ cdef class Parameters:
             tape.data[self.nodes[i]] = data[i]
 
 
+deallocate_walked = (<PyTypeObject *>Value).tp_dealloc
 (<PyTypeObject *>Value).tp_dealloc = deallocate
 
 # Node NONE stands in for the children that a node does not have, and for a handle that was never initialised.
 reserve(1)
 tape.used = tape.next = 1
 tape.operation[NONE], tape.visited[NONE], tape.references[NONE] = LEAF, True, 1
+tape.operands[NONE].edges = NULL
 tape.data[NONE] = tape.grad[NONE] = 0.0

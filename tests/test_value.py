@@ -473,6 +473,7 @@ def test_functions_take_numbers(scalars):
 def test_functions_of_nothing(scalars):
     assert scalars.linear([scalars.Value(1.0)], []) == []
     assert scalars.linear([], [[scalars.Value(1.0)]]) == [0]
+    assert scalars.linear([], []) == []  # not by what the call before knew
     with pytest.raises(ValueError):
         scalars.softmax([])
     with pytest.raises(ZeroDivisionError):
@@ -486,6 +487,31 @@ def test_linear_ignores_the_rest_of_the_longer(scalars):
     del x
     assert [child.data for child in y[0]._children] == [10.0, 0.0]
     assert [child.data for child in y[1]._children] == [10.0, 21.0]
+
+
+def test_linear_sees_what_changed_between_calls(scalars):
+    """Calls with the same rows share what they know about them, while it is true."""
+    results = []
+    for function in (linear, scalars.linear):
+        x = [scalars.Value(0.1 * i) for i in range(4)]
+        w = [scalars.Value(0.7 - 0.3 * i) for i in range(4)]
+        y = [*function(x, [w, w[:2]]), *function(x, [w]), *function(x[:3], [w])]
+        w[3].data = 5.0
+        y += function(x, [w])
+        w[3].data, x[0].data = 0.0, -1.0
+        y += function(x, [w])
+        w[3].data = -0.0
+        y += function([-0.0, *x[1:]], [w])
+        w[1], w[2] = w[2], w[1]
+        y += function(x, [w, w[::-1]])
+        sum(y[:-1]).backward()
+        y[-1].backward()
+        results.append(repr(numbers([*x, *w, *y, *y[-1]._children])))
+        del y
+        (z,) = function(x, [w])
+        z.backward()
+        results[-1] += repr(numbers([z, *x, *w]))
+    assert results[0] == results[1]
 
 
 def test_compute_softmax_is_the_seeds_name(scalars):
