@@ -6,7 +6,7 @@ It knows no files, no text and no progress bars. Its callers hand it arrays that
 """
 from cpython.exc cimport PyErr_CheckSignals
 from libc.math cimport isfinite, pow
-from libc.stdint cimport int32_t, int64_t, uintptr_t
+from libc.stdint cimport int32_t, int64_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 
 import contextlib
@@ -100,6 +100,9 @@ cdef extern from "team.h" nogil:
     void team_share(Team *, TeamWork, void *context, int64_t units, int64_t grain)
     void team_dismiss(Team *)
 
+cdef extern from "streams.h" nogil:
+    double uniform_of(uint64_t seed, uint64_t document, uint64_t number)
+
 cdef extern from "<time.h>" nogil:
     ctypedef long time_t
     struct timespec:
@@ -110,6 +113,7 @@ cdef extern from "<time.h>" nogil:
 
 
 cdef enum:
+    PLACES = 256  # documents drawn at once: many share a step, and their keys stay in the caches
     INTERVAL_NS = 50_000_000  # how often a long run looks up: for Ctrl-C, to report progress
     HEAVY_STEP = 1_000_000  # rows x parameters from which a single step may take that long
     SHARED_WORK = 2_000_000  # rows x parameters of a batch from which more threads are faster
@@ -638,6 +642,45 @@ cdef class Engine:
         self.workspace.uniforms, self.workspace.drawn = &uniforms[0], &out[0]
         self.append(cache, tokens, temperature)
         return drawn
+
+    def draw_documents(self, uint64_t seed, int64_t n, int32_t bos, double temperature):
+        """`n` documents of their own: int32 (n, block_size) what follows `bos`, and int64 (n,) how much of it counts.
+
+        Many grow at once, and a place whose document has ended takes the next one. Token t of document i is drawn with
+        number t of its stream of random numbers (streams.h), so that it does not depend on the others.
+        """
+        cdef int64_t block_size = self.workspace.block_size, places = min(n, <int64_t>PLACES), r, d, started = places
+        cdef int64_t finished = 0
+        tokens, lengths = numpy.empty((n, block_size), numpy.int32), numpy.zeros(n, numpy.int64)
+        cdef int32_t[:, ::1] text = tokens
+        cdef int64_t[::1] text_lengths = lengths
+        cdef int64_t[::1] documents = numpy.arange(places)
+        cdef int32_t[::1] last = numpy.full(places, bos, numpy.int32), drawn = numpy.empty(places, numpy.int32)
+        cdef double[::1] uniforms = numpy.empty(places)
+        cdef Cache cache = self.new_cache(places)
+        cdef int32_t[::1] positions = cache.lengths
+        if n == 0:
+            return tokens, lengths
+        self.looked_up = now_ns()
+        with self.assembled_team(places):
+            while finished < n:
+                for r in range(places):
+                    uniforms[r] = uniform_of(seed, documents[r], positions[r])
+                self.workspace.uniforms, self.workspace.drawn = &uniforms[0], &drawn[0]
+                self.append(cache, last, temperature)
+                for r in range(places):
+                    d = documents[r]
+                    if d < n:
+                        text[d, positions[r] - 1] = drawn[r]
+                        last[r] = drawn[r]
+                    if drawn[r] == bos or positions[r] == block_size:
+                        if d < n:
+                            text_lengths[d] = positions[r] - (drawn[r] == bos)
+                            finished += 1
+                        documents[r], last[r], positions[r] = min(started, n), bos, 0
+                        started += 1
+                self.look_up(-1)
+        return tokens, lengths
 
     cdef int append(self, Cache cache, const int32_t[::1] tokens, double temperature) except -1:
         cdef Workspace *w = &self.workspace

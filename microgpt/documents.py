@@ -1,4 +1,4 @@
-"""Documents from a text file, one on each line."""
+"""Documents from a text file, one on each line, or all of it as one text."""
 
 from __future__ import annotations
 
@@ -14,6 +14,26 @@ def read_documents(file: str | os.PathLike[str] | None = None) -> list[str]:
     no documents, and the line that is not UTF-8.
     """
     path = EMBEDDED if file is None else os.fspath(file)
+    documents = [stripped for line in _lines(_read(path)) if (stripped := line.strip())]
+    if not documents:
+        raise ValueError(f"{path} has no documents: it must have at least one line that is not blank")
+    return documents
+
+
+def read_text(file: str | os.PathLike[str] | None = None) -> str:
+    """A UTF-8 text file, every line ending as \\n.
+
+    Without `file`, the first names that come with the package. `ValueError` names a file that cannot be read or is
+    empty, and the line that is not UTF-8.
+    """
+    path = EMBEDDED if file is None else os.fspath(file)
+    text = "\n".join(_lines(_read(path)))
+    if not text:
+        raise ValueError(f"{path} is empty: there is nothing to train on")
+    return text
+
+
+def _read(path: str) -> str:
     try:
         with open(path, "rb") as opened:
             content = opened.read()
@@ -22,14 +42,10 @@ def read_documents(file: str | os.PathLike[str] | None = None) -> list[str]:
     except ValueError:
         raise ValueError(f"cannot read {path!r:.60}: the name has a null character") from None
     try:
-        text = content.decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = len(_lines(content[: error.start].decode("utf-8-sig")))
         raise ValueError(f"{path}, line {line}: not UTF-8 ({error.reason})") from None
-    documents = [stripped for line in _lines(text) if (stripped := line.strip())]
-    if not documents:
-        raise ValueError(f"{path} has no documents: it must have at least one line that is not blank")
-    return documents
 
 
 def _lines(text: str) -> list[str]:

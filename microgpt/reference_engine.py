@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from microgpt import reference
 from microgpt.packing import PackedSequences
+from microgpt.sampling import uniform_of
 
 if TYPE_CHECKING:
     from microgpt.config import GPTConfig
@@ -146,6 +147,25 @@ class Engine:
         """
         rows = self.next_probabilities(cache, tokens, temperature).tolist()
         return np.array([reference.draw_token(row, uniform) for row, uniform in zip(rows, uniforms.tolist())], np.int32)
+
+    def draw_documents(
+        self, seed: int, n: int, bos: int, temperature: float
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """`n` documents of their own: int32 (n, block_size) what follows `bos`, and int64 (n,) how much of it counts.
+
+        Token t of document i is drawn with number t of its stream of random numbers.
+        """
+        tokens, lengths = np.zeros((n, self.config.block_size), np.int32), np.zeros(n, np.int64)
+        for document in range(n):
+            cache, token = self.new_cache(1), bos
+            for position in range(self.config.block_size):
+                uniforms = np.array([uniform_of(seed, document, position)])
+                token = int(self.draw_tokens(cache, np.array([token], np.int32), temperature, uniforms)[0])
+                tokens[document, position] = token
+                if token == bos:
+                    break
+                lengths[document] += 1
+        return tokens, lengths
 
     def _next(self, cache: Cache, sample: int, token: int) -> list[reference.Value]:
         if cache.lengths[sample] == 0:

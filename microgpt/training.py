@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from microgpt import backend as backends
-from microgpt.arguments import integer, positive_integer
+from microgpt.arguments import choice, integer, number, positive_integer
+from microgpt.batches import Batches, DocumentBatches, TextBatches
 from microgpt.config import GPTConfig
-from microgpt.documents import read_documents
+from microgpt.documents import read_documents, read_text
 from microgpt.model import GPT
 from microgpt.optimizer import Adam
+from microgpt.packing import PackedSequences
 from microgpt.tokenizer import CharTokenizer
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 
 CHUNK = 10_000  # steps that one call of the engine makes: what each step trains on is not laid out for all at once
+FORMATS = ("lines", "text")
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,12 @@ class TrainingResult:
     Attributes:
         model: the trained model, with its tokenizer.
         losses: float64, one for each step, in nats: the loss of the step's documents before the step.
+        validation_losses: pairs of a number of steps made and the loss, in nats, of what was set aside by then.
     """
 
     model: GPT
     losses: NDArray[np.float64]
+    validation_losses: list[tuple[int, float]]
 
 
 @dataclass(frozen=True)
@@ -43,42 +48,53 @@ class Run:
 
     Attributes:
         model: the model, with freshly drawn parameters.
-        documents: the documents, in the order in which they are used.
+        documents: the documents, in the order in which they are used, or as a single one, the text.
         losses: float64, one for each step; filled as the run proceeds.
+        validation_losses: pairs of a number of steps made and a loss; appended to as the run proceeds.
     """
 
     model: GPT
     documents: list[str]
+    batches: Batches
     losses: NDArray[np.float64]
+    validation_losses: list[tuple[int, float]]
     optimizer: Adam
     batch_size: int
+    eval_every: int
 
     def finish(self, progress: Callable[[int], object] | None = None) -> TrainingResult:
         """Train to the end. `progress` is called now and then with the number of steps completed."""
-        assert self.model.tokenizer is not None
-        steps = len(self.losses)
-        packed = self.model.tokenizer.pack_documents(self.documents[: steps * self.batch_size])
-        for begin in range(0, steps, CHUNK):
-            chunk = np.arange(begin, min(begin + CHUNK, steps))
-            documents = chunk[:, None] * self.batch_size + np.arange(self.batch_size)
+        steps, validation = len(self.losses), self.batches.validation()
+        stride = min(CHUNK, self.eval_every) if validation else CHUNK
+        for begin in range(0, steps, stride):
+            self._validate(begin, validation)
+            chunk = np.arange(begin, min(begin + stride, steps))
             completed = begin + self.model.engine.train(
-                packed.select(documents.ravel() % len(self.documents)),
+                self.batches.batch(begin, len(chunk), self.batch_size),
                 self.batch_size,
                 self.optimizer.learning_rate * (1 - chunk / steps),
                 self.optimizer,
-                self.losses[chunk[0] : chunk[-1] + 1],
+                self.losses[begin : begin + len(chunk)],
                 progress and (lambda done, begin=begin: progress(begin + done)),
             )
             if completed <= chunk[-1]:
                 raise ValueError(
                     f"the loss is {self.losses[completed]:g} at step {completed + 1}: try a smaller learning_rate"
                 )
-        return TrainingResult(self.model, self.losses)
+        self._validate(steps, validation)
+        return TrainingResult(self.model, self.losses, self.validation_losses)
+
+    def _validate(self, steps: int, validation: PackedSequences | None) -> None:
+        if validation and (steps % self.eval_every == 0 or steps == len(self.losses)):
+            self.validation_losses.append((steps, self.model.mean_loss(validation)))
 
 
 def prepare(
     data: str | os.PathLike[str] | Iterable[str] | None = None,
     *,
+    format: str = "lines",
+    val_fraction: float = 0.0,
+    eval_every: int = 250,
     steps: int = 1000,
     seed: Any = 42,
     n_layer: int = 1,
@@ -92,30 +108,44 @@ def prepare(
     eps: float = 1e-8,
     dtype: str = "float64",
     backend: str | None = None,
-    threads: int = 1,
+    threads: int | None = None,
 ) -> Run:
-    """Check every argument of `train`, read the documents, shuffle them and draw the model's parameters."""
+    """Check every argument of `train`, read the data, shuffle documents and draw the model's parameters."""
+    format = choice("format", format, FORMATS)
+    val_fraction = number("val_fraction", val_fraction, minimum=0, below=1)
+    eval_every = positive_integer("eval_every", eval_every)
     steps = integer("steps", steps, 0)
     batch_size = positive_integer("batch_size", batch_size)
-    if data is None or isinstance(data, (str, os.PathLike)):
-        documents = read_documents(data)
-    else:
-        documents = list(data)
-        for i, document in enumerate(documents):
-            if not isinstance(document, str):
-                raise TypeError(f"data[{i}] must be a string, got {document!r:.60}")
-        documents = [document for document in documents if document]
-        if not documents:
-            raise ValueError("data must hold at least one document that is not empty, got none")
     generator = backends.new_generator(backends.choose(backend), seed)
-    generator.shuffle(documents)
+    documents = _documents(data, format)
+    if format == "lines":
+        generator.shuffle(documents)
     tokenizer = CharTokenizer.from_documents(documents)
     config = GPTConfig(
         vocab_size=tokenizer.vocab_size, n_layer=n_layer, n_embd=n_embd, block_size=block_size, n_head=n_head
     )
     model = GPT(config, generator, dtype, backend, threads, tokenizer)
     optimizer = Adam(model, learning_rate, beta1, beta2, eps)
-    return Run(model, documents, np.zeros(steps), optimizer, batch_size)
+    batches: Batches
+    if format == "lines":
+        batches = DocumentBatches(documents, tokenizer, val_fraction)
+    else:
+        batches = TextBatches(documents[0], tokenizer, config.block_size + 1, model.generator, val_fraction)
+    return Run(model, documents, batches, np.zeros(steps), [], optimizer, batch_size, eval_every)
+
+
+def _documents(data: str | os.PathLike[str] | Iterable[str] | None, format: str) -> list[str]:
+    """The documents that are not empty, or as a single one, the text."""
+    if data is None or isinstance(data, (str, os.PathLike)):
+        return read_documents(data) if format == "lines" else [read_text(data)]
+    documents = list(data)
+    for i, document in enumerate(documents):
+        if not isinstance(document, str):
+            raise TypeError(f"data[{i}] must be a string, got {document!r:.60}")
+    documents = [document for document in documents if document]
+    if not documents:
+        raise ValueError("data must hold at least one document that is not empty, got none")
+    return documents if format == "lines" else ["\n".join(documents)]
 
 
 def train(
@@ -127,7 +157,11 @@ def train(
     """Train a model on documents, by default exactly as microgpt does.
 
     Args:
-        data: a text file with one document a line, or the documents; by default the US first names in the package.
+        data: a text file, or the documents; by default the US first names in the package.
+        format: "lines": each line of a file is a document; "text": the file is one text, and each step trains on
+            windows of it, drawn with the model's generator.
+        val_fraction: the share of the documents, or of the text, at its end, that no step trains on.
+        eval_every: steps from one look at the loss of that share to the next.
         steps: number of steps of Adam; the learning rate falls linearly to 0 over them.
         seed: an int, or a `random.Random`: shuffles the documents, draws the parameters, and then what is generated.
         n_layer, n_embd, block_size, n_head: the sizes of the model, see `GPTConfig`.

@@ -10,6 +10,8 @@ import pytest
 
 from microgpt import GPT, GPTConfig
 
+from conftest import needs_compiled
+
 CONFIG = GPTConfig(vocab_size=7, n_layer=2, n_embd=6, block_size=5, n_head=2)
 TOKENS = np.array([[6, 1, 2, 6], [0, 0, 5, 3], [4, 4, 4, 4], [1, 2, 3, 4], [5, 6, 0, 1]] * 4, np.int32)
 
@@ -57,3 +59,29 @@ def test_a_cache_holds_block_size_tokens(backend) -> None:
         engine.next_probabilities(cache, np.array([1], np.int32), 1.0)
     with pytest.raises(ValueError, match="document 0 already has block_size=5 tokens"):
         engine.next_probabilities(cache, np.array([1], np.int32), 1.0)
+
+
+def test_documents_with_a_seed_are_their_own(backend) -> None:
+    model = GPT(CONFIG, 3, backend=backend)
+    before = model.generator.getstate()
+    five = model.generate_tokens(5, 0.9, seed=11)
+    assert model.generate_tokens(2, 0.9, seed=11) == five[:2]
+    assert model.generate_tokens(5, 0.9, seed=12) != five
+    assert model.generate_tokens(0, 0.9, seed=11) == []
+    assert model.generator.getstate() == before
+    assert all(len(tokens) <= CONFIG.block_size and CONFIG.vocab_size - 1 not in tokens for tokens in five)
+
+
+@needs_compiled
+def test_documents_with_a_seed_are_those_of_the_reference() -> None:
+    ours, theirs = (GPT(CONFIG, 3, backend=backend).generate_tokens(40, 0.9, seed=5) for backend in ("compiled", "reference"))
+    assert ours == theirs
+
+
+@needs_compiled
+def test_more_documents_than_places() -> None:
+    model = GPT(CONFIG, 3)
+    many = model.generate_tokens(1000, 0.9, seed=5)
+    assert len(many) == 1000
+    assert many[:40] == model.generate_tokens(40, 0.9, seed=5)
+    assert len({tuple(tokens) for tokens in many}) > 500

@@ -87,7 +87,7 @@ def test_exceptions_of_progress_end_training(backend: str) -> None:
     def progress(completed: int) -> None:
         raise RuntimeError("enough")
 
-    steps = 25_000 if backend == "compiled" else 5
+    steps = 200_000 if backend == "compiled" else 5
     run = prepare(names, steps=steps, backend=backend, **SMALL)
     with pytest.raises(RuntimeError, match="enough"):
         run.finish(progress)

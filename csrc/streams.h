@@ -1,0 +1,17 @@
+/* Random numbers that can be had in any order: those of SplitMix64 (Steele, Lea and Flood, 2014), which are a counter,
+ * mixed. microgpt/sampling.py has the same in Python. */
+#pragma once
+
+#include <stdint.h>
+
+static inline uint64_t mixed(uint64_t word) {
+    word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9;
+    word = (word ^ (word >> 27)) * 0x94D049BB133111EB;
+    return word ^ (word >> 31);
+}
+
+/* Number `number` of a document's stream: in [0, 1), with 53 random bits. */
+static inline double uniform_of(uint64_t seed, uint64_t document, uint64_t number) {
+    const uint64_t stream = mixed(mixed(seed) + document);
+    return (mixed(stream + (number + 1) * 0x9E3779B97F4A7C15) >> 11) * 0x1p-53;
+}
