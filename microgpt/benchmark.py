@@ -1,4 +1,4 @@
-"""What `microgpt bench` measures: the recipe of microgpt on each backend, beside what this machine could do at most.
+"""What `microgpt bench` measures: how long models train on each backend, beside what this machine could do at most.
 
 Absolute times mean nothing on a shared machine; the ratios, from one run, do.
 """
@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from statistics import median
+from typing import Any
 
 import numpy as np
 
@@ -21,13 +24,50 @@ from microgpt.model import DTYPES
 from microgpt.packing import PackedSequences
 from microgpt.training import Run, prepare
 
-STEPS = 1000
-REFERENCE_STEPS = 3  # it is four orders of magnitude slower
+REFERENCE_STEPS = 3  # the reference is four orders of magnitude slower
+SAMPLED = 10_000  # documents
+TEXT_CHARACTERS = 65  # of a synthetic text: as many as Shakespeare's
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and what it is trained on: names, or with `text` random windows as long as its context.
+
+    `steps` is how many make one measurement, of a few hundredths of a second or more.
+    """
+
+    name: str
+    steps: int
+    batch_size: int = 1
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    text: bool = False
+    dtype: str = "float32"
+    backend: str = "compiled"
+    threads: int = 1
+
+
+RECIPE = [
+    Case("reference, float64", REFERENCE_STEPS, dtype="float64", backend="reference"),
+    Case("compiled, float64", 1000, dtype="float64"),
+    Case("compiled, float32", 1000),
+]
+SHAKESPEARE = {"n_layer": 4, "n_embd": 128, "n_head": 4, "block_size": 64}
+LARGE = {"n_layer": 6, "n_embd": 384, "n_head": 6, "block_size": 256}
+CASES = [
+    Case("n_embd 16, batch 1", 1000),
+    Case("n_embd 16, batch 16", 200, 16),
+    Case("n_embd 64, batch 16", 50, 16, {"n_embd": 64}),
+    Case("n_embd 128, batch 16", 20, 16, {"n_embd": 128}),
+    Case("4 layers of 128, context 64, batch 12", 4, 12, SHAKESPEARE, text=True),
+    Case("the same", 4, 12, SHAKESPEARE, text=True, threads=2),
+    Case("6 layers of 384, context 256, batch 8", 1, 8, LARGE, text=True),
+    Case("the same", 1, 8, LARGE, text=True, threads=2),
+]
 
 
 @dataclass(frozen=True)
 class Ceiling:
-    """What one thread of this machine does at most, in registers, with the arithmetic of a dtype.
+    """What some threads of this machine do at most, in registers, with the arithmetic of a dtype.
 
     In float64 a multiply-add is a multiply and an add, each rounded; in float32 it is fused.
     """
@@ -36,8 +76,8 @@ class Ceiling:
     divisions_and_roots_per_second: float
 
 
-def measure_ceiling(dtype: str, seconds: float = 0.02) -> Ceiling:
-    """Run the kernels' two loops, each for about `seconds`."""
+def measure_ceiling(dtype: str, threads: int = 1, seconds: float = 0.02) -> Ceiling:
+    """Run the kernels' two loops, each for about `seconds`, in so many threads at once."""
     engine, instruction_set = backends.compiled_engine(), backends.instruction_set()
 
     def rate(loop: Callable[[str, str | None, int], int]) -> float:
@@ -50,7 +90,11 @@ def measure_ceiling(dtype: str, seconds: float = 0.02) -> Ceiling:
                 return elements / took
             iterations *= 2
 
-    return Ceiling(rate(engine.multiply_adds), rate(engine.divisions_and_roots))
+    def rates(loop: Callable[[str, str | None, int], int]) -> float:
+        with ThreadPoolExecutor(threads) as pool:
+            return sum(pool.map(rate, [loop] * threads))
+
+    return Ceiling(rates(engine.multiply_adds), rates(engine.divisions_and_roots))
 
 
 def multiply_adds(config: GPTConfig, lengths: np.ndarray) -> int:
@@ -71,28 +115,6 @@ def floor(run: Run, packed: PackedSequences, ceiling: Ceiling) -> float:
     )
 
 
-def time_steps(run: Run, packed: PackedSequences) -> float:
-    """Seconds a step of training takes, on these sequences in order."""
-    steps = len(packed) // run.batch_size
-    schedule = run.optimizer.learning_rate * (1 - np.arange(steps) / steps)
-    begin = time.perf_counter()
-    run.model.engine.train(packed, run.batch_size, schedule, run.optimizer, np.zeros(steps), None)
-    return (time.perf_counter() - begin) / steps
-
-
-def sequences_of(run: Run, steps: int) -> PackedSequences:
-    """The token sequences of the first `steps` steps of a run."""
-    assert run.model.tokenizer is not None
-    indices = np.arange(steps * run.batch_size) % len(run.documents)
-    return run.model.tokenizer.pack_documents(run.documents).select(indices)
-
-
-def typical(packed: PackedSequences, n: int) -> PackedSequences:
-    """`n` of these sequences, evenly spread over their lengths: they cost what all cost on average."""
-    by_length = np.argsort(packed.lengths, kind="stable")
-    return packed.select(by_length[(np.arange(n) * len(packed) + len(packed) // 2) // n])
-
-
 @dataclass(frozen=True)
 class Timing:
     """Seconds a step, and the floor measured beside it."""
@@ -101,37 +123,102 @@ class Timing:
     floor: float
 
 
-def time_recipe(file: str | os.PathLike[str] | None, backend: str, dtype: str) -> Timing:
-    """Train on the recipe's first documents: all of them in order, or on the reference a typical few."""
-    run = prepare(file, steps=0, backend=backend, dtype=dtype)
-    packed = sequences_of(run, STEPS)
-    if backend == "reference":
-        packed = typical(packed, REFERENCE_STEPS)
-    least = floor(run, packed, measure_ceiling(dtype)) if backends.compiled_engine() else math.nan
-    return Timing(time_steps(run, packed), least)
+class Stopwatch:
+    """Trains the model of a case, again and again on the same sequences."""
+
+    def __init__(self, case: Case, file: str | os.PathLike[str] | None) -> None:
+        options: dict[str, Any] = {**case.sizes, "batch_size": case.batch_size, "threads": case.threads}
+        options |= {"dtype": case.dtype, "backend": case.backend, "steps": 0}
+        self.case = case
+        if case.text:
+            self.run = prepare([random_text()], format="text", learning_rate=1e-3, **options)
+        else:
+            self.run = prepare(file, **options)
+        self.packed = self.run.batches.batch(0, case.steps, case.batch_size)
+        if case.backend == "reference":
+            self.packed = typical(self.run.batches.batch(0, 1000, 1), case.steps)
+
+    def time(self) -> Timing:
+        """One measurement."""
+        run, steps = self.run, self.case.steps
+        least = math.nan
+        if backends.compiled_engine():
+            least = floor(run, self.packed, measure_ceiling(self.case.dtype, self.case.threads))
+        schedule = run.optimizer.learning_rate * (1 - np.arange(steps) / steps)
+        begin = time.perf_counter()
+        run.model.engine.train(self.packed, run.batch_size, schedule, run.optimizer, np.zeros(steps), None)
+        return Timing((time.perf_counter() - begin) / steps, least)
+
+
+def random_text() -> str:
+    """A text of so many different characters, in no order."""
+    draw = random.Random(0)
+    return "".join(chr(ord("0") + draw.randrange(TEXT_CHARACTERS)) for _ in range(100_000))
+
+
+def typical(packed: PackedSequences, n: int) -> PackedSequences:
+    """`n` of these sequences, evenly spread over their lengths: they cost what all cost on average."""
+    by_length = np.argsort(packed.lengths, kind="stable")
+    return packed.select(by_length[(np.arange(n) * len(packed) + len(packed) // 2) // n])
+
+
+def take_turns(cases: list[Case], file: str | os.PathLike[str] | None, repeats: int) -> list[list[Timing]]:
+    """`repeats` timings of each case: what else the machine does hits all of them."""
+    watches = [Stopwatch(case, file) for case in cases]
+    turns = [[watch.time() for watch in watches] for _ in range(repeats)]
+    return [list(timings) for timings in zip(*turns)]
+
+
+def sampling_rate(file: str | os.PathLike[str] | None) -> float:
+    """Tokens a second, drawing many documents at once from a model trained by the recipe."""
+    model = prepare(file, dtype="float32", threads=1).finish().model
+    begin = time.perf_counter()
+    documents = model.generate_tokens(SAMPLED, temperature=0.5, seed=1)
+    took = time.perf_counter() - begin
+    return sum(min(len(document) + 1, model.config.block_size) for document in documents) / took
 
 
 def report(file: str | os.PathLike[str] | None = None, repeats: int = 7) -> Iterator[str]:
-    """The lines of `microgpt bench`: us/step of the recipe of microgpt, against the reference and the floor.
+    """The lines of `microgpt bench`: the recipe of microgpt, against the reference, and other models, all against the floor.
 
-    The engines take turns, so that what else the machine does hits all of them; ratios are those of neighbours.
+    What is compared takes turns; ratios are those of neighbours, and all figures medians.
     """
     repeats = positive_integer("repeats", repeats)
-    yield f"the recipe of microgpt, {STEPS} steps, training only, one thread; medians of {repeats}"
-    engines = [("reference", "float64")]
-    if backends.compiled_engine():
+    has_engine = backends.compiled_engine() is not None
+    if has_engine:
         for dtype in DTYPES:
-            engines.append(("compiled", dtype))
             ceiling = measure_ceiling(dtype)
             yield (
-                f"{dtype} ceiling: {2e-9 * ceiling.multiply_adds_per_second:.1f} GFLOP/s of multiply-adds, "
+                f"{dtype} ceiling of a thread: {2e-9 * ceiling.multiply_adds_per_second:.1f} GFLOP/s of multiply-adds, "
                 f"{1e-6 * ceiling.divisions_and_roots_per_second:,.0f} million divisions and roots a second "
                 f"({backends.instruction_set()})"
             )
-    turns = [[time_recipe(file, *engine) for engine in engines] for _ in range(repeats)]
-    yield f"{'engine':<20}{'us/step':>12}{'x reference':>14}{'x floor':>12}"
-    for i, engine in enumerate(engines):
-        microseconds = 1e6 * median(turn[i].seconds for turn in turns)
-        against_reference = median(turn[0].seconds / turn[i].seconds for turn in turns)
-        against_floor = median(turn[i].seconds / turn[i].floor for turn in turns)
-        yield f"{' '.join(engine):<20}{microseconds:>12,.1f}{against_reference:>14,.0f}{against_floor:>12,.1f}"
+    yield f"training by the recipe of microgpt, medians of {repeats}"
+    yield f"{'engine':<40}{'us/step':>12}{'x reference':>14}{'x floor':>10}"
+    recipe = RECIPE if has_engine else RECIPE[:1]
+    timings = take_turns(recipe, file, repeats)
+    for case, own in zip(recipe, timings):
+        seconds, times_floor = medians(own)
+        against_reference = median(reference.seconds / timing.seconds for reference, timing in zip(timings[0], own))
+        yield f"{case.name:<40}{1e6 * seconds:>12,.1f}{against_reference:>14,.0f}{times_floor:>10,.2f}"
+    if not has_engine:
+        return
+    yield f"training in float32, medians of {repeats}"
+    yield f"{'model':<40}{'threads':>8}{'us/step':>12}{'us/document':>14}{'x floor':>10}{'x 1 thread':>12}"
+    timings = take_turns(CASES, file, repeats)
+    for i, (case, own) in enumerate(zip(CASES, timings)):
+        seconds, times_floor = medians(own)
+        speedup = ""
+        if case.threads > 1:
+            speedup = f"{median(one.seconds / two.seconds for one, two in zip(timings[i - 1], own)):.2f}"
+        yield (
+            f"{case.name:<40}{case.threads:>8}{1e6 * seconds:>12,.1f}{1e6 * seconds / case.batch_size:>14,.2f}"
+            f"{times_floor:>10,.2f}{speedup:>12}"
+        )
+    rate = median(sampling_rate(file) for _ in range(repeats))
+    yield f"sampling {SAMPLED:,} documents at once, one thread: {1e-6 * rate:.2f} million tokens a second"
+
+
+def medians(timings: list[Timing]) -> tuple[float, float]:
+    """Seconds a step, and how many times the floor that is."""
+    return median(timing.seconds for timing in timings), median(timing.seconds / timing.floor for timing in timings)

@@ -22,6 +22,9 @@ INTERRUPTED = 130  # what shells expect of a program that Ctrl-C ended
 USAGE = 2
 
 TRAIN_OPTIONS: dict[str, tuple[type, str]] = {
+    "format": (str, "lines: each line of FILE is a document; text: FILE is one text, of which each step draws windows"),
+    "val_fraction": (float, "share of the data set aside for validation"),
+    "eval_every": (int, "steps from one validation to the next"),
     "steps": (int, "steps of Adam"),
     "seed": (int, "of the random numbers: the same seed gives the same model"),
     "dtype": (str, "float64: the numbers of microgpt, bit for bit; float32: faster"),
@@ -29,8 +32,11 @@ TRAIN_OPTIONS: dict[str, tuple[type, str]] = {
     "n_embd": (int, "width of the model, a multiple of --n-head"),
     "block_size": (int, "longest context, in tokens"),
     "n_head": (int, "attention heads"),
-    "batch_size": (int, "documents in a step"),
+    "batch_size": (int, "documents, or windows, in a step"),
     "learning_rate": (float, "of the first step; it falls linearly to 0"),
+    "beta1": (float, "decay of Adam's mean of the gradients"),
+    "beta2": (float, "decay of Adam's mean of their squares"),
+    "threads": (int, "that share large batches; by default as many as there are physical cores"),
 }
 
 
@@ -140,14 +146,20 @@ def plain_report(parsed: argparse.Namespace, run: Run) -> None:
 def human_report(parsed: argparse.Namespace, run: Run) -> None:
     """What is trained on what, a live line, and the samples."""
     config, model = run.model.config, run.model
-    print(f"data    {parsed.file or os.path.basename(EMBEDDED)}: {len(run.documents):,} documents, {config.vocab_size} tokens")
+    kind = "documents" if parsed.format == "lines" else "characters"
+    count = len(run.documents) if parsed.format == "lines" else len(run.documents[0])
+    print(f"data    {parsed.file or os.path.basename(EMBEDDED)}: {count:,} {kind}, {config.vocab_size} tokens")
     print(
         f"model   {model.num_params:,} parameters: n_layer {config.n_layer}, n_embd {config.n_embd}, "
         f"block_size {config.block_size}, n_head {config.n_head}; {model.dtype}, {model.backend}"
     )
     begin = time.perf_counter()
     with live_line(run) as progress:
-        run.finish(progress)
+
+        def validated(steps: int, loss: float) -> None:
+            tqdm.write(f"step {steps:>7,}  {time.perf_counter() - begin:6.1f} s  validation loss {loss:.4f}")
+
+        run.finish(progress, validated)
     seconds = time.perf_counter() - begin
     if len(run.losses):
         last = run.losses[-100:]

@@ -12,23 +12,31 @@ from microgpt.packing import PackedSequences
 class CharTokenizer:
     """One token per character, in code point order, and after them one that begins and ends a document (BOS).
 
+    Args:
+        characters: those it is to know, in any order, any number of times.
+        bos: in a text that is not made of documents, the character that begins and ends what is drawn from a model,
+            such as a line feed. There is then no token beside the characters.
+
     Source: the tokenizer of microgpt.
 
     Attributes:
         characters: the characters, sorted; token i is `characters[i]`.
-        bos: the id of the token that begins and ends a document: the last one.
+        bos: the id of the token that begins and ends a document.
         vocab_size: number of tokens, `bos` included.
     """
 
-    def __init__(self, characters: Iterable[str]) -> None:
+    def __init__(self, characters: Iterable[str], bos: str | None = None) -> None:
         self.characters = "".join(sorted(set(characters)))
         if not self.characters:
             raise ValueError("characters must hold at least one character, got none")
-        self.bos = len(self.characters)
-        self.vocab_size = self.bos + 1
+        if bos is not None and (len(bos) != 1 or bos not in self.characters):
+            raise ValueError(f"bos must be one of the characters, got {bos!r}")
+        size = len(self.characters)
+        self.bos = size if bos is None else self.characters.index(bos)
+        self.vocab_size = size + (bos is None)
         codes = _code_points(self.characters)
         self._ids = np.full(int(codes[-1]) + 2, -1, np.int32)  # by code point; the last stands for all beyond
-        self._ids[codes] = np.arange(self.bos)
+        self._ids[codes] = np.arange(size)
 
     @classmethod
     def from_documents(cls, documents: Sequence[str]) -> CharTokenizer:
@@ -44,12 +52,12 @@ class CharTokenizer:
         return [self.bos, *self.encode(text), self.bos]
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """The characters of these ids; BOS stands for none. `ValueError` names an id out of range."""
+        """The characters of these ids; a BOS that is no character is left out. `ValueError` names an id out of range."""
         text = []
         for token in tokens:
-            if not 0 <= token <= self.bos:
+            if not 0 <= token < self.vocab_size:
                 raise ValueError(f"token id {token} is out of range for vocab_size={self.vocab_size}")
-            text.append(self.characters[token] if token < self.bos else "")
+            text.append(self.characters[token : token + 1])
         return "".join(text)
 
     def pack_documents(self, documents: Sequence[str]) -> PackedSequences:
@@ -72,13 +80,14 @@ class CharTokenizer:
         return ids
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, CharTokenizer) and self.characters == other.characters
+        return isinstance(other, CharTokenizer) and (self.characters, self.bos) == (other.characters, other.bos)
 
     def __hash__(self) -> int:
-        return hash(self.characters)
+        return hash((self.characters, self.bos))
 
     def __repr__(self) -> str:
-        return f"CharTokenizer({self.characters!r})"
+        bos = "" if self.bos == len(self.characters) else f", bos={self.characters[self.bos]!r}"
+        return f"CharTokenizer({self.characters!r}{bos})"
 
 
 def _code_points(text: str) -> np.ndarray:

@@ -62,12 +62,20 @@ class Run:
     batch_size: int
     eval_every: int
 
-    def finish(self, progress: Callable[[int], object] | None = None) -> TrainingResult:
-        """Train to the end. `progress` is called now and then with the number of steps completed."""
+    def finish(
+        self,
+        progress: Callable[[int], object] | None = None,
+        validated: Callable[[int, float], object] | None = None,
+    ) -> TrainingResult:
+        """Train to the end.
+
+        `progress` is called now and then with the number of steps completed, `validated` with the same and the loss of
+        what is set aside, each time that it is looked at.
+        """
         steps, validation = len(self.losses), self.batches.validation()
         stride = min(CHUNK, self.eval_every) if validation else CHUNK
         for begin in range(0, steps, stride):
-            self._validate(begin, validation)
+            self._validate(begin, validation, validated)
             chunk = np.arange(begin, min(begin + stride, steps))
             completed = begin + self.model.engine.train(
                 self.batches.batch(begin, len(chunk), self.batch_size),
@@ -81,12 +89,14 @@ class Run:
                 raise ValueError(
                     f"the loss is {self.losses[completed]:g} at step {completed + 1}: try a smaller learning_rate"
                 )
-        self._validate(steps, validation)
+        self._validate(steps, validation, validated)
         return TrainingResult(self.model, self.losses, self.validation_losses)
 
-    def _validate(self, steps: int, validation: PackedSequences | None) -> None:
+    def _validate(self, steps: int, validation: PackedSequences | None, validated: Callable[..., object] | None) -> None:
         if validation and (steps % self.eval_every == 0 or steps == len(self.losses)):
             self.validation_losses.append((steps, self.model.mean_loss(validation)))
+            if validated:
+                validated(*self.validation_losses[-1])
 
 
 def prepare(
@@ -120,7 +130,10 @@ def prepare(
     documents = _documents(data, format)
     if format == "lines":
         generator.shuffle(documents)
-    tokenizer = CharTokenizer.from_documents(documents)
+    if format == "lines":
+        tokenizer = CharTokenizer.from_documents(documents)
+    else:
+        tokenizer = CharTokenizer(documents[0], bos="\n" if "\n" in documents[0] else None)
     config = GPTConfig(
         vocab_size=tokenizer.vocab_size, n_layer=n_layer, n_embd=n_embd, block_size=block_size, n_head=n_head
     )
