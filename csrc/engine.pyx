@@ -34,7 +34,7 @@ cdef extern from "kernels/interface.h" nogil:
         double scale
         int64_t weight
         const int64_t *weight_rows
-        int64_t gathered, gathered_gradient
+        int64_t gathered, gathered_gradient, transposed
         int64_t cache
 
     ctypedef struct Workspace:
@@ -73,9 +73,9 @@ cdef extern from "kernels/interface.h" nogil:
     ctypedef struct Kernels:
         const char *instruction_set
         size_t itemsize
-        Stage forward[6][3]
-        Stage backward[6][3]
-        Stage draw[3]
+        Stage forward[6][4]
+        Stage backward[6][4]
+        Stage draw[4]
         int64_t (*scratch_size)(const Workspace *, int64_t rows) noexcept nogil
         int64_t (*attention_size)(const Workspace *, int64_t panel) noexcept nogil
         void (*adam)(int64_t n, void *parameters, const void *gradients, void *m, void *v, const AdamStep *) noexcept nogil
@@ -116,6 +116,7 @@ cdef enum:
     PLACES = 256  # documents drawn at once: many share a step, and their keys stay in the caches
     INTERVAL_NS = 50_000_000  # how often a long run looks up: for Ctrl-C, to report progress
     HEAVY_STEP = 1_000_000  # rows x parameters from which a single step may take that long
+    TRANSPOSED_WIDTH = 128  # of a model, from which transposing its matrices takes less time than it saves
     SHARED_WORK = 2_000_000  # rows x parameters of a batch from which more threads are faster
 
 
@@ -299,7 +300,7 @@ cdef class Engine:
         op.kind, op.n_in, op.n_out, op.input, op.output = kind, n_in, n_out, input, output
         op.epilogue = op.backward_epilogue = STORE
         op.residual = op.saved = op.input_gradient = op.output_gradient = -1
-        op.weight = op.gathered = op.gathered_gradient = op.cache = -1
+        op.weight = op.gathered = op.gathered_gradient = op.transposed = op.cache = -1
         op.accumulate = False
         op.weight_rows = NULL
         if kind == RMSNORM:
@@ -311,7 +312,7 @@ cdef class Engine:
     cdef int lay_out(self, int64_t rows, int64_t attention) except -1:
         """Give every array of the tape its place in one arena, with room for batches up to these sizes."""
         cdef Operation *op
-        cdef int64_t n_embd = self.config.n_embd, vocab_size = self.config.vocab_size, layer
+        cdef int64_t n_embd = self.config.n_embd, vocab_size = self.config.vocab_size, layer, i
         padded_rows = int(self.panels(rows) * self.line)
         size = 0  # a Python integer: it cannot overflow
 
@@ -328,6 +329,7 @@ cdef class Engine:
         d_inner, d_qkv = take_rows(n_embd), take_rows(3 * n_embd)
         d_hidden, d_logits = take_rows(4 * n_embd), take_rows(vocab_size)
         d_gathered = take(3 * n_embd * n_embd)
+        transposed = take(4 * n_embd * n_embd) if n_embd >= TRANSPOSED_WIDTH and n_embd % self.line == 0 else -1
 
         self.tape_length = 0
 
@@ -366,6 +368,10 @@ cdef class Engine:
             op.weight, op.epilogue, op.residual = self.weights[f"layer{layer}.mlp_fc2"], ADD, attended_stream
             op.backward_epilogue = RELU_BACKWARD
             op.output_gradient, op.input_gradient = d_stream, d_hidden
+
+        for i in range(self.tape_length):
+            if self.tape[i].kind == LINEAR:
+                self.tape[i].transposed = transposed
 
         self.logits = take_rows(vocab_size)
         op = self.record(UNEMBEDDING, n_embd, vocab_size, stream, self.logits)

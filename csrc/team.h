@@ -55,19 +55,19 @@ static void team_take_part(Team *team, uint32_t number, int thread) {
     }
 }
 
-/* Do all units of a piece of work, in chunks of at least `grain`; at most 2**31 units. */
+/* Do all units of a piece of work, in chunks of `grain` or a multiple of it; at most 2**31 units. */
 static void team_share(Team *team, TeamWork work, void *context, int64_t units, int64_t grain) {
     if (team->size == 1 || units <= grain) {
         if (units > 0) work(context, 0, units, 0);
         return;
     }
-    const int64_t fair = units / (4 * team->size);
+    const int64_t grains = units / (4 * team->size * grain); /* four chunks for each thread even out their delays */
     const uint32_t number = (uint32_t)(atomic_load(&team->claimed) >> 32) + 1;
     /* Until the last of these lines, nobody can claim anything: who has read a mixture of old and new fails. */
     atomic_store(&team->claimed, (uint64_t)(number - 1) << 32 | UINT32_MAX);
     atomic_store(&team->work, work);
     atomic_store(&team->context, context);
-    atomic_store(&team->chunk, fair > grain ? fair : grain);
+    atomic_store(&team->chunk, grains > 1 ? grains * grain : grain);
     atomic_store(&team->done, 0);
     atomic_store(&team->units, units);
     atomic_store(&team->claimed, (uint64_t)number << 32);

@@ -43,6 +43,17 @@ def both(config: GPTConfig, seed: int = 1) -> tuple[GPT, GPT]:
 
 
 @needs_compiled
+def test_matrices_that_backward_transposes_give_the_same_bits() -> None:
+    config, documents = GPTConfig(vocab_size=3, n_embd=128, block_size=2, n_head=2), [[0, 1], [2, 0, 1]]
+    (loss, gradients), (expected_loss, expected) = (
+        GPT(config, 1, backend=backend).loss_and_gradients(documents) for backend in ("compiled", "reference")
+    )
+    assert loss == expected_loss
+    for name, gradient in gradients.items():
+        assert gradient.tolist() == expected[name].tolist(), name
+
+
+@needs_compiled
 @pytest.mark.parametrize("config", CONFIGS, ids=ids)
 def test_losses_and_gradients_are_the_references(config: GPTConfig) -> None:
     reference, compiled = both(config)

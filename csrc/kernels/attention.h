@@ -67,7 +67,7 @@ INLINE void multiply_keys(const Head *h, const real *rows, int part, const real 
     const int64_t start = step > 0 ? 0 : (h->head_dim - 1) * LINE;
     for (int64_t t = h->first_key, next; t < h->past_key; c += (next - t) * LINE, t = next) {
         next = minimum((t / LINE + 1) * LINE, h->past_key);
-        multiply_block(&(Product){.a = rows + at_row(h, part, t) + start, .a_row = 1, .a_step = step * LINE,
+        multiply(&(Product){.a = rows + at_row(h, part, t) + start, .a_row = 1, .a_step = step * LINE,
                                   .first_run = h->head_dim,
                                   .b = columns + start, .b_step = step * LINE,
                                   .depth = h->head_dim,
@@ -121,7 +121,7 @@ static void attention_forward_head(const Head *h, const Reach *reach, const real
         for (int64_t t = 0; t < keys * LINE; t += LINE)
             store(weights + t + v, load(h->exps + t + v) * reciprocals);
     }
-    multiply_block(&(Product){.a = input + at_row(h, VALUE, h->first_key), .a_row = LINE, .a_step = 1,
+    multiply(&(Product){.a = input + at_row(h, VALUE, h->first_key), .a_row = LINE, .a_step = 1,
                               .a_jump = (h->width - 1) * LINE,
                               .first_run = minimum(LINE - h->first_key % LINE, keys),
                               .b = weights, .b_step = LINE,
@@ -171,7 +171,7 @@ static void attention_backward_head(const Head *h, const real *input, const real
         }
 #endif
     }
-    multiply_block(&(Product){.a = input + at_row(h, KEY, h->past_key - 1), .a_row = LINE, .a_step = -1,
+    multiply(&(Product){.a = input + at_row(h, KEY, h->past_key - 1), .a_row = LINE, .a_step = -1,
                               .a_jump = LINE - h->width * LINE,
                               .first_run = minimum((h->past_key - 1) % LINE + 1, keys),
                               .b = d_weights + (keys - 1) * LINE, .b_step = -LINE,
@@ -183,7 +183,7 @@ static void attention_backward_head(const Head *h, const real *input, const real
             const real *a = part == KEY ? query : d_output;
             const real *block = (part == KEY ? d_logits : weights) + (key_panel - first_panel) * LINE * LINE;
             transpose_lines(block, LINE, transposed, LINE);
-            multiply_block(&(Product){.a = a + h->rows - 1, .a_row = LINE, .a_step = -1, .first_run = h->rows,
+            multiply(&(Product){.a = a + h->rows - 1, .a_row = LINE, .a_step = -1, .first_run = h->rows,
                                       .b = transposed + (h->rows - 1) * LINE, .b_step = -LINE,
                                       .depth = h->rows, .accumulate = h->next_first_key < (key_panel + 1) * LINE,
                                       .c = input_gradient + at_row(h, part, key_panel * LINE), .c_row = LINE},

@@ -51,6 +51,7 @@ typedef struct {
     const int64_t *weight_rows;     /* ... or, where they are not in one piece, each output's; and ... */
     int64_t gathered;               /* ... where in the arena they are brought together, */
     int64_t gathered_gradient;      /* ... and their gradients */
+    int64_t transposed;             /* of a large matrix: where in the arena backward transposes it to */
     int64_t cache;                  /* of ATTENTION: where in a panel's key/value cache this layer starts */
 } Operation;
 
@@ -93,7 +94,7 @@ typedef struct {
     int64_t grain;                  /* units that are better done together */
 } Stage;
 
-enum { STAGES = 3 };
+enum { STAGES = 4 };
 typedef Stage Stages[STAGES];       /* one after the other; where there are fewer, the rest have no `run` */
 
 typedef struct {

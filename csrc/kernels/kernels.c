@@ -21,6 +21,9 @@
 static int64_t each_panel(const Operation *op, const Workspace *w) { return (void)op, lines(w->rows); }
 static int64_t each_line_of_inputs(const Operation *op, const Workspace *w) { return (void)w, lines(op->n_in); }
 static int64_t each_line_of_outputs(const Operation *op, const Workspace *w) { return (void)w, lines(op->n_out); }
+static int64_t each_line_to_transpose(const Operation *op, const Workspace *w) {
+    return (void)w, op->transposed >= 0 ? lines(op->n_out) : 0;
+}
 static int64_t each_gathered_row(const Operation *op, const Workspace *w) { return (void)w, op->weight_rows ? op->n_out : 0; }
 static int64_t each_group_and_head(const Operation *op, const Workspace *w) { return (void)op, w->groups * w->n_head; }
 
@@ -47,6 +50,7 @@ const Kernels JOIN(MICROGPT_SYMBOL, MICROGPT_INSTRUCTION_SET) = {
         [EMBEDDING] = {{embedding_backward, each_line_of_outputs, 1}},
         [RMSNORM] = {{rmsnorm_backward, each_panel, 1}},
         [LINEAR] = {{linear_backward_weight, each_line_of_inputs, TILE_LINES},
+                    {linear_transpose, each_line_to_transpose, 1},
                     {linear_backward_input, each_panel, TILE_LINES},
                     {linear_scatter, each_gathered_row, 64}},
         [ATTENTION] = {{attention_backward, each_group_and_head, 1}},

@@ -27,11 +27,21 @@ static void linear_forward(const Operation *op, const Workspace *w, Share share)
              op->n_out, share.first, share.past);
 }
 
+/* Backward reads weights along their columns: of large matrices rather from a transposed copy, [n_in][n_out]. */
+static void linear_transpose(const Operation *op, const Workspace *w, Share share) {
+    real *transposed = (real *)w->arena + op->transposed;
+    for (int64_t o = share.first * LINE; o < share.past * LINE; o += LINE)
+        for (int64_t i = 0; i < op->n_in; i += LINE)
+            transpose_lines(weights_of(op, w) + o * op->n_in + i, op->n_in, transposed + i * op->n_out + o, op->n_out);
+}
+
 /* input_gradient[r][i] = sum over o, last to first, of weight[o][i] * output_gradient[r][o] */
 static void linear_backward_input(const Operation *op, const Workspace *w, Share share) {
     real *arena = w->arena;
     const int64_t last = op->n_out - 1;
-    multiply(&(Product){.a = weights_of(op, w) + last * op->n_in, .a_row = 1, .a_step = -op->n_in,
+    const int is_transposed = op->transposed >= 0;
+    multiply(&(Product){.a = is_transposed ? arena + op->transposed + last : weights_of(op, w) + last * op->n_in,
+                        .a_row = is_transposed ? op->n_out : 1, .a_step = is_transposed ? -1 : -op->n_in,
                         .first_run = op->n_out,
                         .b = arena + op->output_gradient + last * LINE, .b_step = -LINE, .b_line = op->n_out * LINE,
                         .depth = op->n_out,
@@ -63,7 +73,7 @@ static void linear_backward_weight(const Operation *op, const Workspace *w, Shar
                 for (int64_t panel = first; panel < past; panel++)
                     transpose_lines(input + (panel * n_in + (line + l) * LINE) * LINE, LINE,
                                     transposed + (l * (past - first) + panel - first) * LINE * LINE, LINE);
-            multiply_block(&(Product){.a = output_gradient + (past - 1) * n_out * LINE + last, .a_row = LINE, .a_step = -1,
+            multiply(&(Product){.a = output_gradient + (past - 1) * n_out * LINE + last, .a_row = LINE, .a_step = -1,
                                 .a_jump = LINE - n_out * LINE, .first_run = last + 1,
                                 .b = transposed + (depth - 1) * LINE, .b_step = -LINE,
                                 .b_line = (past - first) * LINE * LINE,

@@ -156,35 +156,35 @@ static Tile *const tiles[TILE_LINES + 1][TILE_ROWS + 1][ARRANGEMENTS] = {
 };
 #endif
 
-/* The product for the lines from `first` up to `past`: a few lines after the other, which stay in the first cache for
- * all rows, which come in blocks of nearly the same size. */
-static void multiply_block(const Product *p, int64_t rows, int64_t first, int64_t past) {
+/* The product for a few lines, rows in blocks of nearly the same size. */
+static void multiply_lines(const Product *p, int64_t rows, int64_t line, int64_t tile_lines) {
     const Arrangement arrangement = arrangement_of(p);
-    for (int64_t l = first; l < past;) {
-        const int64_t tile_lines = minimum(TILE_LINES, past - l);
-        const int64_t blocks = (rows + tile_rows[tile_lines] - 1) / tile_rows[tile_lines];
-        for (int64_t block = 0, m = 0; block < blocks; block++) {
-            const int64_t next = rows * (block + 1) / blocks;
-            tiles[tile_lines][next - m][arrangement](p, p->a + m * p->a_row, p->b + l * p->b_line,
-                                                     p->c + m * p->c_row + l * p->c_line);
-            m = next;
-        }
-        l += tile_lines;
+    const int64_t blocks = (rows + tile_rows[tile_lines] - 1) / tile_rows[tile_lines];
+    for (int64_t block = 0, m = 0; block < blocks; block++) {
+        const int64_t next = rows * (block + 1) / blocks;
+        tiles[tile_lines][next - m][arrangement](p, p->a + m * p->a_row, p->b + line * p->b_line,
+                                                 p->c + m * p->c_row + line * p->c_line);
+        m = next;
     }
 }
 
-/* The same in steps of DEPTH_BLOCK. */
+/* The product for the lines from `first` up to `past`: a few of b, which stay in the first cache for all rows of a, and
+ * of these in turn DEPTH_BLOCK steps, while their lines of c stay in the second. */
 static void multiply(const Product *p, int64_t rows, int64_t first, int64_t past) {
-    if (p->depth <= DEPTH_BLOCK) {
-        multiply_block(p, rows, first, past);
-        return;
-    }
-    for (int64_t k = 0; k < p->depth; k += DEPTH_BLOCK) {
-        Product block = *p;
-        block.a += k * p->a_step, block.b += k * p->b_step;
-        block.depth = block.first_run = minimum(DEPTH_BLOCK, p->depth - k);
-        block.accumulate |= k > 0;
-        if (k + DEPTH_BLOCK < p->depth) block.epilogue = STORE;
-        multiply_block(&block, rows, first, past);
+    const int is_deep = p->depth > DEPTH_BLOCK && p->first_run == p->depth;
+    for (int64_t line = first; line < past; line += TILE_LINES) {
+        const int64_t tile_lines = minimum(TILE_LINES, past - line);
+        if (!is_deep) {
+            multiply_lines(p, rows, line, tile_lines);
+            continue;
+        }
+        for (int64_t k = 0; k < p->depth; k += DEPTH_BLOCK) {
+            Product block = *p;
+            block.a += k * p->a_step, block.b += k * p->b_step;
+            block.depth = block.first_run = minimum(DEPTH_BLOCK, p->depth - k);
+            block.accumulate |= k > 0;
+            if (k + DEPTH_BLOCK < p->depth) block.epilogue = STORE;
+            multiply_lines(&block, rows, line, tile_lines);
+        }
     }
 }
