@@ -92,6 +92,7 @@ cdef extern from "kernels/levels.h" nogil:
     Level microgpt_level(int i)
 
 cdef extern from "team.h" nogil:
+    enum: TEAM_MAXIMUM
     ctypedef struct Team:
         int size
     ctypedef void (*TeamWork)(void *context, int64_t first, int64_t past, int thread) noexcept nogil
@@ -253,7 +254,7 @@ cdef class Engine:
         self.line = LINE_BYTES // self.dtype.itemsize
         self.parameters = parameters
         self.gradients = gradients
-        self.threads = threads
+        self.threads = min(threads, TEAM_MAXIMUM)
         self.workspace.parameters = address(parameters, self.dtype, self.num_params)
         self.workspace.gradients = address(gradients, self.dtype, self.num_params)
         self.workspace.vocab_size = config.vocab_size

@@ -1,9 +1,11 @@
 /* A team of threads that share one piece of work after the other.
  *
- * The leader offers work in units; leader and helpers claim a chunk of units at a time until none is left, and the
- * leader goes on when all of them are done. Which thread does which units changes no result: no unit depends on another.
- * Nobody waits for a helper that has not claimed anything, so that one that the system has put to sleep delays nobody.
+ * The leader offers work in units, an equal stretch of them to each member. A member claims a chunk at a time of its own
+ * stretch, then of what others have not come to; the leader goes on when all units are done. So what a member has
+ * written for one piece of work, and still has in its cache, is what it reads in the next. Which thread does which units
+ * changes no result: no unit depends on another.
  *
+ * Nobody waits for a helper that has not claimed anything, so that one that the system has put to sleep delays nobody.
  * Helpers spin for a while between two pieces of work, then give their processor to whoever wants it. The team knows
  * nothing of how threads are made: a thread becomes a helper by calling `team_help`, until `team_dismiss`.
  */
@@ -25,52 +27,74 @@
 #define PAUSE() ((void)0)
 #endif
 
-enum { SPINS = 2000 }; /* about as long as waking a sleeping thread takes */
+enum {
+    TEAM_MAXIMUM = 64,
+    SPINS = 2000, /* about as long as waking a sleeping thread takes */
+};
 
 typedef void (*TeamWork)(void *context, int64_t first, int64_t past, int thread);
 
+/* The units from `claimed` up to `past` wait for somebody. On a cache line of its own. */
 typedef struct {
+    _Atomic uint64_t claimed;       /* number of the piece of work << 32 | unit */
+    _Atomic int64_t past;
+    char padding[48];
+} Stretch;
+
+typedef struct {
+    Stretch stretches[TEAM_MAXIMUM];
     int size;                       /* threads, the leader included */
     _Atomic(TeamWork) work;
     _Atomic(void *) context;
-    _Atomic int64_t units, chunk;
-    _Atomic uint64_t claimed;       /* number of the piece of work << 32 | units claimed of it */
+    _Atomic int64_t chunk;
+    _Atomic uint32_t offered;       /* number of the piece of work */
     _Atomic int64_t done;           /* units done of it */
     _Atomic int dismissed;
 } Team;
 
 /* Claim and do chunks of the piece of work with this number, until none is left. */
 static void team_take_part(Team *team, uint32_t number, int thread) {
-    while (1) {
-        uint64_t claimed = atomic_load(&team->claimed);
-        const int64_t first = (uint32_t)claimed, units = atomic_load(&team->units), chunk = atomic_load(&team->chunk);
-        const TeamWork work = atomic_load(&team->work);
-        void *context = atomic_load(&team->context);
-        if (claimed >> 32 != number || first >= units) return;
-        const int64_t past = first + chunk < units ? first + chunk : units;
-        /* This succeeds only while the work is still the one that has been read above. */
-        if (!atomic_compare_exchange_strong(&team->claimed, &claimed, (uint64_t)number << 32 | (uint64_t)past)) continue;
-        work(context, first, past, thread);
-        atomic_fetch_add(&team->done, past - first);
+    for (int i = 0; i < team->size; i++) {
+        Stretch *stretch = &team->stretches[(thread + i) % team->size];
+        while (1) {
+            uint64_t claimed = atomic_load(&stretch->claimed);
+            const int64_t first = (uint32_t)claimed, end = atomic_load(&stretch->past), chunk = atomic_load(&team->chunk);
+            const TeamWork work = atomic_load(&team->work);
+            void *context = atomic_load(&team->context);
+            if (claimed >> 32 != number) return;
+            if (first >= end) break;
+            const int64_t past = first + chunk < end ? first + chunk : end;
+            /* This succeeds only while the work is still the one that has been read above. */
+            if (!atomic_compare_exchange_strong(&stretch->claimed, &claimed, (uint64_t)number << 32 | (uint64_t)past))
+                continue;
+            work(context, first, past, thread);
+            atomic_fetch_add(&team->done, past - first);
+        }
     }
 }
 
-/* Do all units of a piece of work, in chunks of `grain` or a multiple of it; at most 2**31 units. */
+/* Do all units of a piece of work, in chunks of `grain` or a multiple of it; fewer than 2**31 units. */
 static void team_share(Team *team, TeamWork work, void *context, int64_t units, int64_t grain) {
     if (team->size == 1 || units <= grain) {
         if (units > 0) work(context, 0, units, 0);
         return;
     }
-    const int64_t grains = units / (4 * team->size * grain); /* four chunks for each thread even out their delays */
-    const uint32_t number = (uint32_t)(atomic_load(&team->claimed) >> 32) + 1;
+    const int64_t all_grains = (units + grain - 1) / grain;
+    const int64_t chunk_grains = all_grains / (4 * team->size); /* four chunks for each thread even out their delays */
+    const uint32_t number = atomic_load(&team->offered) + 1;
     /* Until the last of these lines, nobody can claim anything: who has read a mixture of old and new fails. */
-    atomic_store(&team->claimed, (uint64_t)(number - 1) << 32 | UINT32_MAX);
+    for (int i = 0; i < team->size; i++)
+        atomic_store(&team->stretches[i].claimed, (uint64_t)(number - 1) << 32 | UINT32_MAX);
     atomic_store(&team->work, work);
     atomic_store(&team->context, context);
-    atomic_store(&team->chunk, grains > 1 ? grains * grain : grain);
+    atomic_store(&team->chunk, chunk_grains > 1 ? chunk_grains * grain : grain);
     atomic_store(&team->done, 0);
-    atomic_store(&team->units, units);
-    atomic_store(&team->claimed, (uint64_t)number << 32);
+    for (int i = 0; i < team->size; i++) {
+        const int64_t first = all_grains * i / team->size * grain, past = all_grains * (i + 1) / team->size * grain;
+        atomic_store(&team->stretches[i].past, past < units ? past : units);
+        atomic_store(&team->stretches[i].claimed, (uint64_t)number << 32 | (uint64_t)(first < units ? first : units));
+    }
+    atomic_store(&team->offered, number);
     team_take_part(team, number, 0);
     for (int spins = 0; atomic_load(&team->done) < units; spins++) {
         if (spins < SPINS) PAUSE();
@@ -82,7 +106,7 @@ static void team_share(Team *team, TeamWork work, void *context, int64_t units, 
 static void team_help(Team *team, int thread) {
     uint32_t number = 0;
     for (int spins = 0; !atomic_load(&team->dismissed); spins++) {
-        const uint32_t offered = (uint32_t)(atomic_load(&team->claimed) >> 32);
+        const uint32_t offered = atomic_load(&team->offered);
         if (offered != number) {
             number = offered;
             team_take_part(team, number, thread);
@@ -97,8 +121,8 @@ static void team_help(Team *team, int thread) {
 
 static void team_start(Team *team, int size) {
     team->size = size;
-    atomic_store(&team->units, 0);
-    atomic_store(&team->claimed, 0);
+    for (int i = 0; i < TEAM_MAXIMUM; i++) atomic_store(&team->stretches[i].claimed, UINT32_MAX);
+    atomic_store(&team->offered, 0);
     atomic_store(&team->dismissed, 0);
 }
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from microgpt.backend import BackendInfo, backend_info, choose
 from microgpt.config import GPTConfig
-from microgpt.documents import read_documents
+from microgpt.documents import read_documents, read_text
 from microgpt.model import GPT
 from microgpt.optimizer import Adam
 from microgpt.tokenizer import CharTokenizer
@@ -27,6 +27,7 @@ __all__ = [
     "compute_softmax",
     "linear",
     "read_documents",
+    "read_text",
     "rmsnorm",
     "softmax",
     "train",

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from microgpt.arguments import choice
+from microgpt.cores import physical_cores
 
 BACKENDS = ("compiled", "reference")
 
@@ -21,7 +22,7 @@ class BackendInfo:
     Attributes:
         backend: "compiled" or "reference".
         instruction_set: which of the compiled kernels run; None for the reference.
-        threads: how many threads a model uses.
+        threads: how many threads a model uses at most, unless told otherwise.
         reason: why it is this backend, in a few words.
     """
 
@@ -117,7 +118,9 @@ def new_parameters(values: list[Any]) -> Any:
 def backend_info() -> BackendInfo:
     """Which engine runs models, with which instruction set and how many threads, and why."""
     backend = choose()
-    return BackendInfo(backend, instruction_set() if backend == "compiled" else None, 1, _reason())
+    if backend == "reference":
+        return BackendInfo(backend, None, 1, _reason())
+    return BackendInfo(backend, instruction_set(), physical_cores(), _reason())
 
 
 choose(), instruction_set()  # an environment that asks for what is not there fails at import, not at first use

@@ -14,7 +14,7 @@ import pytest
 
 from microgpt import backend as backends
 
-from conftest import compiled, needs_compiled
+from conftest import COMPILED_IS_THERE, compiled, needs_compiled
 
 SMALL = ["--n-embd=4", "--n-head=2", "--block-size=4"]
 
@@ -134,4 +134,18 @@ def test_the_environment_chooses_the_instruction_set() -> None:
 def test_bench_prints_each_backend_beside_the_floor() -> None:
     result = run("bench", "--repeats=1")
     assert result.returncode == 0
-    assert result.stdout.splitlines()[-1].split()[0] in ("reference", "compiled")
+    assert re.search(r"^reference, float64 +[\d,.]+ +1 ", result.stdout, re.MULTILINE)
+    if COMPILED_IS_THERE:
+        assert re.search(r"^compiled, float32 +[\d,.]+ +[\d,]+ +[\d.]+$", result.stdout, re.MULTILINE)
+        assert re.search(r"^the same +2( +[\d,.]+){4}$", result.stdout, re.MULTILINE)
+        assert re.search(r"^sampling .* million tokens a second$", result.stdout, re.MULTILINE)
+
+
+def test_a_text_trains_and_its_validation_is_shown(tmp_path) -> None:
+    file = tmp_path / "verse.txt"
+    file.write_text("the rain in spain\nstays mainly in the plain\n" * 10)
+    options = ["--format=text", "--val-fraction=0.2", "--eval-every=2", "--steps=3", "--n-embd=4", "--n-head=1"]
+    result = run("train", str(file), *options)
+    assert result.returncode == 0
+    assert "verse.txt: 440 characters, 14 tokens" in result.stdout
+    assert re.findall(r"step +(\d) .* validation loss \d\.\d{4}\n", result.stdout) == ["0", "2", "3"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from microgpt import CharTokenizer, read_documents
+from microgpt import CharTokenizer, read_documents, read_text
 
 
 def write(folder: Path, content: bytes) -> Path:
@@ -68,6 +68,29 @@ def test_characters_are_sorted_and_bos_comes_last() -> None:
     assert tokenizer.encode_document("ob") == [4, 2, 1, 4]
     assert tokenizer.decode([4, 2, 1, 4]) == "ob"
     assert tokenizer == CharTokenizer("ñobba") != CharTokenizer("ab")
+
+
+def test_a_character_can_be_bos() -> None:
+    tokenizer = CharTokenizer("abc\n", bos="\n")
+    assert (tokenizer.bos, tokenizer.vocab_size) == (0, 4)
+    assert tokenizer.encode("a\nb") == [1, 0, 2]
+    assert tokenizer.decode([1, 0, 2]) == "a\nb"
+    assert tokenizer.encode_document("ab") == [0, 1, 2, 0]
+    assert tokenizer == CharTokenizer("cba\n", bos="\n") != CharTokenizer("abc\n")
+    assert eval(repr(tokenizer)) == tokenizer
+    assert eval(repr(CharTokenizer("ab"))) == CharTokenizer("ab")
+    for bos in ("x", "ab", ""):
+        with pytest.raises(ValueError, match="bos must be one of the characters, got "):
+            CharTokenizer("abc", bos=bos)
+
+
+def test_a_text_keeps_its_lines(tmp_path) -> None:
+    file = tmp_path / "text.txt"
+    file.write_bytes("\ufeffone\r\n\r\n  two \rthree".encode())
+    assert read_text(file) == "one\n\n  two \nthree"
+    file.write_bytes(b"")
+    with pytest.raises(ValueError, match="is empty: there is nothing to train on"):
+        read_text(file)
 
 
 def test_documents_are_packed_as_they_are_encoded() -> None:

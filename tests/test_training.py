@@ -191,3 +191,74 @@ def test_interrupts_are_heard_within_a_step() -> None:
     with pytest.raises(KeyboardInterrupt):
         run.finish()
     assert run.optimizer.step_count < 1000
+
+
+# --- Continuous text, validation --------------------------------------------------------------------------------------
+
+VERSE = "the rain in spain\nstays mainly in the plain\n" * 3
+TEXT = {**SMALL, "format": "text", "learning_rate": 0.02}
+
+
+@needs_compiled
+def test_a_text_trains_to_the_same_bits_on_both_backends() -> None:
+    options = {**TEXT, "steps": 4, "batch_size": 3, "val_fraction": 0.2, "eval_every": 3}
+    reference, compiled = (train([VERSE], backend=backend, **options) for backend in ("reference", "compiled"))
+    assert compiled.losses.tolist() == reference.losses.tolist()
+    assert compiled.validation_losses == reference.validation_losses
+    assert compiled.model.generate(3) == reference.model.generate(3)
+
+
+def test_windows_come_from_all_of_the_text_that_is_not_set_aside(backend: str) -> None:
+    run = prepare([VERSE], val_fraction=0.25, backend=backend, **TEXT)
+    windows, validation = run.batches.batch(0, 500, 2), run.batches.validation()
+    end = round(0.75 * len(VERSE))
+    assert set(windows.starts) == set(range(end - 4))
+    assert set(windows.lengths) == {5}
+    assert run.model.tokenizer.decode(windows.tokens) == VERSE
+    assert validation.starts.tolist() == list(range(end, len(VERSE) - 4, 4))
+    assert prepare([VERSE], backend=backend, **TEXT).batches.validation() is None
+
+
+def test_what_is_drawn_from_a_model_of_a_text_is_a_line(backend: str) -> None:
+    model = train([VERSE], steps=1, backend=backend, **TEXT).model
+    assert model.config.vocab_size == len(set(VERSE))
+    assert model.tokenizer.bos == model.tokenizer.encode("\n")[0]
+    assert all("\n" not in line for line in model.generate(5, seed=1))
+
+
+def test_validation_losses_are_those_of_the_documents_set_aside(backend: str) -> None:
+    seen: list[tuple[int, float]] = []
+    run = prepare(names, steps=5, val_fraction=0.4, eval_every=2, seed=5, backend=backend, **SMALL)
+    result = run.finish(validated=lambda steps, loss: seen.append((steps, loss)))
+    assert [steps for steps, _ in result.validation_losses] == [0, 2, 4, 5]
+    assert seen == result.validation_losses
+    documents = [run.model.tokenizer.encode_document(name) for name in run.documents]
+    assert result.validation_losses[-1][1] == pytest.approx(result.model.loss(documents[3:]), rel=1e-12)
+
+    alone = prepare(names, steps=0, seed=5, backend=backend, **SMALL)
+    for step in range(5):
+        loss, _ = alone.model.loss_and_gradients([documents[step % 3]])
+        assert loss == result.losses[step]
+        alone.optimizer.step(0.01 * (1 - step / 5))
+
+
+def test_a_mean_loss_weighs_every_sequence_alike(backend: str) -> None:
+    run = prepare(names * 300, steps=0, seed=5, backend=backend, n_embd=1, n_head=1, block_size=2)
+    packed = run.batches.batch(0, 1500 if backend == "compiled" else 600, 1)
+    losses = [run.model.engine.loss(packed.select(np.array([i]))) for i in range(len(packed))]
+    assert run.model.mean_loss(packed) == pytest.approx(np.mean(losses), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"format": "csv"}, ValueError, "format must be 'lines' or 'text', got 'csv'"),
+        ({"val_fraction": 1}, ValueError, "val_fraction must be at least 0 and less than 1, got 1"),
+        ({"eval_every": 0}, ValueError, "eval_every must be at least 1, got 0"),
+        ({"data": ["abcd"]}, ValueError, r"data must have at least block_size \+ 1 = 5 characters to train on, got 4"),
+        ({"threads": 0}, ValueError, "threads must be at least 1, got 0"),
+    ],
+)
+def test_bad_arguments_of_texts_are_named(backend, options, error, message) -> None:
+    with pytest.raises(error, match=message):
+        train(**{"data": [VERSE], "backend": backend, **TEXT, **options})
