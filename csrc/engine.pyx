@@ -16,7 +16,7 @@ import numpy
 
 
 cdef extern from "kernels/interface.h" nogil:
-    enum: LINE_BYTES, STAGES
+    enum: LINE_BYTES, STAGES, STRIP_PANELS
 
     ctypedef enum OperationKind:
         EMBEDDING, RMSNORM, LINEAR, ATTENTION, UNEMBEDDING, CROSS_ENTROPY
@@ -491,18 +491,19 @@ cdef class Engine:
 
     cdef int64_t reserve(self, const int64_t[::1] lengths, int64_t batch_size) except -1:
         """Room for the largest batch of `batch_size` consecutive documents of these lengths; returns its rows."""
-        cdef int64_t d, n, row, keys = 0, rows = 0, most_rows = 1, most_keys = 0
+        cdef int64_t d, n, row, keys, rows = 0, attention = 0, most_rows = 1, most_attention = 0
+        cdef int64_t strip = STRIP_PANELS * self.line
         for d in range(lengths.shape[0]):
             if d % batch_size == 0:
-                rows, keys = 0, 0
+                rows, attention = 0, 0
             n = self.positions_of(lengths[d])
-            for row in range(self.panels(rows + 1) * self.line, rows + n, self.line):
-                keys += row - rows  # that a panel has in the panels before
+            for row in range((rows + strip - 1) // strip * strip, rows + n, strip):  # that begin a strip
+                keys = strip + (row // self.line - rows // self.line) * self.line
+                attention += self.workspace.n_head * strip * (keys + 2)
             rows += n
-            most_rows, most_keys = max(most_rows, rows), max(most_keys, keys)
-        cdef int64_t attention = self.workspace.n_head * self.line * (most_keys + most_rows + self.line + 2 * self.panels(most_rows))
-        if most_rows > self.row_capacity or attention > self.attention_capacity:
-            self.lay_out(max(most_rows, self.row_capacity), max(attention, self.attention_capacity))
+            most_rows, most_attention = max(most_rows, rows), max(most_attention, attention)
+        if most_rows > self.row_capacity or most_attention > self.attention_capacity:
+            self.lay_out(max(most_rows, self.row_capacity), max(most_attention, self.attention_capacity))
         return most_rows
 
     cdef void begin(self, int64_t rows) noexcept nogil:
@@ -519,7 +520,7 @@ cdef class Engine:
         for panel in range(panels):
             w.attention_start[panel] = attention
             attention += self.kernels.attention_size(w, panel)
-            if w.first_rows[panel * self.line] == panel * self.line:
+            if panel % STRIP_PANELS == 0 and w.first_rows[panel * self.line] == panel * self.line:
                 w.group_start[w.groups] = panel
                 w.groups += 1
         w.group_start[w.groups] = panels

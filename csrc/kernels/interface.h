@@ -16,7 +16,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { LINE_BYTES = 64 };
+enum {
+    LINE_BYTES = 64,
+    STRIP_PANELS = 2, /* whose attention is computed together */
+};
 
 typedef enum {
     EMBEDDING,      /* output = wte[token] + wpe[position] */
@@ -71,7 +74,7 @@ typedef struct {
     double *loss_gradient;          /* [rows], d loss / d (loss of the row) */
     double *losses;                 /* [rows] */
     int64_t *attention_start;       /* [panels], where in an ATTENTION's `saved` each panel starts */
-    int64_t *group_start;           /* [groups + 1], panels; no document reaches from one group into another */
+    int64_t *group_start;           /* [groups + 1], first panels of strips; no document reaches from one group into another */
     int64_t groups;
 
     void *const *caches;            /* [panels] key/value caches: each row then continues a document of its own */

@@ -19,6 +19,9 @@
 
 /* The units that work is shared by. */
 static int64_t each_panel(const Operation *op, const Workspace *w) { return (void)op, lines(w->rows); }
+static int64_t each_strip(const Operation *op, const Workspace *w) {
+    return (void)op, (lines(w->rows) + STRIP_PANELS - 1) / STRIP_PANELS;
+}
 static int64_t each_line_of_inputs(const Operation *op, const Workspace *w) { return (void)w, lines(op->n_in); }
 static int64_t each_line_of_outputs(const Operation *op, const Workspace *w) { return (void)w, lines(op->n_out); }
 static int64_t each_line_to_transpose(const Operation *op, const Workspace *w) {
@@ -42,7 +45,7 @@ const Kernels JOIN(MICROGPT_SYMBOL, MICROGPT_INSTRUCTION_SET) = {
         [EMBEDDING] = {{embedding_forward, each_panel, 1}},
         [RMSNORM] = {{rmsnorm_forward, each_panel, 1}},
         [LINEAR] = {{linear_gather, each_gathered_row, 64}, {linear_forward, each_panel, TILE_LINES}},
-        [ATTENTION] = {{attention_forward, each_panel, 1}},
+        [ATTENTION] = {{attention_forward, each_strip, 1}},
         [UNEMBEDDING] = {{linear_forward, each_panel, TILE_LINES}},
         [CROSS_ENTROPY] = {{cross_entropy_forward, each_panel, 1}},
     },
