@@ -118,7 +118,7 @@ cdef enum:
     INTERVAL_NS = 50_000_000  # how often a long run looks up: for Ctrl-C, to report progress
     HEAVY_STEP = 1_000_000  # rows x parameters from which a single step may take that long
     TRANSPOSED_WIDTH = 128  # of a model, from which transposing its matrices takes less time than it saves
-    SHARED_WORK = 2_000_000  # rows x parameters of a batch from which more threads are faster
+    SHARED_WORK = 5_000_000  # rows x parameters of a batch from which more threads are faster
 
 
 cdef inline int64_t now_ns() noexcept nogil:
@@ -436,14 +436,15 @@ cdef class Engine:
         size = self.threads if rows * self.num_params >= SHARED_WORK else 1
         helpers = [threading.Thread(target=self.help, args=(i,), daemon=True) for i in range(1, size)]
         team_start(&self.team, size)
-        for helper in helpers:
-            helper.start()
         try:
+            for helper in helpers:
+                helper.start()
             yield
         finally:
             team_dismiss(&self.team)
             for helper in helpers:
-                helper.join()
+                if helper.ident is not None:  # it was started
+                    helper.join()
             team_start(&self.team, 1)
 
     # --- Running it ---------------------------------------------------------------------------------------------------

@@ -41,6 +41,21 @@ def test_training_ends_where_float64_ends() -> None:
     assert fast.model.generate(3, 0.5) != fast.model.generate(3, 0.5)
 
 
+@needs_compiled
+def test_improbable_targets_have_a_finite_loss() -> None:
+    """Where a target's probability is smaller than any float32, its logarithm is not."""
+    exact, fast = (GPT(CONFIGS[0], 1, dtype) for dtype in ("float64", "float32"))
+    for parameters in exact.state_dict().values():
+        parameters *= 30
+    fast.load_state_dict(exact.state_dict())
+    documents = [[0, 1, 2, 3, 4, 5], [26, 25, 24]]
+    expected, _ = exact.loss_and_gradients(documents)
+    loss, gradients = fast.loss_and_gradients(documents)
+    assert expected > 100
+    assert abs(loss - expected) < 1e-4 * expected
+    assert all(np.isfinite(gradient).all() for gradient in gradients.values())
+
+
 def test_the_reference_computes_in_float64_only() -> None:
     with pytest.raises(ValueError, match="dtype must be 'float64' on the reference backend, got 'float32'"):
         GPT(CONFIGS[0], dtype="float32", backend="reference")
