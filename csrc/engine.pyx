@@ -648,7 +648,8 @@ cdef class Engine:
         """
         drawn = numpy.empty(tokens.shape[0], numpy.int32)
         cdef int32_t[::1] out = drawn
-        self.workspace.uniforms, self.workspace.drawn = &uniforms[0], &out[0]
+        cdef double[::1] padded = self.padded(uniforms)
+        self.workspace.uniforms, self.workspace.drawn = &padded[0], &out[0]
         self.append(cache, tokens, temperature)
         return drawn
 
@@ -665,7 +666,7 @@ cdef class Engine:
         cdef int64_t[::1] text_lengths = lengths
         cdef int64_t[::1] documents = numpy.arange(places)
         cdef int32_t[::1] last = numpy.full(places, bos, numpy.int32), drawn = numpy.empty(places, numpy.int32)
-        cdef double[::1] uniforms = numpy.empty(places)
+        cdef double[::1] uniforms = self.padded(numpy.zeros(places))
         cdef Cache cache = self.new_cache(places)
         cdef int32_t[::1] positions = cache.lengths
         if n == 0:
@@ -690,6 +691,11 @@ cdef class Engine:
                         started += 1
                 self.look_up(-1)
         return tokens, lengths
+
+    def padded(self, array):
+        """A copy with room for whole panels."""
+        size = len(array)
+        return numpy.concatenate([array, numpy.zeros(self.panels(size) * self.line - size)])
 
     cdef int append(self, Cache cache, const int32_t[::1] tokens, double temperature) except -1:
         cdef Workspace *w = &self.workspace
