@@ -42,7 +42,7 @@ INLINE Precise precise_exponential(vec x) {
     const Precise first = precise_product(power, r), sum = precise_sum(power, first.value);
     const vec small = fused_multiply_add(power, beyond_r, fused_multiply_add(power_residual, r, power_residual));
     const Precise result = precise_sum(sum.value, sum.residual + (first.residual + small));
-    const vec scale = (vec)(((bits)shifted >> 4 << EXPONENT_SHIFT) + BITS_OF_POWER_OF_TWO(0));
+    const vec scale = (vec)(((unsigned_bits)shifted >> 4 << EXPONENT_SHIFT) + (real_unsigned)BITS_OF_POWER_OF_TWO(0));
     return (Precise){result.value * scale, result.residual * scale};
 }
 
@@ -74,7 +74,7 @@ INLINE vec exponential(vec x) {
     series = fused_multiply_add(series, r, broadcast(0.5f));
     series = fused_multiply_add(series, r, broadcast(1));
     const vec power = fused_multiply_add(series, r, broadcast(1));
-    const vec scale = (vec)(((bits)shifted << 23) + 0x3f800000);
+    const vec scale = (vec)(((unsigned_bits)shifted << 23) + 0x3f800000);
     return (vec)((bits)(power * scale) & ~too_small);
 }
 

@@ -18,10 +18,12 @@
 #if MICROGPT_EXACT
 typedef double real;
 typedef int64_t real_bits;
+typedef uint64_t real_unsigned;
 #define REAL_BYTES 8
 #else
 typedef float real;
 typedef int32_t real_bits;
+typedef uint32_t real_unsigned;
 #define REAL_BYTES 4
 #endif
 
@@ -48,6 +50,7 @@ enum {
 
 typedef real vec __attribute__((vector_size(VECTOR_BYTES)));
 typedef real_bits bits __attribute__((vector_size(VECTOR_BYTES)));
+typedef real_unsigned unsigned_bits __attribute__((vector_size(VECTOR_BYTES))); /* where sums may wrap around */
 typedef real unaligned_vec __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real)), may_alias));
 
 #define INLINE static inline __attribute__((always_inline))
