@@ -47,7 +47,7 @@ class TextBatches:
     """Windows of `length` tokens of one text, each drawn anew. The end of the text is set aside.
 
     Args:
-        text: at least two windows long, after `validation_fraction` has been set aside.
+        text: at least a window long, after `validation_fraction` has been set aside.
         length: the context and the token after it.
         generator: what the starts of the windows are drawn from.
     """
@@ -60,7 +60,9 @@ class TextBatches:
         self._generator = generator
         self._end = len(self._tokens) - set_aside(len(self._tokens), validation_fraction)
         if self._end < length:
-            raise ValueError(f"data must have at least block_size + 1 = {length} characters to train on, got {self._end}")
+            raise ValueError(
+                f"data must have at least block_size + 1 = {length} characters to train on, got {self._end}"
+            )
 
     def batch(self, first_step: int, steps: int, batch_size: int) -> PackedSequences:
         """See `Batches`. Steps have to be asked for in order: each draws."""

@@ -179,7 +179,7 @@ def sampling_rate(file: str | os.PathLike[str] | None) -> float:
 
 
 def report(file: str | os.PathLike[str] | None = None, repeats: int = 7) -> Iterator[str]:
-    """The lines of `microgpt bench`: the recipe of microgpt, against the reference, and other models, all against the floor.
+    """The lines of `microgpt bench`: the recipe of microgpt against the reference, and all models against the floor.
 
     What is compared takes turns; ratios are those of neighbours, and all figures medians.
     """

@@ -52,7 +52,7 @@ class CharTokenizer:
         return [self.bos, *self.encode(text), self.bos]
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """The characters of these ids; a BOS that is no character is left out. `ValueError` names an id out of range."""
+        """The characters of these ids, without a BOS that is none. `ValueError` names an id out of range."""
         text = []
         for token in tokens:
             if not 0 <= token < self.vocab_size:

@@ -92,7 +92,9 @@ class Run:
         self._validate(steps, validation, validated)
         return TrainingResult(self.model, self.losses, self.validation_losses)
 
-    def _validate(self, steps: int, validation: PackedSequences | None, validated: Callable[..., object] | None) -> None:
+    def _validate(
+        self, steps: int, validation: PackedSequences | None, validated: Callable[[int, float], object] | None
+    ) -> None:
         if validation and (steps % self.eval_every == 0 or steps == len(self.losses)):
             self.validation_losses.append((steps, self.model.mean_loss(validation)))
             if validated:
