@@ -13,19 +13,18 @@ from statistics import median
 
 import numpy as np
 
-from microgpt.benchmark import sequences_of, time_steps
-from microgpt.training import prepare
+from microgpt.benchmark import Case, Stopwatch
 
 STEPS = 200
 
 
 def seconds_per_token(file: str | None, **sizes: int) -> tuple[float, int]:
     """One timing, and the number of parameters."""
-    run = prepare(file, steps=0, backend="compiled", **sizes)
-    packed = sequences_of(run, STEPS)
-    tokens = np.minimum(packed.lengths - 1, run.model.config.block_size).mean()
-    time_steps(run, packed.select(np.arange(8)))  # warm up: memory is there, weights are in the cache
-    return time_steps(run, packed) / tokens, run.model.num_params
+    watch = Stopwatch(Case("", STEPS, sizes=sizes, dtype="float64"), file)
+    config = watch.run.model.config
+    tokens = np.minimum(watch.packed.lengths - 1, config.block_size).mean()
+    watch.seconds()  # warm up: memory is there, weights are in the cache
+    return watch.seconds() / tokens, config.num_params
 
 
 def main() -> None:

@@ -138,16 +138,20 @@ class Stopwatch:
         if case.backend == "reference":
             self.packed = typical(self.run.batches.batch(0, 1000, 1), case.steps)
 
-    def time(self) -> Timing:
-        """One measurement."""
+    def seconds(self) -> float:
+        """What a step takes, in one measurement."""
         run, steps = self.run, self.case.steps
-        least = math.nan
-        if backends.compiled_engine():
-            least = floor(run, self.packed, measure_ceiling(self.case.dtype, self.case.threads))
         schedule = run.optimizer.learning_rate * (1 - np.arange(steps) / steps)
         begin = time.perf_counter()
         run.model.engine.train(self.packed, run.batch_size, schedule, run.optimizer, np.zeros(steps), None)
-        return Timing((time.perf_counter() - begin) / steps, least)
+        return (time.perf_counter() - begin) / steps
+
+    def time(self) -> Timing:
+        """The same, and the floor beside it."""
+        least = math.nan
+        if backends.compiled_engine():
+            least = floor(self.run, self.packed, measure_ceiling(self.case.dtype, self.case.threads))
+        return Timing(self.seconds(), least)
 
 
 def random_text() -> str:
