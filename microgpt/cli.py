@@ -13,7 +13,6 @@ from typing import Any, NoReturn
 
 from tqdm import tqdm
 
-from microgpt import benchmark
 from microgpt.backend import BACKENDS, backend_info
 from microgpt.documents import EMBEDDED
 from microgpt.training import Run, prepare
@@ -193,7 +192,9 @@ def info_command(parsed: argparse.Namespace) -> None:
 
 
 def bench_command(parsed: argparse.Namespace) -> None:
-    """Print the table of `microgpt.benchmark`."""
+    """Print the tables of `microgpt.benchmark`."""
+    from microgpt import benchmark  # only who uses it pays for its import
+
     for line in benchmark.report(parsed.file, parsed.repeats):
         print(line, flush=True)
 
