@@ -25,7 +25,7 @@ INLINE bits doubtful_square(vec g, vec squared, vec kept, real rest) {
     return (near_midpoint(squared, residual, broadcast(1)) & differ(sum, other_sum)) | larger(squared, LARGEST_POWER);
 #else
     (void)g, (void)squared, (void)kept, (void)rest;
-    return ANSWER_ALL(1);
+    return ANSWER_ALL;
 #endif
 }
 
@@ -40,7 +40,7 @@ INLINE bits doubtful_root(vec v_hat, vec root, vec p, vec update) {
            | larger(-absolute(p), -0x1p-500);
 #else
     (void)v_hat, (void)root, (void)p, (void)update;
-    return ANSWER_ALL(1);
+    return ANSWER_ALL;
 #endif
 }
 

@@ -87,8 +87,7 @@ INLINE vec attention_exponentials(real *logits, int64_t n, bits first, bits last
     }
     for (int64_t t = 0; t < n; t++) {
         const bits attends = (first <= (real_bits)t) & (last >= (real_bits)t);
-        const vec argument = (vec)((bits)(load(logits + t * LINE) * scale - largest) & attends);
-        const vec exps = (vec)((bits)exponential(argument) & attends);
+        const vec exps = exponential_where(attends, load(logits + t * LINE) * scale - largest);
         store(logits + t * LINE, exps);
         total += exps;
     }
@@ -150,8 +149,7 @@ INLINE void multiply_rows(const Head *h, const real *d, const real *columns, int
 }
 
 /* d weights[t][p] = sum over j, last to first, of value[t][j] * output_gradient[p][j]
- * d logits = exps * (d weights / total + d total), d total = -(sum over t, last to first, of exps * d weights) / total**2
- * and from these the gradients of query (t last to first), key and value (p last to first). */
+ * from these d logits, and from those the gradients of query (t last to first), key and value (p last to first). */
 static void attention_backward_head(const Head *h, const real *input, const real *output_gradient,
                                     real *input_gradient, real *scratch) {
     const int64_t keys = keys_of(h), last_key_panel = h->first_key_panel + h->key_panels - 1;
@@ -162,27 +160,9 @@ static void attention_backward_head(const Head *h, const real *input, const real
     multiply_keys(h, input, VALUE, d_output, h->output_width * LINE, -1, d_logits, keys * LINE); /* d weights, for now */
     for (int64_t p = 0; p < h->panels * LINE; p += LANES) {
         const real *exps = h->exps + p / LINE * saved_line(h) + p % LINE;
-        real *d_logit = d_logits + p / LINE * keys * LINE + p % LINE;
-        real *weight = weights + p / LINE * keys * LINE + p % LINE;
-#if MICROGPT_EXACT
-        const vec reciprocals = load(exps + (keys + 1) * LINE);
-        const vec d_total_factor = -reciprocal_square(load(exps + keys * LINE));
-        vec d_total = {0};
-        for (int64_t t = (keys - 1) * LINE; t >= 0; t -= LINE)
-            d_total += d_total_factor * (load(exps + t) * load(d_logit + t));
-        for (int64_t t = 0; t < keys * LINE; t += LINE) {
-            const vec e = load(exps + t), d_weight = load(d_logit + t);
-            store(weight + t, e * reciprocals);
-            store(d_logit + t, h->scale * (e * (reciprocals * d_weight + d_total)));
-        }
-#else
-        const vec d_total = sum_of_products(exps, LINE, d_logit, LINE, keys);
-        for (int64_t t = 0; t < keys * LINE; t += LINE) {
-            const vec e = load(exps + t);
-            store(weight + t, e);
-            store(d_logit + t, h->scale * e * (load(d_logit + t) - d_total));
-        }
-#endif
+        const int64_t last = (keys - 1) * LINE, at = p / LINE * keys * LINE + p % LINE + last;
+        softmax_backward(exps + last, -LINE, load(exps + keys * LINE), load(exps + (keys + 1) * LINE), h->scale,
+                         d_logits + at, weights + at, -LINE, keys);
     }
     multiply(&(Product){.a = input + at_panel(h, KEY, last_key_panel) + LINE - 1,
                         .a_row = LINE, .a_step = -1, .a_jump = LINE - h->width * LINE, .first_run = LINE,

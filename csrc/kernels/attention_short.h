@@ -96,8 +96,7 @@ static void attention_short_forward(const Operation *op, const Workspace *w, int
             vec total = {0};
             for (int64_t o = n - 1; o >= 0; o--) {
                 const bits attends = load_bits(reach + o * LINE + v);
-                const vec argument = (vec)((bits)(load(exps + o * LINE) - largest) & attends);
-                const vec e = (vec)((bits)exponential(argument) & attends);
+                const vec e = exponential_where(attends, load(exps + o * LINE) - largest);
                 store(exps + o * LINE, e);
                 total += e;
             }
@@ -157,26 +156,8 @@ static void attention_short_backward(const Operation *op, const Workspace *w, in
             }
             for (int64_t h = 0; h < heads; h++) {
                 const real *exps = saved + (first_head + h) * (n + 2) * LINE + v;
-                real *d_logit = d_logits + h * triangle + v, *weight = weights + h * triangle + v;
-#if MICROGPT_EXACT
-                const vec reciprocals = load(exps + (n + 1) * LINE);
-                const vec d_total_factor = -reciprocal_square(load(exps + n * LINE));
-                vec d_total = {0};
-                for (int64_t o = 0; o < n; o++)
-                    d_total += d_total_factor * (load(exps + o * LINE) * load(d_logit + o * WINDOW));
-                for (int64_t o = 0; o < n; o++) {
-                    const vec e = load(exps + o * LINE), d_weight = load(d_logit + o * WINDOW);
-                    store(weight + o * WINDOW, e * reciprocals);
-                    store(d_logit + o * WINDOW, scale * (e * (reciprocals * d_weight + d_total)));
-                }
-#else
-                const vec d_total = sum_of_products(exps, LINE, d_logit, WINDOW, n);
-                for (int64_t o = 0; o < n; o++) {
-                    const vec e = load(exps + o * LINE);
-                    store(weight + o * WINDOW, e);
-                    store(d_logit + o * WINDOW, scale * e * (load(d_logit + o * WINDOW) - d_total));
-                }
-#endif
+                softmax_backward(exps, LINE, load(exps + n * LINE), load(exps + (n + 1) * LINE), scale,
+                                 d_logits + h * triangle + v, weights + h * triangle + v, WINDOW, n);
             }
         }
         for (int v = 0; v < LINE; v += LANES)

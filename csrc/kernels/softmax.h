@@ -1,7 +1,39 @@
-/* Softmax over the vocabulary: the cross entropy of each row with its target, and tokens drawn from it. */
+/* Softmax: what both kinds of attention need of it; over the vocabulary, the cross entropy of each row with its target,
+ * and tokens drawn from it. */
 #pragma once
 
 #include "exponential.h"
+
+/* The exponentials of x <= 0 in the lanes that attend, 0 in the others, whatever x is there. */
+INLINE vec exponential_where(bits attends, vec x) {
+    return (vec)((bits)exponential((vec)((bits)x & attends)) & attends);
+}
+
+/* Gradients of n logits, `step` apart, in place of those of the weights, which take their place beside them:
+ * d logits = exps * (d weights / total + d total), d total = -(sum over t, last to first, of exps * d weights) / total**2
+ * The pointers are to the last t, from which the steps lead to the first. */
+INLINE void softmax_backward(const real *exps, ptrdiff_t exps_step, vec total, vec reciprocals, real scale,
+                             real *d_logits, real *weights, ptrdiff_t step, int64_t n) {
+#if MICROGPT_EXACT
+    const vec d_total_factor = -reciprocal_square(total);
+    vec d_total = {0};
+    for (int64_t t = 0; t < n; t++)
+        d_total += d_total_factor * (load(exps + t * exps_step) * load(d_logits + t * step));
+    for (int64_t t = 0; t < n; t++) {
+        const vec e = load(exps + t * exps_step), d_weight = load(d_logits + t * step);
+        store(weights + t * step, e * reciprocals);
+        store(d_logits + t * step, scale * (e * (reciprocals * d_weight + d_total)));
+    }
+#else
+    (void)total, (void)reciprocals; /* the exps are divided by it already */
+    const vec d_total = sum_of_products(exps, exps_step, d_logits, step, n);
+    for (int64_t t = 0; t < n; t++) {
+        const vec e = load(exps + t * exps_step);
+        store(weights + t * step, e);
+        store(d_logits + t * step, scale * e * (load(d_logits + t * step) - d_total));
+    }
+#endif
+}
 
 /* The softmax of one vector of rows: logits[i * LINE] become exps of logits * factor - largest, and this their sum. */
 typedef struct {

@@ -65,7 +65,7 @@ INLINE vec absolute(vec v) { return (vec)((bits)v & ~(bits)broadcast((real)-0.0)
 INLINE vec with_sign(vec v, vec sign) { /* v >= 0 */
     return (vec)((bits)v | ((bits)sign & (bits)broadcast((real)-0.0)));
 }
-#define ANSWER_ALL(yes) ((bits){0} - (yes)) /* a sign bit in every lane */
+#define ANSWER_ALL ((bits){0} - 1) /* a sign bit in every lane */
 
 INLINE vec where_positive(vec condition, vec v) { return (vec)((condition > (vec){0}) & (bits)v); } /* else +0 */
 
@@ -163,13 +163,6 @@ INLINE vec sum_of_products(const real *a, ptrdiff_t a_step, const real *b, ptrdi
             for (int i = 0; i < 4; i++) sum[i] += load(a + (k + i) * a_step) * load(b + (k + i) * b_step);
     for (; k < n; k++) sum[0] += load(a + k * a_step) * load(b + k * b_step);
     return MICROGPT_EXACT ? sum[0] : (sum[0] + sum[1]) + (sum[2] + sum[3]);
-}
-
-/* 0, 1, 2 ... */
-INLINE bits lane_numbers(void) {
-    bits numbers;
-    for (int i = 0; i < LANES; i++) numbers[i] = i;
-    return numbers;
 }
 
 /* a and b interleaved, a first: of the result, twice as long, the lower or the upper half. */
