@@ -1,9 +1,9 @@
-"""micrograd's demo: a multi-layer perceptron learns to tell two half-moons apart, with both twins of `Value`.
+"""micrograd's demo: a multi-layer perceptron learns to tell two half-moons apart.
 
     python benchmarks/moons.py
 
-The network is 2-16-16-1, the data 100 points, the loss the mean hinge loss plus L2 regularisation. Both twins see the
-same numbers and must give the same losses, digit by digit; times are medians over the steps.
+The network is 2-16-16-1, the data 100 points, the loss the mean hinge loss plus L2 regularisation. The reference
+`Value` and the package's see the same numbers and must give the same losses, digit by digit; times are medians over the steps.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from microgpt import _value, reference
+import microgpt
+from microgpt import reference
 
 
 def moons(count: int, noise: float, generator: random.Random) -> list[tuple[list[float], int]]:
@@ -78,7 +79,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="of gradient descent (default: 20)")
     steps = parser.parse_args().steps
     losses, times = [], []
-    for scalars in (reference, _value):
+    for scalars in (reference, microgpt):
         progress = tqdm(train(scalars, steps), total=steps, desc=scalars.__name__, file=sys.stderr, leave=False)
         rows = list(progress)
         losses.append([loss for loss, _, _ in rows])
