@@ -5,7 +5,7 @@ It knows no files, no text and no progress bars. Its callers hand it arrays that
 (`microgpt.packing`), and it trusts them. `microgpt.reference_engine` is its twin.
 """
 from cpython.exc cimport PyErr_CheckSignals
-from libc.math cimport isfinite, pow
+from libc.math cimport INFINITY, isfinite, pow, sqrt
 from libc.stdint cimport int32_t, int64_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 
@@ -68,7 +68,7 @@ cdef extern from "kernels/interface.h" nogil:
         int64_t grain
 
     ctypedef struct AdamStep:
-        double learning_rate, beta1, beta2, eps, bias1, bias2
+        double learning_rate, beta1, beta2, eps, bias1, bias2, shrinkage, gradient_scale
 
     ctypedef struct Kernels:
         const char *instruction_set
@@ -78,6 +78,7 @@ cdef extern from "kernels/interface.h" nogil:
         Stage draw[4]
         int64_t (*scratch_size)(const Workspace *, int64_t rows) noexcept nogil
         int64_t (*attention_size)(const Workspace *, int64_t panel) noexcept nogil
+        double (*sum_of_squares)(int64_t n, const void *gradients) noexcept nogil
         void (*adam)(int64_t n, void *parameters, const void *gradients, void *m, void *v, const AdamStep *) noexcept nogil
         double (*multiply_add_loop)(int64_t iterations) noexcept nogil
         double (*divide_root_loop)(int64_t iterations) noexcept nogil
@@ -177,6 +178,7 @@ cdef struct AdamJob:
     char *m
     char *v
     int64_t size
+    double weight_decay, max_grad_norm
     AdamStep step
 
 cdef enum:
@@ -194,12 +196,21 @@ cdef int prepare_adam(AdamJob *job, const Kernels *kernels, parameters, gradient
     job.parameters, job.gradients = <char *>address(parameters, dtype, job.size), <char *>address(gradients, dtype, job.size)
     job.m, job.v = <char *>address(adam.m, dtype, job.size), <char *>address(adam.v, dtype, job.size)
     job.step.beta1, job.step.beta2, job.step.eps = adam.beta1, adam.beta2, adam.eps
+    job.weight_decay = adam.weight_decay
+    job.max_grad_norm = INFINITY if adam.max_grad_norm is None else adam.max_grad_norm
     return 0
 
 cdef void step_with_adam(AdamJob *job, Team *team, int64_t step_count, double learning_rate) noexcept nogil:
+    cdef double norm
     job.step.learning_rate = learning_rate
     job.step.bias1 = 1 - pow(job.step.beta1, <double>step_count)
     job.step.bias2 = 1 - pow(job.step.beta2, <double>step_count)
+    job.step.shrinkage = 1 - learning_rate * job.weight_decay
+    job.step.gradient_scale = 1.0
+    if job.max_grad_norm < INFINITY:
+        norm = sqrt(job.kernels.sum_of_squares(job.size, job.gradients))
+        if norm > job.max_grad_norm:
+            job.step.gradient_scale = job.max_grad_norm / norm
     team_share(team, run_adam, job, (job.size + ADAM_UNIT - 1) // ADAM_UNIT, 1)
 
 
@@ -726,7 +737,7 @@ cdef class Engine:
 def update_with_adam(parameters, gradients, adam, double learning_rate, str instruction_set=None):
     """Move flat `parameters` against their `gradients`, by default with the best instruction set.
 
-    `adam` has m, v, beta1, beta2, eps and step_count, which it counts.
+    `adam` is a `microgpt.Adam`, whose step_count it counts.
     """
     cdef AdamJob update
     cdef Team alone

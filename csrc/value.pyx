@@ -1074,14 +1074,14 @@ cdef class Parameters:
         self.data, self.grads = (aligned_zeros(len(values), "float64") for _ in range(2))
 
     def adam_step(self, adam, double learning_rate):
-        """Move every value against its gradient. `adam` has m, v, beta1, beta2, eps and step_count, which it counts."""
+        """Move every value against its gradient. `adam` is a `microgpt.Adam`, whose step_count it counts."""
         cdef double[::1] data = self.data, grads = self.grads
         cdef Py_ssize_t i, n = self.nodes.shape[0]
         for i in range(n):
             data[i], grads[i] = tape.data[self.nodes[i]], tape.grad[self.nodes[i]]
             tape.grad[self.nodes[i]] = 0.0
         update_with_adam(self.data, self.grads, adam, learning_rate)
-        for i in range(n - 1, -1, -1):  # backwards: of a value that is there twice, only the first has had a gradient
+        for i in range(n):
             tape.data[self.nodes[i]] = data[i]
 
 

@@ -3,10 +3,13 @@
 from typing import TYPE_CHECKING
 
 from microgpt.backend import BackendInfo, backend_info, choose
+from microgpt.checkpoint import load
 from microgpt.config import GPTConfig
 from microgpt.documents import read_documents, read_text
+from microgpt.history import TrainingHistory
 from microgpt.model import GPT
 from microgpt.optimizer import Adam
+from microgpt.recipe import Recipe
 from microgpt.tokenizer import CharTokenizer
 from microgpt.training import TrainingResult, train
 
@@ -21,11 +24,14 @@ __all__ = [
     "BackendInfo",
     "CharTokenizer",
     "GPTConfig",
+    "Recipe",
+    "TrainingHistory",
     "TrainingResult",
     "Value",
     "backend_info",
     "compute_softmax",
     "linear",
+    "load",
     "read_documents",
     "read_text",
     "rmsnorm",

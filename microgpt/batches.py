@@ -14,10 +14,15 @@ VALIDATION_TOKENS = 32_768  # of a text, spread evenly: more would tell little m
 
 
 class Batches(Protocol):
-    """A source of token sequences."""
+    """A source of token sequences. `count` of them make an epoch."""
+
+    count: int
 
     def batch(self, first_step: int, steps: int, batch_size: int) -> PackedSequences:
         """The sequences of some consecutive steps, `batch_size` for each."""
+
+    def mean_positions(self, block_size: int) -> float:
+        """Positions of a sequence that are computed, on average."""
 
     def validation(self) -> PackedSequences | None:
         """The sequences that no step trains on; None where nothing has been set aside."""
@@ -41,6 +46,19 @@ class DocumentBatches:
     def validation(self) -> PackedSequences | None:
         """See `Batches`."""
         return self._validation if len(self._validation) else None
+
+    @property
+    def count(self) -> int:
+        return len(self._training)
+
+    def mean_positions(self, block_size: int) -> float:
+        """See `Batches`."""
+        return float(np.minimum(self._training.lengths - 1, block_size).mean())
+
+    def fingerprint(self) -> str:
+        import hashlib
+
+        return hashlib.blake2b(self._training.tokens.tobytes(), digest_size=16).hexdigest()
 
 
 class TextBatches:
@@ -77,6 +95,19 @@ class TextBatches:
             return None
         count = min(len(starts), max(1, VALIDATION_TOKENS // context))
         return self._windows(starts[np.arange(count) * len(starts) // count])
+
+    def mean_positions(self, block_size: int) -> float:
+        """See `Batches`."""
+        return block_size
+
+    @property
+    def count(self) -> int:
+        return max(1, self._end // self._length)
+
+    def fingerprint(self) -> str:
+        import hashlib
+
+        return hashlib.blake2b(self._tokens.tobytes(), digest_size=16).hexdigest()
 
     def _windows(self, starts: np.ndarray) -> PackedSequences:
         return PackedSequences(self._tokens, starts, np.full(len(starts), self._length, np.int64))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from microgpt.arguments import choice, integer, number
 from microgpt.arrays import aligned_zeros
 from microgpt.config import GPTConfig
 from microgpt.cores import physical_cores
+from microgpt.history import TrainingHistory
 from microgpt.packing import PackedSequences, pack, token_array
 from microgpt.sampling import sample_documents, sample_independent_documents
 from microgpt.tokenizer import CharTokenizer
@@ -38,6 +40,9 @@ class GPT:
         tokenizer: what `generate` turns tokens into text with.
 
     Source: the model of microgpt, after GPT-2 (Radford et al., 2019).
+
+    Attributes:
+        history: how it was trained, a `TrainingHistory`, or None.
     """
 
     def __init__(
@@ -67,6 +72,7 @@ class GPT:
         self._gradients = aligned_zeros(config.num_params, self.dtype)
         self.engine = backends.new_engine(self.backend, config, self._parameters, self._gradients, self.threads)
         self.generator.fill_gauss(self._parameters, INITIAL_STD)
+        self.history: TrainingHistory | None = None
 
     @property
     def num_params(self) -> int:
@@ -78,7 +84,7 @@ class GPT:
 
         No copies: what is written into these arrays is what the model computes with.
         """
-        return self._by_name(self._parameters)
+        return self.by_name(self._parameters)
 
     def load_state_dict(self, arrays: Mapping[str, ArrayLike]) -> None:
         """Copy parameters from arrays by name. `ValueError` names what is missing, unknown or of the wrong shape."""
@@ -96,6 +102,15 @@ class GPT:
         for name, array in new.items():
             own[name][...] = array
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model, its tokenizer and its history to a safetensors file; `load` reads it.
+
+        The file is whole, or it is what it was before. `ValueError` where it cannot be written.
+        """
+        from microgpt.checkpoint import save  # which imports this module
+
+        save(path, self)
+
     def loss(self, sequences: Sequence[Sequence[int]]) -> float:
         """Mean over the sequences of the mean over their positions of -log(probability of the next token), in nats.
 
@@ -110,7 +125,7 @@ class GPT:
         The arrays are the caller's own. `Adam(model).step()` uses the model's copy of them.
         """
         loss = self.engine.loss(pack(sequences, self.config.vocab_size), gradients=True)
-        return loss, self._by_name(self._gradients.copy())
+        return loss, self.by_name(self._gradients.copy())
 
     def logits(self, tokens: Sequence[int]) -> NDArray[Any]:
         """Logits over what follows each token, shape (len(tokens), vocab_size); 1 to block_size tokens."""
@@ -151,7 +166,8 @@ class GPT:
             return list(sample_documents(self.engine, self.generator, bos, n, temperature))
         return sample_independent_documents(self.engine, integer("seed", seed, 0), bos, n, temperature)
 
-    def _by_name(self, flat: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    def by_name(self, flat: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Views of the parts of an array with a number for each parameter, with the names and shapes of `state_dict`."""
         arrays, start = {}, 0
         for name, (rows, columns) in self.config.parameter_shapes().items():
             arrays[name] = flat[start : start + rows * columns].reshape(rows, columns)

@@ -15,13 +15,16 @@ if TYPE_CHECKING:
 
 
 class Adam:
-    """Adam (Kingma and Ba, 2015) with the defaults of microgpt.
+    """Adam (Kingma and Ba, 2015) with the defaults of microgpt, and what AdamW (Loshchilov and Hutter, 2019) adds.
 
     Args:
         model: what to train: a `GPT`, or the `Value`s that are the parameters of a model of your own.
         learning_rate: step size; at least 0.
         beta1, beta2: decay of the running means of the gradients and of their squares; in [0, 1).
         eps: added to the root of the mean square; at least 1e-100.
+        weight_decay: how much of each parameter a step takes away, times the learning rate; at least 0.
+        max_grad_norm: where the norm of all gradients together is more than this, they are scaled down to it (Pascanu
+            et al., 2013); above 0, or None.
 
     Attributes:
         m, v: the running means, flat, in the order of the model's parameters.
@@ -35,11 +38,13 @@ class Adam:
         beta1: float = 0.85,
         beta2: float = 0.99,
         eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        max_grad_norm: float | None = None,
     ) -> None:
         if isinstance(model, GPT):
             self._parameters, size, dtype = model.engine, model.num_params, model.dtype
         elif isinstance(model, Iterable):
-            values = list(model)
+            values = list(dict.fromkeys(model))  # tied parameters count once
             self._parameters, size, dtype = backend.new_parameters(values), len(values), "float64"
         else:
             raise TypeError(f"model must be a GPT or Values, got {type(model).__name__}")
@@ -48,6 +53,8 @@ class Adam:
         self.beta1 = number("beta1", beta1, minimum=0, below=1)
         self.beta2 = number("beta2", beta2, minimum=0, below=1)
         self.eps = number("eps", eps, minimum=1e-100)
+        self.weight_decay = number("weight_decay", weight_decay, minimum=0)
+        self.max_grad_norm = None if max_grad_norm is None else number("max_grad_norm", max_grad_norm, above=0)
         self.m = aligned_zeros(size, dtype)
         self.v = aligned_zeros(size, dtype)
         self.step_count = 0

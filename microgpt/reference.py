@@ -330,7 +330,9 @@ def batch_loss(documents: Sequence[Sequence[int]], state_dict: StateDict, config
 class Adam:
     """Adam (Kingma and Ba, 2015) over a list of `Value`.
 
-    `step` moves each parameter against its gradient and sets the gradient to 0.
+    `step` moves each parameter against its gradient and sets the gradient to 0. Beyond microgpt, and not unless asked
+    for: weight decay, decoupled from the gradients (AdamW; Loshchilov and Hutter, 2019), and clipping of the gradients
+    by their norm (Pascanu et al., 2013).
     """
 
     def __init__(
@@ -340,9 +342,12 @@ class Adam:
         beta1: float = 0.85,
         beta2: float = 0.99,
         eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        max_grad_norm: float | None = None,
     ) -> None:
-        self.params = list(params)
+        self.params = list(dict.fromkeys(params))  # tied parameters count once
         self.learning_rate, self.beta1, self.beta2, self.eps = learning_rate, beta1, beta2, eps
+        self.weight_decay, self.max_grad_norm = weight_decay, max_grad_norm
         self.m = [0.0] * len(self.params)  # mean of the gradients, exponentially weighted
         self.v = [0.0] * len(self.params)  # mean of their squares, exponentially weighted
         self.step_count = 0
@@ -354,13 +359,25 @@ class Adam:
         self.step_count += 1
         bias1 = 1 - beta1**self.step_count
         bias2 = 1 - beta2**self.step_count
+        scale = 1.0 if self.max_grad_norm is None else clipping_scale(self.params, self.max_grad_norm)
+        shrinkage = 1 - learning_rate * self.weight_decay
         for i, p in enumerate(self.params):
-            m[i] = beta1 * m[i] + (1 - beta1) * p.grad
-            v[i] = beta2 * v[i] + (1 - beta2) * p.grad**2
+            grad = scale * p.grad
+            m[i] = beta1 * m[i] + (1 - beta1) * grad
+            v[i] = beta2 * v[i] + (1 - beta2) * grad**2
             m_hat = m[i] / bias1
             v_hat = v[i] / bias2
-            p.data -= learning_rate * m_hat / (v_hat**0.5 + eps)
+            p.data = shrinkage * p.data - learning_rate * m_hat / (v_hat**0.5 + eps)
             p.grad = 0.0
+
+
+def clipping_scale(params: Iterable[Value], max_grad_norm: float) -> float:
+    """What to multiply the gradients by, so that the root of the sum of their squares is at most `max_grad_norm`."""
+    total = 0.0
+    for p in params:  # not `sum`, which from Python 3.12 on adds floats in another way
+        total += p.grad * p.grad
+    norm = math.sqrt(total)
+    return max_grad_norm / norm if norm > max_grad_norm else 1.0
 
 
 # --- Sampling: the model babbles back -------------------------------------------------------------------------------------

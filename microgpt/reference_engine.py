@@ -46,8 +46,10 @@ class Parameters:
         self.values = values
 
     def adam_step(self, adam: Any, learning_rate: float) -> None:
-        """Move every value against its gradient. `adam` has m, v, beta1, beta2, eps and step_count, which it counts."""
-        optimizer = reference.Adam(self.values, learning_rate, adam.beta1, adam.beta2, adam.eps)
+        """Move every value against its gradient. `adam` is a `microgpt.Adam`, whose step_count it counts."""
+        optimizer = reference.Adam(
+            self.values, learning_rate, adam.beta1, adam.beta2, adam.eps, adam.weight_decay, adam.max_grad_norm
+        )
         optimizer.m, optimizer.v, optimizer.step_count = adam.m.tolist(), adam.v.tolist(), adam.step_count
         optimizer.step()
         adam.m[:], adam.v[:], adam.step_count = optimizer.m, optimizer.v, optimizer.step_count

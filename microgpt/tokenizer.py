@@ -9,7 +9,15 @@ import numpy as np
 from microgpt.packing import PackedSequences
 
 
-class CharTokenizer:
+class Tokenizer:
+    """Base."""
+
+    @staticmethod
+    def from_json(told):
+        return CharTokenizer(told["characters"], told["bos"])
+
+
+class CharTokenizer(Tokenizer):
     """One token per character, in code point order, and after them one that begins and ends a document (BOS).
 
     Args:
@@ -69,6 +77,9 @@ class CharTokenizer:
         is_character[starts] = is_character[-1] = False
         tokens[is_character] = self._encode("".join(documents))
         return PackedSequences(tokens, starts, sizes + 2)
+
+    def to_json(self):
+        return {"characters": self.characters, "bos": None if self.bos == len(self.characters) else self.characters[self.bos]}
 
     def _encode(self, text: str) -> np.ndarray:
         codes = _code_points(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,21 +11,29 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from microgpt import backend as backends
-from microgpt.arguments import choice, integer, number, positive_integer
+from microgpt.arguments import positive_integer
 from microgpt.batches import Batches, DocumentBatches, TextBatches
+from microgpt.checkpoint import plain, read, save
 from microgpt.config import GPTConfig
 from microgpt.documents import read_documents, read_text
+from microgpt.history import TrainingHistory
+from microgpt.interrupts import Stopped, held_back
 from microgpt.model import GPT
 from microgpt.optimizer import Adam
-from microgpt.packing import PackedSequences
+from microgpt.recipe import Recipe
+from microgpt.recording import Recorder
+from microgpt.schedule import learning_rates
 from microgpt.tokenizer import CharTokenizer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-CHUNK = 10_000  # steps that one call of the engine makes: what each step trains on is not laid out for all at once
-FORMATS = ("lines", "text")
+STRETCH = 10_000  # steps that one call of the engine makes: what each step trains on is not laid out for all at once
+PAUSE = 0.5  # seconds of work from one look at the clock to the next, where anything depends on the clock
+
+Progress = Callable[[int], object]
+Validated = Callable[[int, float], object]
 
 
 @dataclass(frozen=True)
@@ -32,121 +41,283 @@ class TrainingResult:
     """What `train` returns.
 
     Attributes:
-        model: the trained model, with its tokenizer.
-        losses: float64, one for each step, in nats: the loss of the step's documents before the step.
-        validation_losses: pairs of a number of steps made and the loss, in nats, of what was set aside by then.
+        model: the trained model, with its tokenizer and its history.
     """
 
     model: GPT
-    losses: NDArray[np.float64]
-    validation_losses: list[tuple[int, float]]
+
+    @property
+    def history(self) -> TrainingHistory:
+        """How the model was trained."""
+        assert self.model.history is not None
+        return self.model.history
+
+    @property
+    def losses(self) -> NDArray[np.float64]:
+        """One for each step, in nats: the loss of the step's documents before the step."""
+        return self.history.losses
+
+    @property
+    def validation_losses(self) -> list[tuple[int, float]]:
+        """Pairs of a number of steps made and the loss, in nats, of what was set aside by then."""
+        return self.history.validation_losses
 
 
-@dataclass(frozen=True)
 class Run:
-    """A training run that is ready to start: `train` is `prepare` and then `finish`.
+    """A training run that is ready to start, or to go on: `train` is `prepare` and then `finish`.
 
     Attributes:
-        model: the model, with freshly drawn parameters.
+        recipe: what it was told.
+        model: the model, with freshly drawn parameters, or those of the checkpoint.
         documents: the documents, in the order in which they are used, or as a single one, the text.
+        steps: how many there are to be; None where the clock decides.
+        step: how many have been made.
         losses: float64, one for each step; filled as the run proceeds.
+        rates: the learning rates of the steps that were made last.
         validation_losses: pairs of a number of steps made and a loss; appended to as the run proceeds.
+        seconds: how long it has taken so far, interruptions not counted.
+        tokens_per_step: how many positions a step computes, on average.
     """
 
-    model: GPT
-    documents: list[str]
-    batches: Batches
-    losses: NDArray[np.float64]
-    validation_losses: list[tuple[int, float]]
-    optimizer: Adam
-    batch_size: int
-    eval_every: int
-
-    def finish(
+    def __init__(
         self,
-        progress: Callable[[int], object] | None = None,
-        validated: Callable[[int, float], object] | None = None,
-    ) -> TrainingResult:
+        recipe: Recipe,
+        model: GPT,
+        documents: list[str],
+        batches: Batches,
+        optimizer: Adam,
+        recorder: Recorder,
+        eval_every: int,
+        patience: int | None,
+    ) -> None:
+        self.recipe, self.model, self.documents = recipe, model, documents
+        self.batches, self.optimizer, self.recorder = batches, optimizer, recorder
+        self.eval_every, self.patience = eval_every, patience
+        self.validation = batches.validation()
+        self.steps = recipe.step_count(batches.count)
+        self.losses = np.zeros(self.steps or 0)
+        self.rates = np.zeros(0)
+        self.validation_losses: list[tuple[int, float]] = []
+        self.seconds = 0.0
+        self.tokens_per_step = recipe.batch_size * batches.mean_positions(recipe.block_size)
+        self._pace = PAUSE  # seconds a step
+        self._reported = 0  # to whoever wants to know about progress
+
+    @property
+    def step(self) -> int:
+        """How many steps have been made."""
+        return self.optimizer.step_count
+
+    def is_over(self) -> bool:
+        """Whether there is nothing left to do."""
+        if self.patience is not None and self.validation_losses:
+            losses = [loss for _, loss in self.validation_losses]
+            if len(losses) - 1 - losses.index(min(losses)) >= self.patience:
+                return True
+        if self.steps is None:
+            return self.seconds >= self.recipe.time
+        return self.step >= self.steps
+
+    def finish(self, progress: Progress | None = None, validated: Validated | None = None) -> TrainingResult:
         """Train to the end.
 
         `progress` is called now and then with the number of steps completed, `validated` with the same and the loss of
-        what is set aside, each time that it is looked at.
+        what is set aside, each time that it is looked at. With a checkpoint, Ctrl-C and SIGTERM let the step end and
+        save it before they do what they always do.
         """
-        steps, validation = len(self.losses), self.batches.validation()
-        stride = min(CHUNK, self.eval_every) if validation else CHUNK
-        for begin in range(0, steps, stride):
-            self._validate(begin, validation, validated)
-            chunk = np.arange(begin, min(begin + stride, steps))
-            completed = begin + self.model.engine.train(
-                self.batches.batch(begin, len(chunk), self.batch_size),
-                self.batch_size,
-                self.optimizer.learning_rate * (1 - chunk / steps),
-                self.optimizer,
-                self.losses[begin : begin + len(chunk)],
-                progress and (lambda done, begin=begin: progress(begin + done)),
-            )
-            if completed <= chunk[-1]:
-                raise ValueError(
-                    f"the loss is {self.losses[completed]:g} at step {completed + 1}: try a smaller learning_rate"
-                )
-        self._validate(steps, validation, validated)
-        return TrainingResult(self.model, self.losses, self.validation_losses)
+        if self.recorder.out is None:
+            self._finish(lambda: None, progress, validated)
+        else:
+            with held_back() as check:
+                try:
+                    self._finish(check, progress, validated)
+                except Stopped as stopped:
+                    self.recorder.save(self)
+                    raise stopped.ending from None
+        self.model.history = self.history()
+        return TrainingResult(self.model)
 
-    def _validate(
-        self, steps: int, validation: PackedSequences | None, validated: Callable[[int, float], object] | None
-    ) -> None:
-        if validation and (steps % self.eval_every == 0 or steps == len(self.losses)):
-            self.validation_losses.append((steps, self.model.mean_loss(validation)))
-            if validated:
-                validated(*self.validation_losses[-1])
+    def _finish(self, check: Callable[[], None], progress: Progress | None, validated: Validated | None) -> None:
+        self.recorder.start(self.step)
+        self._validate_if_due(validated)
+        while not self.is_over():
+            check()
+            self._advance(check, progress)
+            self._validate_if_due(validated)
+            self.recorder.save_if_due(self)
+        if not self.step:
+            self.recorder.save(self)
+
+    def _advance(self, check: Callable[[], None], progress: Progress | None) -> None:
+        """Make some steps, none of which anything has to be done after but the last."""
+        first, count, begin = self.step, self._stretch(), time.perf_counter()
+        self.rates = self._rates(first, count)
+        if len(self.losses) < first + count:
+            self.losses = np.concatenate([self.losses, np.zeros(max(count, len(self.losses)))])
+
+        def report(completed: int) -> None:
+            check()
+            if progress and first + completed > self._reported:
+                self._reported = first + completed
+                progress(self._reported)
+
+        state = self.model.generator.getstate()
+        try:
+            completed = self.model.engine.train(
+                self.batches.batch(first, count, self.recipe.batch_size),
+                self.recipe.batch_size,
+                self.rates,
+                self.optimizer,
+                self.losses[first : first + count],
+                report,
+            )
+        except Stopped:  # draw what the steps that were made have used, and no more
+            self.model.generator.setstate(state)
+            self.batches.batch(first, self.step - first, self.recipe.batch_size)
+            raise
+        finally:
+            elapsed = time.perf_counter() - begin
+            self.seconds += elapsed
+        if completed < count:
+            raise ValueError(
+                f"the loss is {self.losses[first + completed]:g} at step {first + completed + 1}:"
+                " try a smaller learning_rate"
+            )
+        self._pace = elapsed / count
+        self.recorder.steps_made(self, first)
+        report(count)
+
+    def _stretch(self) -> int:
+        """How many steps to make before looking up."""
+        count = STRETCH
+        if self.steps is None or self.recorder.out is not None or self.recorder.log is not None:
+            count = min(count, int(PAUSE / self._pace))
+        if self.steps is None:
+            count = min(count, int((self.recipe.time - self.seconds) / self._pace))
+        if self.validation:
+            count = min(count, self.eval_every - self.step % self.eval_every)
+        if self.recorder.checkpoint_every is not None:
+            count = min(count, self.recorder.checkpoint_every - self.step % self.recorder.checkpoint_every)
+        if self.steps is not None:
+            count = min(count, self.steps - self.step)
+        return max(1, count)
+
+    def _rates(self, first: int, count: int) -> NDArray[np.float64]:
+        recipe, steps = self.recipe, np.arange(first, first + count)
+        if self.steps is None:
+            done = np.full(count, min(1.0, self.seconds / recipe.time))
+        else:
+            done = np.maximum(0, steps - recipe.warmup_steps) / max(1, self.steps - recipe.warmup_steps)
+        return learning_rates(recipe.schedule, recipe.learning_rate, recipe.warmup_steps, steps, done)
+
+    def _validate_if_due(self, validated: Validated | None) -> None:
+        if not self.validation or not (self.step % self.eval_every == 0 or self.is_over()):
+            return
+        if self.validation_losses and self.validation_losses[-1][0] == self.step:  # by the run that this one continues
+            return
+        self.validation_losses.append((self.step, self.model.mean_loss(self.validation)))
+        self.model.history = self.history()
+        self.recorder.validated(self)
+        if validated:
+            validated(*self.validation_losses[-1])
+
+    def resume(self, path: str | os.PathLike[str]) -> None:
+        """Go on from a checkpoint as if nothing had happened.
+
+        `ValueError` where it was begun with other data or another recipe; only `steps`, `epochs` and `time` may differ.
+        """
+        checkpoint = read(path)
+        progress, history = checkpoint.progress, checkpoint.history
+        if progress is None or history is None:
+            raise ValueError(f"{path} holds a model, but no run that could go on")
+        if not isinstance(self.recipe.seed, (int, str)):
+            raise ValueError(f"seed must be a number or a text for a run that is resumed, got {self.recipe.seed!r:.60}")
+        for name, value in plain(self.recipe.options()).items():
+            if name not in ("steps", "epochs", "time") and history.options.get(name) != value:
+                raise ValueError(f"{name} is {value!r}, but {path} was begun with {history.options.get(name)!r}")
+        if progress.fingerprint != self.batches.fingerprint():
+            raise ValueError(f"the data are not those that {path} was begun with")
+        self.model.load_state_dict(checkpoint.parameters)
+        self.model.generator.setstate(checkpoint.generator)
+        for moments, by_name in ((self.optimizer.m, progress.m), (self.optimizer.v, progress.v)):
+            for name, array in self.model.by_name(moments).items():
+                array[...] = by_name[name]
+        self.optimizer.step_count = progress.step
+        self.losses = np.concatenate([history.losses, np.zeros(max(0, len(self.losses) - progress.step))])
+        self.validation_losses = list(history.validation_losses)
+        self.seconds = history.seconds
+
+    def history(self) -> TrainingHistory:
+        """What has happened so far."""
+        return TrainingHistory(
+            self.losses[: self.step].copy(), list(self.validation_losses), self.recipe.options(), self.seconds
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a checkpoint from which `prepare(..., resume=True)` goes on as if nothing had happened."""
+        self.model.history = self.history()
+        save(path, self.model, self.optimizer, self.batches.fingerprint())
 
 
 def prepare(
     data: str | os.PathLike[str] | Iterable[str] | None = None,
     *,
-    format: str = "lines",
-    val_fraction: float = 0.0,
     eval_every: int = 250,
-    steps: int = 1000,
-    seed: Any = 42,
-    n_layer: int = 1,
-    n_embd: int = 16,
-    block_size: int = 16,
-    n_head: int = 4,
-    batch_size: int = 1,
-    learning_rate: float = 0.01,
-    beta1: float = 0.85,
-    beta2: float = 0.99,
-    eps: float = 1e-8,
-    dtype: str = "float64",
+    patience: int | None = None,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    checkpoint_every: int | None = None,
+    keep_best: bool = False,
+    log: str | os.PathLike[str] | None = None,
+    log_every: int = 10,
     backend: str | None = None,
     threads: int | None = None,
+    **options: Any,
 ) -> Run:
     """Check every argument of `train`, read the data, shuffle documents and draw the model's parameters."""
-    format = choice("format", format, FORMATS)
-    val_fraction = number("val_fraction", val_fraction, minimum=0, below=1)
+    recipe = Recipe(**options)
     eval_every = positive_integer("eval_every", eval_every)
-    steps = integer("steps", steps, 0)
-    batch_size = positive_integer("batch_size", batch_size)
-    generator = backends.new_generator(backends.choose(backend), seed)
-    documents = _documents(data, format)
-    if format == "lines":
+    if patience is not None:
+        patience = positive_integer("patience", patience)
+    for name, asked_for in (("patience", patience is not None), ("keep_best", keep_best)):
+        if asked_for and not recipe.val_fraction:
+            raise ValueError(f"{name} needs validation losses: val_fraction must be more than 0")
+    if resume and out is None:
+        raise ValueError("resume needs out, the checkpoint to go on from")
+    recorder = Recorder(out, checkpoint_every, keep_best, log, log_every)
+    generator = backends.new_generator(backends.choose(backend), recipe.seed)
+    documents = _documents(data, recipe.format)
+    if recipe.format == "lines":
         generator.shuffle(documents)
-    if format == "lines":
         tokenizer = CharTokenizer.from_documents(documents)
     else:
         tokenizer = CharTokenizer(documents[0], bos="\n" if "\n" in documents[0] else None)
     config = GPTConfig(
-        vocab_size=tokenizer.vocab_size, n_layer=n_layer, n_embd=n_embd, block_size=block_size, n_head=n_head
+        vocab_size=tokenizer.vocab_size,
+        n_layer=recipe.n_layer,
+        n_embd=recipe.n_embd,
+        block_size=recipe.block_size,
+        n_head=recipe.n_head,
     )
-    model = GPT(config, generator, dtype, backend, threads, tokenizer)
-    optimizer = Adam(model, learning_rate, beta1, beta2, eps)
+    model = GPT(config, generator, recipe.dtype, backend, threads, tokenizer)
+    optimizer = Adam(
+        model,
+        recipe.learning_rate,
+        recipe.beta1,
+        recipe.beta2,
+        recipe.eps,
+        recipe.weight_decay,
+        recipe.max_grad_norm,
+    )
     batches: Batches
-    if format == "lines":
-        batches = DocumentBatches(documents, tokenizer, val_fraction)
+    if recipe.format == "lines":
+        batches = DocumentBatches(documents, tokenizer, recipe.val_fraction)
     else:
-        batches = TextBatches(documents[0], tokenizer, config.block_size + 1, model.generator, val_fraction)
-    return Run(model, documents, batches, np.zeros(steps), [], optimizer, batch_size, eval_every)
+        batches = TextBatches(documents[0], tokenizer, config.block_size + 1, model.generator, recipe.val_fraction)
+    run = Run(recipe, model, documents, batches, optimizer, recorder, eval_every, patience)
+    if resume and os.path.exists(out):
+        run.resume(out)
+    return run
 
 
 def _documents(data: str | os.PathLike[str] | Iterable[str] | None, format: str) -> list[str]:
@@ -173,17 +344,16 @@ def train(
 
     Args:
         data: a text file, or the documents; by default the US first names in the package.
-        format: "lines": each line of a file is a document; "text": the file is one text, and each step trains on
-            windows of it, drawn with the model's generator.
-        val_fraction: the share of the documents, or of the text, at its end, that no step trains on.
-        eval_every: steps from one look at the loss of that share to the next.
-        steps: number of steps of Adam; the learning rate falls linearly to 0 over them.
-        seed: an int, or a `random.Random`: shuffles the documents, draws the parameters, and then what is generated.
-        n_layer, n_embd, block_size, n_head: the sizes of the model, see `GPTConfig`.
-        batch_size: documents in a step; the loss is the mean of theirs.
-        learning_rate, beta1, beta2, eps: see `Adam`; `learning_rate` is that of the first step.
-        dtype, backend, threads: see `GPT`.
         progress: called now and then with the number of steps completed.
+        eval_every: steps from one look at the loss of what was set aside to the next.
+        patience: end after so many looks in which that loss has not fallen below its lowest; None to never do so.
+        out: a checkpoint to write while training and at its end.
+        resume: go on from `out`, bit for bit as if never interrupted; where it does not exist, begin.
+        checkpoint_every: steps from one checkpoint to the next; by default there is one a minute.
+        keep_best: also keep the model with the lowest validation loss, beside `out` under a name with ".best" in it.
+        log: a file of metrics, one JSON object a line, every `log_every` steps and with each validation.
+        backend, threads: see `GPT`.
+        options: everything that decides what comes out, see `Recipe`.
 
     `ValueError` or `TypeError` names the argument, file or line that is wrong, and the step where the loss stopped
     being a finite number. Source: the training loop of microgpt.

@@ -69,9 +69,10 @@ def test_losses_and_gradients_are_the_references(config: GPTConfig) -> None:
 
 @needs_compiled
 @pytest.mark.parametrize("config", CONFIGS, ids=ids)
-def test_training_steps_are_the_references(config: GPTConfig) -> None:
+@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.3, "max_grad_norm": 0.7}], ids=["Adam", "AdamW, clipped"])
+def test_training_steps_are_the_references(config: GPTConfig, options: dict[str, float]) -> None:
     models = both(config)
-    optimizers = [Adam(model, learning_rate=0.02, beta1=0.8, beta2=0.95) for model in models]
+    optimizers = [Adam(model, learning_rate=0.02, beta1=0.8, beta2=0.95, **options) for model in models]
     for documents in batches(config):
         for model, optimizer in zip(models, optimizers):
             model.loss_and_gradients(documents)
@@ -294,6 +295,8 @@ def test_bad_model_arguments_are_named(options, error, message) -> None:
         ({"beta1": 1}, ValueError, "beta1 must be at least 0 and less than 1, got 1"),
         ({"beta2": float("nan")}, ValueError, "beta2 must be at least 0 and less than 1, got nan"),
         ({"eps": 0}, ValueError, "eps must be at least 1e-100, got 0"),
+        ({"weight_decay": -0.1}, ValueError, "weight_decay must be at least 0, got -0.1"),
+        ({"max_grad_norm": 0}, ValueError, "max_grad_norm must be more than 0, got 0"),
         ({"eps": "x"}, TypeError, "eps must be a number, got 'x'"),
         ({"model": 3}, TypeError, "model must be a GPT or Values, got int"),
     ],

@@ -557,12 +557,31 @@ def test_adam_uses_its_own_learning_rate(scalars):
 def test_adam_moves_a_value_that_is_there_twice_once(scalars):
     """Tied weights: the seed's loop finds no gradient at the second place."""
     tied, single = scalars.Value(1.0), scalars.Value(1.0)
-    twice, once = microgpt.Adam([tied, tied]), microgpt.Adam([single])
+    twice, once = (microgpt.Adam(params, weight_decay=0.1, max_grad_norm=1.0) for params in ([tied, tied], [single]))
     for grad in (0.5, -2.0, 0.25):
         tied.grad = single.grad = grad
         twice.step()
         once.step()
         assert numbers([tied]) == numbers([single])
+
+
+def test_adam_decays_weights_and_clips_gradients(scalars):
+    data, grads = [0.3, -1.7, 2.0], [0.1, -2.3, 0.5]
+    params = [scalars.Value(x) for x in data]
+    optimizer = microgpt.Adam(params, 0.01, weight_decay=0.5, max_grad_norm=1.0)
+    m, v = [0.0] * 3, [0.0] * 3
+    for step in range(4):
+        scaled = [g / 10**step for g in grads]
+        norm = math.sqrt(scaled[0] * scaled[0] + scaled[1] * scaled[1] + scaled[2] * scaled[2])
+        scale = 1.0 / norm if norm > 1.0 else 1.0
+        for i, (p, grad) in enumerate(zip(params, scaled)):
+            p.grad = grad
+            m[i] = 0.85 * m[i] + (1 - 0.85) * (scale * grad)
+            v[i] = 0.99 * v[i] + (1 - 0.99) * (scale * grad) ** 2
+            root = (v[i] / (1 - 0.99 ** (step + 1))) ** 0.5
+            data[i] = (1 - 0.01 * 0.5) * data[i] - 0.01 * (m[i] / (1 - 0.85 ** (step + 1))) / (root + 1e-8)
+        optimizer.step()
+        assert numbers(params) == [(x, 0.0) for x in data]
 
 
 def test_adam_of_nothing(scalars):

@@ -1,5 +1,6 @@
-/* Adam (Kingma and Ba, 2015), one pass over the flat arrays.
+/* Adam (Kingma and Ba, 2015) with decoupled weight decay (Loshchilov and Hutter, 2019), one pass over the flat arrays.
  *
+ *     g = gradient_scale * gradient            parameter = shrinkage * parameter
  *     m = beta1 * m + (1 - beta1) * g          v = beta2 * v + (1 - beta2) * g ** 2
  *     parameter -= learning_rate * (m / bias1) / ((v / bias2) ** 0.5 + eps)
  */
@@ -10,6 +11,7 @@
 /* The constants of a step, in the element type. */
 typedef struct {
     real beta1, beta2, rest1, rest2, bias1, bias2, learning_rate, eps;
+    real shrinkage, gradient_scale;
     real reciprocal1, reciprocal2; /* of bias1 and bias2 */
 } AdamConstants;
 
@@ -47,7 +49,7 @@ INLINE bits doubtful_root(vec v_hat, vec root, vec p, vec update) {
 /* `unbiased`: bias1 is 1, as it soon becomes. */
 INLINE void adam_vector(real *parameter, const real *gradient, real *m, real *v, const AdamConstants *c,
                         const int unbiased) {
-    const vec p = load(parameter), g = load(gradient);
+    const vec p = c->shrinkage * load(parameter), g = c->gradient_scale * load(gradient);
     const vec new_m = c->beta1 * load(m) + c->rest1 * g, kept = c->beta2 * load(v);
     vec squared = g * g, new_v = kept + c->rest2 * squared, v_hat = divide(new_v, c->bias2, c->reciprocal2);
     vec root = square_root(v_hat);
@@ -76,14 +78,37 @@ INLINE void adam_vector(real *parameter, const real *gradient, real *m, real *v,
 #else
 INLINE void adam_vector(real *parameter, const real *gradient, real *m, real *v, const AdamConstants *c,
                         const int unbiased) {
-    const vec g = load(gradient), new_m = c->beta1 * load(m) + c->rest1 * g;
+    const vec p = c->shrinkage * load(parameter), g = c->gradient_scale * load(gradient);
+    const vec new_m = c->beta1 * load(m) + c->rest1 * g;
     const vec new_v = c->beta2 * load(v) + c->rest2 * g * g;
     const vec m_hat = unbiased ? new_m : new_m * c->reciprocal1;
     store(m, new_m);
     store(v, new_v);
-    store(parameter, load(parameter) - quotient(c->learning_rate * m_hat, root(new_v * c->reciprocal2) + c->eps));
+    store(parameter, p - quotient(c->learning_rate * m_hat, root(new_v * c->reciprocal2) + c->eps));
 }
 #endif
+
+/* Of all gradients: what clipping by their norm needs. Exact: one after the other, as the reference adds them. */
+static double sum_of_squares(int64_t n, const void *gradients_) {
+    const real *gradients = gradients_;
+    double total = 0;
+    int64_t i = 0;
+#if !MICROGPT_EXACT
+    enum { BLOCK = 64 * LANES }; /* few enough for the precision of the element type */
+    for (; i + BLOCK <= n; i += BLOCK) {
+        vec sums[4] = {0};
+        for (int64_t j = i; j < i + BLOCK; j += 4 * LANES)
+            for (int k = 0; k < 4; k++) {
+                const vec g = load(gradients + j + k * LANES);
+                sums[k] += g * g;
+            }
+        const vec sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+        for (int lane = 0; lane < LANES; lane++) total += sum[lane];
+    }
+#endif
+    for (; i < n; i++) total += (double)gradients[i] * gradients[i];
+    return total;
+}
 
 static void adam(int64_t n, void *parameters_, const void *gradients_, void *m_, void *v_, const AdamStep *s) {
     real *parameters = parameters_, *m = m_, *v = v_;
@@ -92,6 +117,7 @@ static void adam(int64_t n, void *parameters_, const void *gradients_, void *m_,
         .beta1 = s->beta1, .beta2 = s->beta2, .rest1 = 1 - s->beta1, .rest2 = 1 - s->beta2,
         .bias1 = s->bias1, .bias2 = s->bias2, .reciprocal1 = 1 / s->bias1, .reciprocal2 = 1 / s->bias2,
         .learning_rate = s->learning_rate, .eps = s->eps,
+        .shrinkage = s->shrinkage, .gradient_scale = s->gradient_scale,
     };
     int64_t i = 0;
     if (c.bias1 == 1)

@@ -103,6 +103,8 @@ typedef Stage Stages[STAGES];       /* one after the other; where there are fewe
 typedef struct {
     double learning_rate, beta1, beta2, eps;
     double bias1, bias2;            /* 1 - beta1**step and 1 - beta2**step */
+    double shrinkage;               /* 1 - learning_rate * weight_decay, what parameters are multiplied by first */
+    double gradient_scale;          /* what gradients are multiplied by first: below 1 where they are clipped */
 } AdamStep;
 
 /* The kernels for one element type and one instruction set. */
@@ -114,6 +116,7 @@ typedef struct {
     int64_t (*scratch_size)(const Workspace *, int64_t rows);
     /* Where in `saved` an ATTENTION's panel ends, if it starts at 0: elements */
     int64_t (*attention_size)(const Workspace *, int64_t panel);
+    double (*sum_of_squares)(int64_t n, const void *gradients);
     void (*adam)(int64_t n, void *parameters, const void *gradients, void *m, void *v, const AdamStep *);
     /* The machine's ceiling, see ceiling.h. */
     double (*multiply_add_loop)(int64_t iterations);

@@ -2,7 +2,8 @@
 
 examples:
   microgpt train names.txt --steps 5000 --n-embd 32
-  microgpt train text.txt --format text --val-fraction 0.1 --dtype float32 --block-size 64 --batch-size 12
+  microgpt train names.txt --val-fraction 0.1 --out names.safetensors --resume
+  microgpt train text.txt --format text --dtype float32 --block-size 64 --batch-size 12 --time 60s
 """
 
 from __future__ import annotations
@@ -11,46 +12,93 @@ import argparse
 import contextlib
 import inspect
 import os
+import re
 import sys
-import time
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from typing import Any
 
 from tqdm import tqdm
 
+from microgpt.arguments import number
 from microgpt.backend import BACKENDS
 from microgpt.documents import EMBEDDED
+from microgpt.recipe import Recipe
+from microgpt.recording import best_path
 from microgpt.training import Run, prepare
 
-OPTIONS: dict[str, tuple[type, str]] = {
-    "format": (str, "lines: each line of FILE is a document; text: FILE is one text, of which each step draws windows"),
-    "val_fraction": (float, "share of the data set aside for validation"),
-    "eval_every": (int, "steps from one validation to the next"),
-    "steps": (int, "steps of Adam"),
-    "seed": (int, "of the random numbers: the same seed gives the same model"),
-    "dtype": (str, "float64: the numbers of microgpt, bit for bit; float32: faster"),
-    "n_layer": (int, "transformer blocks"),
-    "n_embd": (int, "width of the model, a multiple of --n-head"),
-    "block_size": (int, "longest context, in tokens"),
-    "n_head": (int, "attention heads"),
-    "batch_size": (int, "documents, or windows, in a step"),
-    "learning_rate": (float, "of the first step; it falls linearly to 0"),
-    "beta1": (float, "decay of Adam's mean of the gradients"),
-    "beta2": (float, "decay of Adam's mean of their squares"),
-    "threads": (int, "that share large batches; by default as many as there are physical cores"),
+
+def duration(text: str) -> float:
+    """Seconds of a text such as 90, 60s, 5m or 1.5h."""
+    match = re.fullmatch(r"(\d+\.?\d*)(s|m|h|)", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"must be a time such as 60s, 5m or 1.5h, got {text!r}")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+Option = tuple[Callable[[str], Any] | None, str]  # the type, or None for a flag, and the help
+OPTIONS: dict[str, dict[str, Option]] = {
+    "data": {
+        "format": (str, "lines: each line is a document; text: all of it is one text, of which each step draws windows"),
+
+        "val_fraction": (float, "share of the data set aside for validation; 0.1 is a good one"),
+        "seed": (int, "of the random numbers: the same seed gives the same model"),
+    },
+    "model": {
+        "n_layer": (int, "transformer blocks"),
+        "n_embd": (int, "width of the model, a multiple of --n-head"),
+        "block_size": (int, "longest context, in tokens"),
+        "n_head": (int, "attention heads"),
+        "dtype": (str, "float64: the numbers of microgpt, bit for bit; float32: faster"),
+    },
+    "training": {
+        "steps": (int, "steps of Adam; 1000 unless --epochs or --time is given"),
+        "epochs": (float, "instead of --steps: how often to go through the data"),
+        "time": (duration, "instead of --steps: how long to train, such as 60s, 5m or 1.5h"),
+        "batch_size": (int, "documents, or windows, in a step"),
+        "learning_rate": (float, "the highest of the run"),
+        "schedule": (str, "how it falls: linear or cosine, to 0, or constant"),
+        "warmup_steps": (int, "in which it rises first"),
+        "beta1": (float, "decay of Adam's mean of the gradients"),
+        "beta2": (float, "decay of Adam's mean of their squares"),
+        "weight_decay": (float, "of AdamW: how much parameters shrink in a step, times the learning rate"),
+        "max_grad_norm": (float, "clip the gradients where their norm is more than this"),
+        "patience": (int, "end after so many validations without a new lowest loss"),
+    },
+    "files": {
+        "out": (str, "checkpoint to write: the model, and all that a run needs to go on"),
+        "resume": (None, "go on from --out, bit for bit as if never interrupted, where it exists"),
+        "checkpoint_every": (int, "steps from one checkpoint to the next; by default there is one a minute"),
+        "keep_best": (None, "also keep the model with the lowest validation loss, beside --out"),
+        "log": (str, "metrics, one JSON object a line"),
+        "log_every": (int, "steps from one line of --log to the next"),
+        "eval_every": (int, "steps from one validation to the next"),
+    },
+    "machine": {
+        "threads": (int, "that share large batches; by default as many as there are physical cores"),
+    },
 }
+METAVARS = {int: "N", float: "X", str: "NAME", duration: "TIME"}
+LINES = 10  # of progress, where there is no terminal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """FILE, what `prepare` takes, and what the report looks like."""
     parser.add_argument("file", metavar="FILE", nargs="?", help="default: US first names that come with the package")
-    defaults = inspect.signature(prepare).parameters
-    for name, (kind, text) in OPTIONS.items():
-        parser.add_argument(option(name), type=kind, default=defaults[name].default, metavar=metavar(kind), help=text)
-    parser.add_argument("--temperature", type=float, default=0.5, metavar="X", help="of the samples, above 0")
-    parser.add_argument("--samples", type=int, default=20, metavar="N", help="documents to sample after training")
-    parser.add_argument("--backend", choices=BACKENDS, help="default: compiled where there is one")
-    parser.add_argument("--plain", action="store_true", help="print exactly what microgpt prints")
+    defaults = {field.name: field.default for field in fields(Recipe)}
+    defaults |= {name: parameter.default for name, parameter in inspect.signature(prepare).parameters.items()}
+    for title, options in OPTIONS.items():
+        group = parser.add_argument_group(title)
+        for name, (kind, text) in options.items():
+            if kind is None:
+                group.add_argument(option(name), action="store_true", help=text)
+            else:
+                group.add_argument(option(name), type=kind, default=defaults[name], metavar=METAVARS[kind], help=text)
+    group.add_argument("--backend", choices=BACKENDS, help="default: compiled where there is one")
+    group = parser.add_argument_group("what is printed")
+    group.add_argument("--samples", type=int, default=20, metavar="N", help="documents to sample after training")
+    group.add_argument("--temperature", type=float, default=0.5, metavar="X", help="of the samples, above 0")
+    group.add_argument("--plain", action="store_true", help="print exactly what microgpt prints")
 
 
 def option(name: str) -> str:
@@ -58,50 +106,46 @@ def option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def metavar(kind: type) -> str:
-    return {int: "N", float: "X", str: "NAME"}[kind]
-
-
 def run(parsed: argparse.Namespace) -> None:
     """Train, and print what a person, or with --plain a program, wants to read."""
-    check_sampling(parsed.samples, parsed.temperature)
-    options: dict[str, Any] = {name: getattr(parsed, name) for name in OPTIONS}
+    if parsed.samples < 0:  # refused before training, not after it
+        raise ValueError(f"samples must be at least 0, got {parsed.samples}")
+    number("temperature", parsed.temperature, above=0)
+    options = {name: getattr(parsed, name) for group in OPTIONS.values() for name in group}
     training = prepare(parsed.file, backend=parsed.backend, **options)
     report = plain_report if parsed.plain else human_report
-    report(parsed, training)
-
-
-def check_sampling(samples: int, temperature: float) -> None:
-    """Refuse before training what would fail after it."""
-    if samples < 0:
-        raise ValueError(f"samples must be at least 0, got {samples}")
-    if not 0 < temperature < float("inf"):
-        raise ValueError(f"temperature must be more than 0, got {temperature:g}")
+    try:
+        report(parsed, training)
+    except (KeyboardInterrupt, SystemExit):
+        if parsed.out is not None:
+            print(f"stopped after step {training.step:,}: {parsed.out} is saved, --resume goes on", file=sys.stderr)
+        raise
 
 
 def plain_report(parsed: argparse.Namespace, run: Run) -> None:
     """Byte for byte what microgpt prints."""
+    if run.steps is None:
+        raise ValueError("plain needs a number of steps or epochs, which it prints, not a time")
     print(f"num docs: {len(run.documents)}")
     print(f"vocab size: {run.model.config.vocab_size}")
     print(f"num params: {run.model.num_params}")
-    steps, printed = len(run.losses), 0
+    printed = run.step
 
     def progress(completed: int) -> None:
         nonlocal printed
-        losses = run.losses[printed:completed].tolist()
-        lines = (f"step {step:4d} / {steps:4d} | loss {loss:.4f}\r" for step, loss in enumerate(losses, printed + 1))
-        sys.stdout.write("".join(lines))
+        losses = enumerate(run.losses[printed:completed].tolist(), printed + 1)
+        sys.stdout.write("".join(f"step {step:4d} / {run.steps:4d} | loss {loss:.4f}\r" for step, loss in losses))
         printed = completed
 
     model = run.finish(progress).model
-    progress(steps)
+    progress(run.step)
     print("\n--- inference (new, hallucinated names) ---")
     for i in range(parsed.samples):
         print(f"sample {i + 1:2d}: {model.generate(1, parsed.temperature)[0]}")
 
 
 def human_report(parsed: argparse.Namespace, run: Run) -> None:
-    """What is trained on what, a live line, and the samples."""
+    """What is trained on what, how far it is, and the samples."""
     config, model = run.model.config, run.model
     kind = "documents" if parsed.format == "lines" else "characters"
     count = len(run.documents) if parsed.format == "lines" else len(run.documents[0])
@@ -110,32 +154,67 @@ def human_report(parsed: argparse.Namespace, run: Run) -> None:
         f"model   {model.num_params:,} parameters: n_layer {config.n_layer}, n_embd {config.n_embd}, "
         f"block_size {config.block_size}, n_head {config.n_head}; {model.dtype}, {model.backend}"
     )
-    begin = time.perf_counter()
-    with live_line(run) as progress:
-
-        def validated(steps: int, loss: float) -> None:
-            tqdm.write(f"step {steps:>7,}  {time.perf_counter() - begin:6.1f} s  validation loss {loss:.4f}")
-
-        run.finish(progress, validated)
-    seconds = time.perf_counter() - begin
-    if len(run.losses):
-        last = run.losses[-100:]
+    first, seconds = run.step, run.seconds
+    if first:
+        print(f"resumed {parsed.out} after step {first:,}")
+    with live_line(run) if sys.stderr.isatty() else quiet_lines(run) as (progress, validated):
+        result = run.finish(progress, validated)
+    steps, seconds = run.step - first, run.seconds - seconds
+    if steps:
+        last = result.losses[-100:]
         print(
-            f"trained {len(run.losses):,} steps in {seconds:.2f} s ({len(run.losses) / seconds:,.0f} steps/s); "
-            f"mean loss of the last {len(last)}: {last.mean():.4f}"
+            f"trained {steps:,} steps in {seconds:.2f} s ({steps / seconds:,.0f} steps/s, "
+            f"{steps * run.tokens_per_step / seconds:,.0f} tokens/s); mean loss of the last {len(last)}: {last.mean():.4f}"
         )
+    if result.validation_losses:
+        step, loss = min(result.validation_losses, key=lambda pair: pair[1])
+        print(f"lowest validation loss {loss:.4f}, after step {step:,}")
+    if parsed.out is not None:
+        print(f"saved   {parsed.out}" + (f" and {best_path(parsed.out)}" if parsed.keep_best else ""))
     for text in model.generate(parsed.samples, parsed.temperature):
         print(f"        {text}")
 
 
+Watchers = tuple[Callable[[int], None], Callable[[int, float], None]]
+
+
 @contextlib.contextmanager
-def live_line(run: Run) -> Iterator[Callable[[int], None]]:
-    """Step, loss, steps/s and time left on one line of the terminal; nothing where there is no terminal."""
-    layout = "step {n_fmt}/{total_fmt}{postfix} | {rate_fmt} | {remaining} left"
-    with tqdm(total=len(run.losses), unit=" steps", bar_format=layout, leave=False, disable=None) as line:
+def live_line(run: Run) -> Iterator[Watchers]:
+    """Step, losses, tokens/s and the time left on one line of the terminal."""
+    left = "{remaining} left" if run.steps is not None else "{elapsed}"
+    layout = "step {n_fmt}" + ("/{total_fmt}" if run.steps is not None else "") + "{postfix} | " + left
+    with tqdm(total=run.steps, initial=run.step, bar_format=layout, leave=False) as line:
 
         def progress(completed: int) -> None:
-            line.set_postfix_str(f"loss {run.losses[max(0, completed - 100) : completed].mean():.4f}", refresh=False)
+            speed = (completed - line.initial) * run.tokens_per_step / line.format_dict["elapsed"]
+            line.set_postfix_str(f"{losses(run, completed)} | {speed:,.0f} tokens/s", refresh=False)
             line.update(completed - line.n)
 
-        yield progress
+        def validated(step: int, loss: float) -> None:
+            tqdm.write(validation_line(run, step, loss), file=sys.stdout)
+
+        yield progress, validated
+
+
+@contextlib.contextmanager
+def quiet_lines(run: Run) -> Iterator[Watchers]:
+    """A line now and then, for a log that nobody watches."""
+    printed = run.step
+
+    def progress(completed: int) -> None:
+        nonlocal printed
+        if run.steps is not None and completed - printed >= run.steps / LINES:
+            printed = completed
+            print(f"step {completed:,}/{run.steps:,}  {losses(run, completed)}", file=sys.stderr)
+
+    yield progress, lambda step, loss: print(validation_line(run, step, loss), flush=True)
+
+
+def losses(run: Run, completed: int) -> str:
+    """The mean of the latest ones, and the last validation loss."""
+    text = f"  loss {run.losses[max(0, completed - 100) : completed].mean():.4f}"
+    return text + (f"  validation loss {run.validation_losses[-1][1]:.4f}" if run.validation_losses else "")
+
+
+def validation_line(run: Run, step: int, loss: float) -> str:
+    return f"step {step:>7,}  {run.seconds:6.1f} s  validation loss {loss:.4f}"

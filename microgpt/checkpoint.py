@@ -1,0 +1,246 @@
+"""Models and runs in one safetensors file: docs/file-format.md says what is where.
+
+Every file is treated as hostile: nothing is believed before it has been checked, and whatever is wrong is a `ValueError`
+of one line that names the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from microgpt.arguments import integer
+from microgpt.config import GPTConfig
+from microgpt.files import write_atomically
+from microgpt.history import TrainingHistory
+from microgpt.model import DTYPES, GPT
+from microgpt.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from microgpt.optimizer import Adam
+
+T = TypeVar("T")
+
+FORMAT = "microgpt"
+VERSION = 1
+MATRICES = len(GPTConfig(vocab_size=1).parameter_shapes())  # of a model with one layer
+LOSSES, MEAN, MEAN_SQUARE = "history.losses", "optimizer.m.", "optimizer.v."
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        m, v: what the optimizer remembers, by the names of the parameters.
+        step: how many steps have been made.
+        fingerprint: of the data, see `Corpus.fingerprint`.
+    """
+
+    m: dict[str, NDArray[Any]]
+    v: dict[str, NDArray[Any]]
+    step: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds, checked.
+
+    Attributes:
+        config, tokenizer, dtype: of the model; the tokenizer may be None.
+        parameters: by name, with the shapes that `config` asks for.
+        generator: the state of the model's generator, as `random.Random.getstate` gives it.
+        history: how the model was trained, or None.
+        progress: how far, where a run can go on from it, or None.
+    """
+
+    config: GPTConfig
+    tokenizer: Tokenizer | None
+    dtype: str
+    parameters: dict[str, NDArray[Any]]
+    generator: tuple[Any, ...]
+    history: TrainingHistory | None
+    progress: Progress | None
+
+
+def save(
+    path: str | os.PathLike[str], model: GPT, optimizer: Adam | None = None, fingerprint: str | None = None
+) -> None:
+    """Write a model and its history, and with an optimizer and the fingerprint of the data, all that a run needs to go on.
+
+    The file is whole, or it is what it was before. `ValueError` where it cannot be written.
+    """
+    from safetensors.numpy import save as serialize
+
+    arrays = dict(model.state_dict())
+    metadata: dict[str, Any] = {
+        "config": asdict(model.config),
+        "dtype": model.dtype,
+        "generator": model.generator.getstate(),
+        "tokenizer": model.tokenizer.to_json() if model.tokenizer else None,
+    }
+    if model.history is not None:
+        arrays[LOSSES] = model.history.losses
+        metadata["history"] = {
+            "options": plain(model.history.options),
+            "seconds": model.history.seconds,
+            "validation_losses": model.history.validation_losses,
+        }
+    if optimizer is not None:
+        for prefix, moments in ((MEAN, optimizer.m), (MEAN_SQUARE, optimizer.v)):
+            arrays |= {prefix + name: array for name, array in model.by_name(moments).items()}
+        metadata["progress"] = {"step": optimizer.step_count, "fingerprint": fingerprint}
+    texts = {name: json.dumps(value) for name, value in metadata.items()}
+    texts |= {"format": FORMAT, "format_version": str(VERSION)}
+    texts["checksum"] = _checksum(arrays, texts)
+    write_atomically(path, serialize(arrays, texts))
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    dtype: str | None = None,
+    backend: str | None = None,
+    threads: int | None = None,
+) -> GPT:
+    """The model in a file that `GPT.save`, or `train` with `out`, has written.
+
+    `dtype` is the file's unless another is given; what the reference backend does not know becomes "float64".
+    `backend` and `threads` are those of `GPT`. `ValueError` says in one line what is wrong with a file.
+    """
+    from microgpt import backend as backends
+
+    checkpoint = read(path)
+    if dtype is None:
+        dtype = checkpoint.dtype if backends.choose(backend) == "compiled" else "float64"
+    model = GPT(checkpoint.config, 0, dtype, backend, threads, checkpoint.tokenizer)
+    model.load_state_dict(checkpoint.parameters)
+    model.generator.setstate(checkpoint.generator)
+    model.history = checkpoint.history
+    return model
+
+
+def read(path: str | os.PathLike[str]) -> Checkpoint:
+    """What a file holds; `ValueError` says in one line what is wrong with it."""
+    name = os.fspath(path)
+    arrays, texts = _read_file(name)
+    try:
+        return _interpret(arrays, texts)
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
+        what = f"there is no {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{name}: {_one_line(what)}") from None
+
+
+def _read_file(path: str) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        if os.path.isdir(path):
+            raise IsADirectoryError(0, "Is a directory")
+        with safe_open(path, framework="numpy") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged, or no safetensors file: {_one_line(str(error))}") from None
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror or _one_line(str(error))}") from None
+    except (ValueError, TypeError, AttributeError, KeyError) as error:  # element types that NumPy does not have
+        raise ValueError(f"{path} is damaged, or no model: {_one_line(repr(error))}") from None
+
+
+def _interpret(arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Checkpoint:
+    if texts.get("format") != FORMAT:
+        raise ValueError("not a model of microgpt: its metadata must say format 'microgpt'")
+    if texts["format_version"] != str(VERSION):
+        raise ValueError(f"format version {texts['format_version']} is not {VERSION}, the one this microgpt reads")
+    checksum = texts.pop("checksum")
+    if checksum != _checksum(arrays, texts):
+        raise ValueError("damaged: the checksum is not that of the content")
+    metadata = {key: json.loads(text) for key, text in texts.items() if key not in ("format", "format_version")}
+
+    sizes = _typed("config", metadata["config"], dict)
+    if sizes.keys() != GPTConfig.__dataclass_fields__.keys():
+        raise ValueError(f"config must have {', '.join(GPTConfig.__dataclass_fields__)}, got {', '.join(sizes)}")
+    if not isinstance(sizes["n_layer"], int) or sizes["n_layer"] > len(arrays):  # asked before the layers are listed
+        raise ValueError(f"config has n_layer {sizes['n_layer']!r}, but there are only {len(arrays)} arrays")
+    config = GPTConfig(**sizes)
+    dtype = metadata["dtype"]
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be {' or '.join(map(repr, DTYPES))}, got {dtype!r}")
+
+    def matrices(prefix: str) -> dict[str, NDArray[Any]]:
+        return {name: _checked(arrays, prefix + name, dtype, shape) for name, shape in config.parameter_shapes().items()}
+
+    parameters, history, progress = matrices(""), None, None
+    if "history" in metadata:
+        told = _typed("history", metadata["history"], dict)
+        losses = _checked(arrays, LOSSES, "float64", (arrays[LOSSES].size,))
+        pairs = [
+            (integer("validation_losses", step, 0), float(loss))
+            for step, loss in _typed("validation_losses", told["validation_losses"], list)
+        ]
+        history = TrainingHistory(losses, pairs, _typed("options", told["options"], dict), float(told["seconds"]))
+    if "progress" in metadata:
+        told = _typed("progress", metadata["progress"], dict)
+        progress = Progress(matrices(MEAN), matrices(MEAN_SQUARE), integer("step", told["step"], 0), told["fingerprint"])
+        if history is None or len(history.losses) != progress.step:
+            raise ValueError(f"progress is {progress.step} steps, but the history has not as many losses")
+    known = len(parameters) * (3 if progress else 1) + (history is not None)
+    if len(arrays) != known:
+        raise ValueError(f"there must be {known} arrays, got {len(arrays)}")
+    tokenizer = None if metadata["tokenizer"] is None else Tokenizer.from_json(metadata["tokenizer"])
+    if tokenizer and tokenizer.vocab_size != config.vocab_size:
+        raise ValueError(f"vocab_size must be the tokenizer's {tokenizer.vocab_size}, got {config.vocab_size}")
+    return Checkpoint(config, tokenizer, dtype, parameters, _state(metadata["generator"]), history, progress)
+
+
+def _state(told: Any) -> tuple[Any, ...]:
+    """What `random.Random.getstate` gave, from JSON."""
+    import random
+
+    version, words, next_gauss = _typed("generator", told, list)
+    state = (version, tuple(_typed("generator", words, list)), next_gauss)
+    random.Random(0).setstate(state)  # raises what is wrong with it
+    return state
+
+
+def _checked(arrays: Mapping[str, NDArray[Any]], name: str, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    array = arrays[name]
+    if array.dtype != dtype or array.shape != shape:
+        raise ValueError(f"{name} must be {dtype} of shape {shape}, got {array.dtype} {array.shape}")
+    return array
+
+
+def _typed(name: str, value: Any, kind: Callable[..., T]) -> T:
+    if not isinstance(value, kind):  # type: ignore[arg-type]
+        raise TypeError(f"{name} must be a {kind.__name__}, got {value!r:.60}")  # type: ignore[attr-defined]
+    return value
+
+
+def _checksum(arrays: Mapping[str, NDArray[Any]], texts: Mapping[str, str]) -> str:
+    """Of everything in a file: the format itself would not notice a wrong bit in an array."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(texts):
+        digest.update(f"{name}={len(texts[name])}={texts[name]}".encode())
+    for name in sorted(arrays):
+        digest.update(f"{name}={arrays[name].dtype.str}={arrays[name].shape}".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).data)
+    return digest.hexdigest()
+
+
+def plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as JSON has them; what is no number and no text is told by its representation."""
+    scalars = (bool, int, float, str, type(None))
+    return {name: value if isinstance(value, scalars) else repr(value) for name, value in options.items()}
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:200]

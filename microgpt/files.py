@@ -1,0 +1,49 @@
+"""Files that are either whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+
+def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
+    """Let `path` hold `content`; whatever happens meanwhile, it holds all of it, or what it held before.
+
+    `ValueError` where it cannot be written.
+    """
+    target = os.path.realpath(path)  # what a symbolic link points to, not the link, is replaced
+    temporary = f"{target}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+        with contextlib.suppress(OSError), _opened_folder(os.path.dirname(target)) as folder:
+            os.fsync(folder)  # the new name is safe as well; not every system can do it
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise ValueError(f"cannot write {os.fspath(path)}: {error.strerror}") from error
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """`ValueError` where `write_atomically` could not write, found out before the work that is to be saved."""
+    temporary = f"{os.path.realpath(path)}.tmp"
+    try:
+        if os.path.isdir(path):
+            raise IsADirectoryError(0, "Is a directory")
+        with open(temporary, "wb"):
+            pass
+        os.unlink(temporary)
+    except OSError as error:
+        raise ValueError(f"cannot write {os.fspath(path)}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _opened_folder(path: str):  # type: ignore[no-untyped-def]
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

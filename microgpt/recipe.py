@@ -1,0 +1,94 @@
+"""What a training run is told: every option that decides what comes out of it, with its default."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+
+from microgpt.arguments import choice, integer, number, positive_integer
+from microgpt.schedule import SCHEDULES
+
+FORMATS = ("lines", "text")
+LONG_DOCUMENTS = ("cut", "split")
+DEFAULT_STEPS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The options of `train`. The same recipe and data give the same bits. Defaults are microgpt's.
+
+    Attributes:
+        format: "lines": each line of a file is a document; "text": the file is one text, and each step trains on
+            windows of it, drawn with the model's generator.
+        tokenizer: "characters", "bytes", the path of a JSON file of the Hugging Face `tokenizers`, or a `Tokenizer`.
+        long_documents: "cut" ignores what is beyond the context, "split" makes further documents of it.
+        val_fraction: the share of the documents, or of the text, at its end, that no step trains on.
+        steps: number of steps of Adam; 1000 unless `epochs` or `time` is given.
+        epochs: instead, how often to go through the data.
+        time: instead, for how many seconds to train. How many steps that makes depends on the machine.
+        seed: shuffles the documents, draws the parameters, and then what is generated; an int, or anything else that
+            `random.Random` takes, or a `random.Random`.
+        n_layer, n_embd, block_size, n_head: the sizes of the model, see `GPTConfig`.
+        batch_size: documents in a step; the loss is the mean of theirs.
+        learning_rate: the highest of the run.
+        schedule: how the learning rate falls: "linear" or "cosine", to 0, or "constant".
+        warmup_steps: in which the learning rate rises to its highest, before it falls.
+        beta1, beta2, eps, weight_decay, max_grad_norm: see `Adam`.
+        dtype: "float64": the numbers of microgpt, bit for bit; "float32": faster.
+    """
+
+    format: str = "lines"
+    tokenizer: Any = "characters"
+    long_documents: str = "cut"
+    val_fraction: float = 0.0
+    steps: int | None = None
+    epochs: float | None = None
+    time: float | None = None
+    seed: Any = 42
+    n_layer: int = 1
+    n_embd: int = 16
+    block_size: int = 16
+    n_head: int = 4
+    batch_size: int = 1
+    learning_rate: float = 0.01
+    schedule: str = "linear"
+    warmup_steps: int = 0
+    beta1: float = 0.85
+    beta2: float = 0.99
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    max_grad_norm: float | None = None
+    dtype: str = "float64"
+
+    def __post_init__(self) -> None:
+        """Check what no other class checks."""
+        lengths = {name: getattr(self, name) for name in ("steps", "epochs", "time")}
+        if sum(value is not None for value in lengths.values()) > 1:
+            raise ValueError("of steps, epochs and time, only one can be given")
+        checked = {
+            "format": choice("format", self.format, FORMATS),
+            "long_documents": choice("long_documents", self.long_documents, LONG_DOCUMENTS),
+            "val_fraction": number("val_fraction", self.val_fraction, minimum=0, below=1),
+            "steps": None if self.steps is None else integer("steps", self.steps, 0),
+            "epochs": None if self.epochs is None else number("epochs", self.epochs, above=0),
+            "time": None if self.time is None else number("time", self.time, above=0),
+            "batch_size": positive_integer("batch_size", self.batch_size),
+            "learning_rate": number("learning_rate", self.learning_rate, minimum=0),
+            "schedule": choice("schedule", self.schedule, tuple(SCHEDULES)),
+            "warmup_steps": integer("warmup_steps", self.warmup_steps, 0),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    def step_count(self, sequences: int) -> int | None:
+        """How many steps to make over so many sequences; None where the clock decides."""
+        if self.time is not None:
+            return None
+        if self.epochs is not None:
+            return math.ceil(self.epochs * sequences / self.batch_size)
+        return DEFAULT_STEPS if self.steps is None else self.steps
+
+    def options(self) -> dict[str, Any]:
+        """All of them by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}

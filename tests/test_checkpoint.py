@@ -1,0 +1,417 @@
+"""Checkpoints: what is saved comes back, a run goes on as if never interrupted, and bad files are refused in a line."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from microgpt import GPT, GPTConfig, load, train
+from microgpt.checkpoint import VERSION, read
+from microgpt.training import Run, prepare
+
+from conftest import needs_compiled, shared
+
+SMALL = {"n_embd": 4, "n_head": 2, "block_size": 4}
+NAMES = ["anna", "bob", "carlotta", "di", "emma"] * 4
+VERSE = ["the rain in spain", "stays mainly in the plain"] * 3
+
+
+def dtypes(backend: str) -> list[str]:
+    return ["float64", "float32"] if backend == "compiled" else ["float64"]
+
+
+def test_a_model_comes_back(tmp_path: Path, backend: str) -> None:
+    for dtype in dtypes(backend):
+        model = train(NAMES, steps=3, val_fraction=0.2, eval_every=2, dtype=dtype, backend=backend, **SMALL).model
+        model.save(tmp_path / "model.safetensors")
+        again = load(tmp_path / "model.safetensors", backend=backend)
+        assert (again.config, again.dtype, again.tokenizer) == (model.config, dtype, model.tokenizer)
+        for name, array in model.state_dict().items():
+            assert again.state_dict()[name].tolist() == array.tolist()
+        assert again.history.losses.tolist() == model.history.losses.tolist()
+        assert again.history.validation_losses == model.history.validation_losses
+        assert again.history.options["n_embd"] == 4
+        assert again.generate(5) == model.generate(5)
+
+
+def test_a_model_without_tokenizer_and_history_comes_back(tmp_path: Path, backend: str) -> None:
+    model = GPT(GPTConfig(vocab_size=5, **SMALL), 3, backend=backend)
+    model.save(tmp_path / "model.safetensors")
+    again = load(tmp_path / "model.safetensors", backend=backend)
+    assert (again.tokenizer, again.history) == (None, None)
+    assert again.generate_tokens(4) == model.generate_tokens(4)
+
+
+def test_the_weights_have_the_names_of_microgpt(tmp_path: Path) -> None:
+    result = train(NAMES, steps=1, out=tmp_path / "model.safetensors", **SMALL)
+    arrays = load_file(tmp_path / "model.safetensors")
+    for name, array in result.model.state_dict().items():
+        assert arrays[name].tolist() == array.tolist()
+    moments = {f"optimizer.{moment}.{name}" for moment in "mv" for name in result.model.state_dict()}
+    assert arrays.keys() == result.model.state_dict().keys() | moments | {"history.losses"}
+
+
+@needs_compiled
+def test_models_change_dtype_and_backend_on_the_way(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    train(NAMES, steps=2, dtype="float32", **SMALL).model.save(path)
+    assert load(path, dtype="float64").dtype == "float64"
+    on_reference = load(path, backend="reference")
+    assert on_reference.dtype == "float64"
+    assert on_reference.logits([0, 1]) == pytest.approx(load(path).logits([0, 1]), abs=1e-5)
+
+
+RUNS: list[dict[str, Any]] = [
+    {"data": NAMES},
+    {"data": NAMES, "batch_size": 3, "schedule": "cosine", "warmup_steps": 2, "weight_decay": 0.1, "max_grad_norm": 0.5},
+    {"data": NAMES, "val_fraction": 0.2, "eval_every": 3},
+    {"data": VERSE, "format": "text", "batch_size": 2, "val_fraction": 0.2, "eval_every": 4},
+]
+
+
+def end_after(run: Run, stop: int) -> Run:
+    """Let a run that writes a checkpoint after each step end with an error after this one."""
+    save_if_due = run.recorder.save_if_due
+
+    def save_and_end(run: Run) -> None:
+        save_if_due(run)
+        if run.step >= stop:
+            raise InterruptedError
+
+    run.recorder.save_if_due = save_and_end
+    return run
+
+
+def state(model: GPT, optimizer: Any) -> list[Any]:
+    return [model.engine.parameters.tolist(), optimizer.m.tolist(), optimizer.v.tolist(), model.generator.getstate()]
+
+
+@pytest.mark.parametrize("options", RUNS)
+def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path, backend: str, options: dict[str, Any]) -> None:
+    for dtype in dtypes(backend):
+        options = {**options, **SMALL, "dtype": dtype, "backend": backend, "steps": 9}
+        whole = prepare(**options)
+        expected = whole.finish()
+
+        out = tmp_path / f"{dtype}.safetensors"
+        for stop in (1, 4, 6):
+            run = prepare(**options, out=out, resume=True, checkpoint_every=1)
+            with pytest.raises(InterruptedError):
+                end_after(run, stop).finish()
+        run = prepare(**options, out=out, resume=True, threads=3)
+        assert 0 < run.step < 9
+        result = run.finish()
+        assert state(run.model, run.optimizer) == state(whole.model, whole.optimizer)
+        assert result.losses.tolist() == expected.losses.tolist()
+        assert result.validation_losses == expected.validation_losses
+        assert load(out, backend=backend).generate(3) == expected.model.generate(3)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("options", [RUNS[0], RUNS[3]], ids=["lines", "text"])
+def test_signals_save_before_they_end_the_run(tmp_path: Path, backend: str, number: int, options: dict[str, Any]) -> None:
+    options = {**options, **SMALL, "backend": backend, "steps": 400_000 if backend == "compiled" else 40}
+    out = tmp_path / "model.safetensors"
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    run = prepare(**options, out=out)
+    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit):
+        run.finish(lambda completed: signal.raise_signal(number) if completed > 2 else None)
+    assert handlers == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
+    assert 2 < run.step < run.steps
+
+    resumed = prepare(**options, out=out, resume=True)
+    assert resumed.step == run.step
+    assert state(resumed.model, resumed.optimizer) == state(run.model, run.optimizer)
+    twin = prepare(**options)
+    rates = twin.recipe.learning_rate * (1 - np.arange(run.step) / run.steps)
+    batch = twin.batches.batch(0, run.step, twin.recipe.batch_size)
+    twin.model.engine.train(batch, twin.recipe.batch_size, rates, twin.optimizer, np.zeros(run.step), None)
+    assert state(resumed.model, resumed.optimizer) == state(twin.model, twin.optimizer)
+
+
+def test_checkpoints_can_be_written_in_any_thread(tmp_path: Path) -> None:
+    thread = threading.Thread(target=train, args=[NAMES], kwargs={"steps": 2, "out": tmp_path / "m.safetensors", **SMALL})
+    thread.start()
+    thread.join()
+    assert len(load(tmp_path / "m.safetensors").history.losses) == 2
+
+
+def test_a_run_can_be_made_longer(tmp_path: Path) -> None:
+    out = tmp_path / "model.safetensors"
+    train(NAMES, steps=3, schedule="constant", out=out, **SMALL)
+    longer = train(NAMES, steps=8, schedule="constant", out=out, resume=True, **SMALL)
+    assert longer.losses.tolist() == train(NAMES, steps=8, schedule="constant", **SMALL).losses.tolist()
+    assert train(NAMES, steps=8, schedule="constant", out=out, resume=True, **SMALL).losses.tolist() == longer.losses.tolist()
+
+
+def test_the_best_model_is_kept(tmp_path: Path) -> None:
+    out = tmp_path / "model.safetensors"
+    options = {"steps": 40, "val_fraction": 0.2, "eval_every": 2, "learning_rate": 0.3, **SMALL}
+    result = train(NAMES, out=out, keep_best=True, **options)
+    step, loss = min(result.validation_losses, key=lambda pair: pair[1])
+    assert step < 40
+    best = load(tmp_path / "model.best.safetensors")
+    assert best.history.validation_losses[-1] == (step, loss)
+    validation = prepare(NAMES, **options).batches.validation()
+    assert best.mean_loss(validation) == loss
+    with pytest.raises(ValueError, match="holds a model, but no run that could go on"):
+        train(NAMES, out=tmp_path / "model.best.safetensors", resume=True, **options)
+
+
+def test_patience_ends_a_run_early() -> None:
+    options = {"steps": 400, "val_fraction": 0.2, "eval_every": 2, "learning_rate": 0.3, **SMALL}
+    result = train(NAMES, patience=3, **options)
+    losses = [loss for _, loss in result.validation_losses]
+    assert len(losses) - 1 - losses.index(min(losses)) == 3
+    assert len(result.losses) == result.validation_losses[-1][0] < 400
+
+
+def test_the_log_has_every_metric(tmp_path: Path, backend: str) -> None:
+    log, out = tmp_path / "log.jsonl", tmp_path / "model.safetensors"
+    options = {"data": NAMES, "steps": 6, "val_fraction": 0.2, "eval_every": 3, "backend": backend, **SMALL}
+    result = train(**options, log=log, log_every=2, out=out, checkpoint_every=4)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6]
+    assert [line["loss"] for line in lines if "loss" in line] == result.losses.reshape(3, 2).mean(1).tolist()
+    assert [line["learning_rate"] for line in lines if "loss" in line] == [0.01 * (1 - step / 6) for step in (1, 3, 5)]
+    assert [(line["step"], line["validation_loss"]) for line in lines if "validation_loss" in line] == result.validation_losses
+    assert [line["seconds"] for line in lines] == sorted(line["seconds"] for line in lines)
+
+    with log.open("a") as file:
+        file.write('{"step": 7, "loss": 1.0}\n{"step": 6, "lo')  # what a run that was killed might leave
+    train(**{**options, "steps": 8}, log=log, log_every=2, out=out, resume=True)
+    steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+    assert steps == [0, 2, 3, 4, 6, 6, 8, 8]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"learning_rate": 0.5}, "learning_rate is 0.5, but .* was begun with 0.01"),
+        ({"n_embd": 8}, "n_embd is 8, but .* was begun with 4"),
+        ({"data": NAMES[1:]}, "the data are not those that .* was begun with"),
+        ({"seed": random.Random(1)}, "seed must be a number or a text for a run that is resumed"),
+        ({"out": None}, "resume needs out, the checkpoint to go on from"),
+    ],
+)
+def test_a_run_goes_on_only_as_it_began(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    told = {"data": NAMES, "steps": 4, "out": tmp_path / "model.safetensors", **SMALL}
+    train(**told)
+    with pytest.raises(ValueError, match=message):
+        train(**{**told, **options, "resume": True})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"checkpoint_every": 5}, "checkpoint_every needs out, the file to write to"),
+        ({"keep_best": True, "val_fraction": 0.1}, "keep_best needs out, the file to write to"),
+        ({"keep_best": True, "out": "m"}, "keep_best needs validation losses: val_fraction must be more than 0"),
+        ({"patience": 2}, "patience needs validation losses: val_fraction must be more than 0"),
+        ({"patience": 0}, "patience must be at least 1, got 0"),
+        ({"log_every": 0}, "log_every must be at least 1, got 0"),
+        ({"checkpoint_every": 0, "out": "m"}, "checkpoint_every must be at least 1, got 0"),
+        ({"out": "nowhere/m.safetensors"}, "cannot write nowhere/m.safetensors: No such file or directory"),
+        ({"out": "."}, r"cannot write \.: Is a directory"),
+        ({"log": "nowhere/log"}, "cannot write nowhere/log: No such file or directory"),
+    ],
+)
+def test_bad_arguments_of_files_are_named(tmp_path: Path, monkeypatch, options: dict[str, Any], message: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        train(NAMES, **SMALL, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failing_write_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatch) -> None:
+    model, path = GPT(GPTConfig(vocab_size=5, **SMALL), 3), tmp_path / "model.safetensors"
+    model.save(path)
+    before = path.read_bytes()
+    model.state_dict()["wte"][...] = 0
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(ValueError, match="cannot write .*: No space left on device"):
+        model.save(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# --- Killed -----------------------------------------------------------------------------------------------------------
+
+
+@needs_compiled
+def test_a_run_that_is_killed_twenty_times_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    names = shared("data/names.txt").read_text().splitlines()[:30_000]
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    steps, generator = 150_000, random.Random(7)
+    command = [sys.executable, "-m", "microgpt", "train", "names.txt", f"--steps={steps}", "--samples=0"]
+    command += ["--out=killed.safetensors", "--checkpoint-every=250", "--resume"]
+    kills, seen = 0, set()
+    while kills < 20:
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        begin = len(seen)
+        while len(seen) == begin:  # it has written something: from here on, any moment will do
+            time.sleep(0.01)
+            if (tmp_path / "killed.safetensors").exists():
+                seen.add((tmp_path / "killed.safetensors").stat().st_mtime_ns)
+        time.sleep(generator.uniform(0, 0.2))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        assert read(tmp_path / "killed.safetensors").progress.step < steps
+        kills += 1
+    subprocess.run(command, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+
+    whole = train(names, steps=steps)
+    killed = load(tmp_path / "killed.safetensors")
+    assert killed.engine.parameters.tolist() == whole.model.engine.parameters.tolist()
+    assert killed.history.losses.tolist() == whole.losses.tolist()
+    assert killed.generate(20, 0.5) == whole.model.generate(20, 0.5)
+
+
+# --- Damaged and hostile files ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory) -> bytes:
+    path = tmp_path_factory.mktemp("good") / "model.safetensors"
+    train(NAMES, steps=3, val_fraction=0.2, eval_every=2, out=path, **SMALL)
+    return path.read_bytes()
+
+
+def refused(path: Path, content: bytes) -> str:
+    """The message of the error that reading this gives; and it takes no time and no memory."""
+    path.write_bytes(content)
+    memory, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    with pytest.raises(ValueError) as error:
+        load(path)
+    assert time.perf_counter() - begin < 1
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 50_000  # KiB
+    message = str(error.value)
+    assert str(path) in message
+    assert "\n" not in message
+    return message
+
+
+def test_damaged_files_are_refused(good: bytes, tmp_path: Path) -> None:
+    generator, path = random.Random(1), tmp_path / "damaged.safetensors"
+    header = 8 + struct.unpack("<Q", good[:8])[0]
+    for _ in range(40):
+        refused(path, good[: generator.randrange(len(good))])
+        position = generator.randrange(len(good))
+        refused(path, good[:position] + bytes([good[position] ^ 1 << generator.randrange(8)]) + good[position + 1 :])
+        position = generator.randrange(header)
+        refused(path, good[:position] + bytes([good[position] ^ 1 << generator.randrange(8)]) + good[position + 1 :])
+        refused(path, struct.pack("<Q", generator.choice([2**64 - 1, 2**63, 2**40, 10**8 + 1, generator.randrange(2**32)])) + good[8:])
+        refused(path, good + generator.randbytes(generator.randrange(1, 99)))
+        start, end = sorted(generator.sample(range(len(good)), 2))
+        refused(path, good[:start] + generator.randbytes(end - start) + good[end:])
+    for content in (b"", b"\0" * 8, b"\0" * 1000, good[:8], good[:header], b"{}" * 100, b"PK\x03\x04" + good):
+        refused(path, content)
+
+
+def test_swapped_headers_are_refused(good: bytes, tmp_path: Path) -> None:
+    model, path = GPT(GPTConfig(vocab_size=27, **SMALL), 3), tmp_path / "other.safetensors"
+    model.save(path)
+    other = path.read_bytes()
+    ends = [8 + struct.unpack("<Q", content[:8])[0] for content in (good, other)]
+    refused(path, good[: ends[0]] + other[ends[1] :])
+    refused(path, other[: ends[1]] + good[ends[0] :])
+
+
+def rewritten(good: bytes, path: Path, change: Any) -> bytes:
+    """The same file after `change(arrays, texts)`, with a checksum that is right: what a liar would write."""
+    from safetensors import safe_open
+
+    from microgpt.checkpoint import _checksum
+
+    path.write_bytes(good)
+    with safe_open(path, framework="numpy") as file:
+        arrays, texts = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+    change(arrays, texts)
+    texts.pop("checksum", None)
+    texts["checksum"] = _checksum(arrays, texts)
+    save_file(arrays, path, texts)
+    return path.read_bytes()
+
+
+def replaced(key: str, **values: Any) -> Any:
+    def change(arrays: dict[str, Any], texts: dict[str, str]) -> None:
+        texts[key] = json.dumps({**json.loads(texts[key]), **values})
+
+    return change
+
+
+def text(key: str, value: str) -> Any:
+    return lambda arrays, texts: texts.update({key: value})
+
+
+def array(key: str, value: Any) -> Any:
+    return lambda arrays, texts: arrays.update({key: np.array(value)})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (text("format", "other"), "not a model of microgpt"),
+        (lambda arrays, texts: texts.clear(), "not a model of microgpt"),
+        (text("format_version", str(VERSION + 1)), f"format version {VERSION + 1} is not {VERSION}"),
+        (text("config", "[]"), "config must be a dict"),
+        (text("config", "{"), "Expecting property name"),
+        (text("config", "[" * 100_000), "recursion"),
+        (replaced("config", n_layer=10**9), "config has n_layer 1000000000, but there are only"),
+        (replaced("config", n_layer="1"), "config has n_layer '1'"),
+        (replaced("config", vocab_size=10**12), r"wte must be float64 of shape \(1000000000000, 4\)"),
+        (replaced("config", n_embd=-4), "n_embd must be at least 1, got -4"),
+        (replaced("config", colour=1), "config must have vocab_size"),
+        (text("dtype", '"float32"'), "must be float32 of shape"),
+        (text("dtype", '"int8"'), "dtype must be 'float64' or 'float32'"),
+        (text("generator", "[3, [1, 2], null]"), "state vector"),
+        (text("generator", "{}"), "generator must be a list"),
+        (text("tokenizer", "3"), "tokenizer"),
+        (text("tokenizer", "{}"), "tokenizer"),
+        (text("tokenizer", '{"type": "characters", "characters": "ab", "bos": null}'), "vocab_size must be the tokenizer's 3"),
+        (replaced("history", seconds="long"), "could not convert"),
+        (replaced("history", validation_losses=[[1]]), "not enough values"),
+        (replaced("history", options=[]), "options must be a dict"),
+        (replaced("progress", step=2), "progress is 2 steps, but the history has not as many losses"),
+        (replaced("progress", step=-1), "step must be at least 0"),
+        (array("wte", [[1.0]]), "wte must be float64 of shape"),
+        (array("more", [1.0]), "there must be"),
+        (array("history.losses", [[1.0]]), "history.losses must be float64 of shape"),
+        (lambda arrays, texts: arrays.pop("lm_head"), "there is no 'lm_head'"),
+        (lambda arrays, texts: texts.pop("generator"), "there is no 'generator'"),
+    ],
+)
+def test_files_that_lie_are_refused(good: bytes, tmp_path: Path, change: Any, message: str) -> None:
+    path = tmp_path / "hostile.safetensors"
+    assert re.search(message, refused(path, rewritten(good, path, change)))
+
+
+def test_the_rewriting_of_these_tests_is_right(good: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "same.safetensors"
+    path.write_bytes(rewritten(good, path, lambda arrays, texts: None))
+    assert load(path).config.n_embd == 4
+
+
+def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot read .*nowhere: No such file or directory"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="cannot read .*: Is a directory"):
+        load(tmp_path)
