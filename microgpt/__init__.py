@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from microgpt.backend import BackendInfo, backend_info, choose
 from microgpt.config import GPTConfig
 from microgpt.documents import read_documents, read_text
+from microgpt.evaluation import Evaluation
 from microgpt.model import GPT
 from microgpt.optimizer import Adam
 from microgpt.tokenizer import CharTokenizer
@@ -20,6 +21,7 @@ __all__ = [
     "Adam",
     "BackendInfo",
     "CharTokenizer",
+    "Evaluation",
     "GPTConfig",
     "TrainingResult",
     "Value",
