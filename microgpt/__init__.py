@@ -6,6 +6,7 @@ from microgpt.backend import BackendInfo, backend_info, choose
 from microgpt.checkpoint import load
 from microgpt.config import GPTConfig
 from microgpt.documents import read_documents, read_text
+from microgpt.evaluation import Evaluation
 from microgpt.history import TrainingHistory
 from microgpt.model import GPT
 from microgpt.optimizer import Adam
@@ -23,6 +24,7 @@ __all__ = [
     "Adam",
     "BackendInfo",
     "CharTokenizer",
+    "Evaluation",
     "GPTConfig",
     "Recipe",
     "TrainingHistory",

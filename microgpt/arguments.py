@@ -25,19 +25,26 @@ def positive_integer(name: str, value: object) -> int:
 
 
 def number(
-    name: str, value: object, *, above: float = -math.inf, minimum: float = -math.inf, below: float = math.inf
+    name: str,
+    value: object,
+    *,
+    above: float = -math.inf,
+    minimum: float = -math.inf,
+    below: float = math.inf,
+    maximum: float = math.inf,
 ) -> float:
-    """`value` as a finite float, more than `above`, at least `minimum` and less than `below`."""
+    """`value` as a finite float, more than `above`, at least `minimum`, less than `below` and at most `maximum`."""
     if isinstance(value, (str, bytes, bool)):
         raise TypeError(f"{name} must be a number, got {value!r}")
     try:
         result = float(value)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(f"{name} must be a number, got {value!r}") from None
-    if not (result > above and result >= minimum and result < below and math.isfinite(result)):
+    if not (above < result < below and minimum <= result <= maximum and math.isfinite(result)):
         wanted = [f"more than {above:g}"] if above > -math.inf else []
         wanted += [f"at least {minimum:g}"] if minimum > -math.inf else []
         wanted += [f"less than {below:g}"] if below < math.inf else []
+        wanted += [f"at most {maximum:g}"] if maximum < math.inf else []
         raise ValueError(f"{name} must be {' and '.join(wanted) or 'finite'}, got {result:g}")
     return result
 

@@ -108,7 +108,7 @@ def multiply_adds(config: GPTConfig, lengths: np.ndarray) -> int:
 def floor(run: Run, packed: PackedSequences, ceiling: Ceiling) -> float:
     """Seconds a step would take at the ceiling: all multiply-adds, and one division and root for each parameter."""
     lengths = np.minimum(packed.lengths - 1, run.model.config.block_size)
-    steps = len(packed) / run.batch_size
+    steps = len(packed) / run.recipe.batch_size
     return (
         multiply_adds(run.model.config, lengths) / steps / ceiling.multiply_adds_per_second
         + run.model.num_params / ceiling.divisions_and_roots_per_second
@@ -143,7 +143,7 @@ class Stopwatch:
         run, steps = self.run, self.case.steps
         schedule = run.optimizer.learning_rate * (1 - np.arange(steps) / steps)
         begin = time.perf_counter()
-        run.model.engine.train(self.packed, run.batch_size, schedule, run.optimizer, np.zeros(steps), None)
+        run.model.engine.train(self.packed, run.recipe.batch_size, schedule, run.optimizer, np.zeros(steps), None)
         return (time.perf_counter() - begin) / steps
 
     def time(self) -> Timing:

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
-from microgpt.commands import bench, info, train
+from microgpt.commands import bench, info, sample, train
+from microgpt.commands import eval as evaluate
 
-COMMANDS: dict[str, ModuleType] = {"train": train, "info": info, "bench": bench}
+COMMANDS: dict[str, ModuleType] = {"train": train, "sample": sample, "eval": evaluate, "info": info, "bench": bench}
 
 INTERRUPTED = 130  # what shells expect of a program that Ctrl-C ended
 USAGE = 2
@@ -28,7 +29,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
     """Shows the defaults that there are, and leaves examples as they are."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        return action.help if action.default in (None, False, "") else super()._get_help_string(action)
 
 
 def build_parser() -> Parser:

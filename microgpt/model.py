@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from microgpt import backend as backends
-from microgpt.arguments import choice, integer, number
+from microgpt.arguments import choice, integer
 from microgpt.arrays import aligned_zeros
 from microgpt.config import GPTConfig
 from microgpt.cores import physical_cores
+from microgpt.evaluation import Evaluation, evaluate, mean_loss
 from microgpt.history import TrainingHistory
 from microgpt.packing import PackedSequences, pack, token_array
-from microgpt.sampling import sample_documents, sample_independent_documents
+from microgpt.sampling import (
+    Sampler,
+    bos_is_text,
+    generator_uniforms,
+    next_probabilities,
+    room,
+    sample_in_turn,
+    sample_independently,
+    sample_one,
+    stream_uniforms,
+)
+from microgpt.streaming import text_pieces
 from microgpt.tokenizer import CharTokenizer
 
 if TYPE_CHECKING:
@@ -23,7 +35,6 @@ if TYPE_CHECKING:
 
 DTYPES = ("float64", "float32")
 INITIAL_STD = 0.08
-EVALUATED_ROWS = 1024  # positions that `mean_loss` looks at together
 
 
 class GPT:
@@ -136,35 +147,141 @@ class GPT:
 
     def mean_loss(self, packed: PackedSequences) -> float:
         """The loss of many sequences, as `loss` gives it for a few: in batches that fit the caches."""
-        length = int(packed.lengths.max())
-        count = max(1, EVALUATED_ROWS // min(length, self.config.block_size))
-        total = 0.0
-        for start in range(0, len(packed), count):
-            part = packed.select(np.arange(start, min(start + count, len(packed))))
-            total += self.engine.loss(part) * len(part)
-        return total / len(packed)
+        return mean_loss(self.engine, packed)
 
-    def generate(self, n: int = 1, temperature: float = 1.0, seed: int | None = None) -> list[str]:
-        """`n` documents drawn from the model, as text; see `generate_tokens`."""
-        if self.tokenizer is None:
-            raise ValueError("generate needs a tokenizer: pass one to GPT, or use generate_tokens")
-        return [self.tokenizer.decode(tokens) for tokens in self.generate_tokens(n, temperature, seed)]
+    def evaluate(self, documents: Iterable[str]) -> Evaluation:
+        """How well the model predicts these documents: every token of each once, and its end.
 
-    def generate_tokens(self, n: int = 1, temperature: float = 1.0, seed: int | None = None) -> list[list[int]]:
-        """`n` documents drawn from the model, as token ids without BOS, each at most block_size long.
+        A document longer than the context is split into pieces of block_size tokens, and predicted piece by piece. A
+        model of continuous text takes texts, which have no end to predict; their first token is what follows BOS.
 
-        `temperature` divides the logits: towards 0 the likeliest always wins, 1 samples the model as it is.
-
-        Without `seed`, one after the other with the model's own generator, in the order of microgpt. With it, each with
-        random numbers of its own, many at once: much faster, and document i is the same however many there are.
-
-        BOS is the tokenizer's, or without one the last token of the vocabulary, as in microgpt.
+        `TypeError` or `ValueError` names a document that is not a string or has characters the tokenizer does not know.
         """
-        n, temperature = integer("n", n, 0), number("temperature", temperature, above=0)
+        tokenizer = self._tokenizer_for("evaluate")
+        if isinstance(documents, (str, bytes)) or not isinstance(documents, Iterable):
+            raise TypeError(f"documents must be a list of strings, got {documents!r:.60}")
+        end = [] if bos_is_text(tokenizer) else [tokenizer.bos]
+        documents = list(documents)
+        contexts = (_context_of(tokenizer, f"documents[{i}]", document) for i, document in enumerate(documents))
+        sequences = [context + end for context in contexts if context[1:] or end]
+        if not sequences:
+            raise ValueError("documents must hold at least one with something to predict, got none")
+        return evaluate(self.engine, sequences, sum(len(document) + len(end) for document in documents))
+
+    def perplexity(self, documents: Iterable[str]) -> float:
+        """e to the power of the mean over all tokens of -log(probability of the token); see `evaluate`."""
+        return self.evaluate(documents).perplexity
+
+    def next_token_probabilities(self, prompt: str = "") -> dict[str, float]:
+        """The probability of each token that can follow BOS and `prompt`, by its text, the likeliest first.
+
+        BOS is "<BOS>" unless it is a character of the text. Tokens of the same text, such as bytes that are no
+        character by themselves, count together. A prompt beyond the context counts as in `generate_tokens`.
+        """
+        tokenizer = self._tokenizer_for("next_token_probabilities")
+        by_text: dict[str, float] = {}
+        probabilities = next_probabilities(self.engine, _context_of(tokenizer, "prompt", prompt))
+        for token, probability in enumerate(probabilities.tolist()):
+            is_bos = token == tokenizer.bos and not bos_is_text(tokenizer)
+            text = "<BOS>" if is_bos else tokenizer.decode([token])
+            by_text[text] = by_text.get(text, 0.0) + probability
+        return dict(sorted(by_text.items(), key=lambda item: -item[1]))
+
+    def generate(
+        self,
+        n: int = 1,
+        temperature: float = 1.0,
+        seed: int | None = None,
+        *,
+        prompt: str = "",
+        top_k: int | None = None,
+        top_p: float | None = None,
+        max_tokens: int | None = None,
+    ) -> list[str]:
+        """`n` documents drawn from the model, as text, each beginning with `prompt`; see `generate_tokens`."""
+        tokenizer = self._tokenizer_for("generate")
+        _, *tokens = _context_of(tokenizer, "prompt", prompt)
+        documents = self.generate_tokens(
+            n, temperature, seed, prompt=tokens, top_k=top_k, top_p=top_p, max_tokens=max_tokens
+        )
+        return [tokenizer.decode(document) for document in documents]
+
+    def generate_tokens(
+        self,
+        n: int = 1,
+        temperature: float = 1.0,
+        seed: int | None = None,
+        *,
+        prompt: Sequence[int] = (),
+        top_k: int | None = None,
+        top_p: float | None = None,
+        max_tokens: int | None = None,
+    ) -> list[list[int]]:
+        """`n` documents drawn from the model, as token ids without BOS, each up to the first BOS that is drawn.
+
+        Args:
+            n: how many.
+            temperature: divides the logits: towards 0 the likeliest always wins, 1 samples the model as it is.
+            seed: without it, one after the other is drawn with the model's own generator, in the order of microgpt.
+                With it, each has random numbers of its own, and many are drawn at once: much faster, and document i is
+                the same however many there are.
+            prompt: what each document begins with, here and in what is returned.
+            top_k: only this many of the likeliest tokens can be drawn; with 1, the likeliest always is.
+            top_p: only the likeliest that together have this probability can be drawn; see `Sampler`.
+            max_tokens: how many tokens are drawn at most; by default as many as fit the context, block_size without a
+                prompt.
+
+        Beyond block_size tokens, the prompt's included, a new context begins with the last half of the one before, its
+        positions from 0, and again each time that it is full. The same holds in a prompt longer than the context.
+
+        BOS is the tokenizer's, which in continuous text is the line feed, so that a document is a line; or without a
+        tokenizer the last token of the vocabulary, as in microgpt.
+        """
+        n, sampler = integer("n", n, 0), Sampler(temperature, top_k, top_p)
         bos = self.tokenizer.bos if self.tokenizer else self.config.vocab_size - 1
+        tokens = token_array("prompt", prompt, self.config.vocab_size).tolist()
+        context = [bos, *tokens]
+        limit = self._most_tokens(max_tokens, context)
         if seed is None:
-            return list(sample_documents(self.engine, self.generator, bos, n, temperature))
-        return sample_independent_documents(self.engine, integer("seed", seed, 0), bos, n, temperature)
+            drawn = sample_in_turn(self.engine, self.generator, context, n, sampler, limit)
+        else:
+            drawn = sample_independently(self.engine, integer("seed", seed, 0), context, n, sampler, limit)
+        return [tokens + document for document in drawn]
+
+    def stream(
+        self,
+        prompt: str = "",
+        temperature: float = 1.0,
+        seed: int | None = None,
+        *,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        max_tokens: int | None = None,
+    ) -> Iterator[str]:
+        """What follows `prompt`, without it, in pieces of text, as they are drawn.
+
+        A document ends where `generate` ends it, and is the same. A continuous text goes on through every BOS, which is
+        a character of it, for `max_tokens`, or without them endlessly. The other arguments are `generate_tokens`'s.
+        """
+        tokenizer, sampler = self._tokenizer_for("stream"), Sampler(temperature, top_k, top_p)
+        context, continuous = _context_of(tokenizer, "prompt", prompt), bos_is_text(tokenizer)
+        limit = None if continuous and max_tokens is None else self._most_tokens(max_tokens, context)
+        if seed is None:
+            uniforms = generator_uniforms(self.generator)
+        else:
+            uniforms = stream_uniforms(integer("seed", seed, 0), range(1))
+        tokens = sample_one(self.engine, context, sampler, limit, uniforms, stops=not continuous)
+        return text_pieces(tokenizer.decode, context[1:], tokens)
+
+    def _most_tokens(self, max_tokens: int | None, context: list[int]) -> int:
+        if max_tokens is None:
+            return room(len(context), self.config.block_size)
+        return integer("max_tokens", max_tokens, 0)
+
+    def _tokenizer_for(self, method: str) -> CharTokenizer:
+        if self.tokenizer is None:
+            raise ValueError(f"{method} needs a tokenizer: pass one to GPT")
+        return self.tokenizer
 
     def by_name(self, flat: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Views of the parts of an array with a number for each parameter, with the names and shapes of `state_dict`."""
@@ -176,3 +293,13 @@ class GPT:
 
     def __repr__(self) -> str:
         return f"GPT({self.config}, dtype={self.dtype!r}, backend={self.backend!r})"
+
+
+def _context_of(tokenizer: CharTokenizer, name: str, text: str) -> list[int]:
+    """BOS and the tokens of a text; errors begin with this name for it."""
+    if not isinstance(text, str):
+        raise TypeError(f"{name} must be a string, got {text!r:.60}")
+    try:
+        return [tokenizer.bos, *tokenizer.encode(text)]
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None

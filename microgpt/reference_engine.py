@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from microgpt import reference
 from microgpt.packing import PackedSequences
-from microgpt.sampling import uniform_of
+from microgpt.sampling import draw_tokens, uniform_of
 
 if TYPE_CHECKING:
     from microgpt.config import GPTConfig
@@ -147,8 +147,7 @@ class Engine:
 
         `uniforms` are what random() gave for each of them.
         """
-        rows = self.next_probabilities(cache, tokens, temperature).tolist()
-        return np.array([reference.draw_token(row, uniform) for row, uniform in zip(rows, uniforms.tolist())], np.int32)
+        return draw_tokens(self.next_probabilities(cache, tokens, temperature), uniforms)
 
     def draw_documents(
         self, seed: int, n: int, bos: int, temperature: float

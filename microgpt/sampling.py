@@ -1,32 +1,203 @@
-"""Drawing documents from a model."""
+"""Drawing tokens from a model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import count, islice
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from microgpt.arguments import number, positive_integer
 
-def sample_documents(engine: Any, generator: Any, bos: int, n: int, temperature: float) -> Iterator[list[int]]:
-    """`n` documents one after the other, each the tokens between `bos` and the next `bos`, at most block_size.
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+PLACES = 64  # documents that are continued together: more would gain little and take memory
+
+
+def bos_is_text(tokenizer: Any) -> bool:
+    """Whether BOS is one of the characters of a continuous text, such as a line feed, and so ends no document."""
+    return bool(tokenizer.bos < len(tokenizer.characters))
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How the next token is chosen. `ValueError` or `TypeError` says which attribute is wrong.
+
+    Attributes:
+        temperature: divides the logits: towards 0 the likeliest token always wins, 1 samples the model as it is.
+        top_k: how many of the likeliest tokens can be drawn; None: all of them. 1 always gives the likeliest.
+        top_p: the probability, more than 0 and at most 1, that the tokens that can be drawn must have together: no more
+            of the likeliest than that takes (Holtzman et al., 2020); None: all of them. With both, `top_k` comes first.
+
+    Of tokens with the same probability, the one with the smaller id counts as the likelier.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "temperature", number("temperature", self.temperature, above=0))
+        if self.top_k is not None:
+            object.__setattr__(self, "top_k", positive_integer("top_k", self.top_k))
+        if self.top_p is not None:
+            object.__setattr__(self, "top_p", number("top_p", self.top_p, above=0, maximum=1))
+
+    def excludes_tokens(self, vocab_size: int) -> bool:
+        """Whether there may be tokens that cannot be drawn."""
+        return (self.top_k or vocab_size) < vocab_size or (self.top_p or 1) < 1
+
+    def draw(
+        self, engine: Any, cache: Any, tokens: NDArray[np.int32], uniforms: NDArray[np.float64]
+    ) -> NDArray[np.int32]:
+        """Append a token to each document of `cache`: int32, what follows, drawn with these numbers of random()."""
+        if not self.excludes_tokens(engine.config.vocab_size):
+            return engine.draw_tokens(cache, tokens, self.temperature, uniforms)
+        return draw_tokens(self.likeliest(engine.next_probabilities(cache, tokens, self.temperature)), uniforms)
+
+    def likeliest(self, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The probabilities (documents, vocab_size) of the tokens that can be drawn, and 0 for the others."""
+        order = np.argsort(-probabilities, axis=1, kind="stable")
+        falling = np.take_along_axis(probabilities, order, axis=1)
+        if self.top_k is not None:
+            falling[:, self.top_k :] = 0
+        if self.top_p is not None and self.top_p < 1:
+            reached = falling.cumsum(axis=1)
+            falling[:, 1:][reached[:, :-1] >= self.top_p * reached[:, -1:]] = 0
+        kept = np.empty_like(probabilities)
+        np.put_along_axis(kept, order, falling, axis=1)
+        return kept
+
+
+def draw_tokens(probabilities: NDArray[np.float64], uniforms: NDArray[np.float64]) -> NDArray[np.int32]:
+    """A token from each row of `probabilities`, as `random.choices` draws it with what random() gave for the row."""
+    from microgpt.reference import draw_token  # only who uses it pays for its import
+
+    rows = zip(probabilities, uniforms.tolist())
+    return np.array([draw_token(row.tolist(), uniform) for row, uniform in rows], np.int32)
+
+
+def context_length(length: int, block_size: int) -> int:
+    """How many of `length` tokens, given to a model one after the other, it sees: the last ones, at most block_size.
+
+    A token that finds the context full begins a new one, with its positions from 0, of half the length: the tokens
+    before it that fill it, and itself.
+    """
+    if length <= block_size:
+        return length
+    half = max(1, block_size // 2)
+    return half + (length - block_size - 1) % (block_size - half + 1)
+
+
+def room(length: int, block_size: int) -> int:
+    """How many tokens can be drawn after `length` tokens before a new context begins; at least 1."""
+    return block_size + 1 - context_length(length, block_size)
+
+
+def next_probabilities(engine: Any, context: list[int]) -> NDArray[np.float64]:
+    """Probabilities (vocab_size) of what follows these tokens, at least one, of which `context_length` count."""
+    cache = engine.new_cache(1)
+    for token in context[-context_length(len(context), engine.config.block_size) :]:
+        probabilities = engine.next_probabilities(cache, np.array([token], np.int32), 1.0)
+    return probabilities[0]
+
+
+def continue_together(
+    engine: Any, context: list[int], n: int, sampler: Sampler, uniforms: Iterable[NDArray[np.float64]]
+) -> Iterator[NDArray[np.int32]]:
+    """The next token of each of `n` documents that all begin with `context`, again and again: int32 (n,).
+
+    `uniforms` has an array (n,) for each of them, from which it is drawn. It is for the caller to see where a document
+    ends. How much of what came before counts is said at `context_length`.
+    """
+    block_size = engine.config.block_size
+    length = len(context)
+    columns = [np.full(n, token, np.int32) for token in context[-context_length(length, block_size) :]]
+    cache = engine.new_cache(n)
+    for numbers in uniforms:
+        *before, last = columns[int(cache.lengths[0]) :]
+        for column in before:
+            engine.next_probabilities(cache, column, sampler.temperature)
+        drawn = sampler.draw(engine, cache, last, numbers)
+        yield drawn
+        length += 1
+        columns = [*columns, drawn][-context_length(length, block_size) :]
+        if len(columns) <= cache.lengths[0]:
+            cache.lengths[:] = 0
+
+
+def generator_uniforms(generator: Any) -> Iterator[NDArray[np.float64]]:
+    """Numbers for one document, from a generator."""
+    while True:
+        yield np.array([generator.random()])
+
+
+def stream_uniforms(seed: int, documents: range) -> Iterator[NDArray[np.float64]]:
+    """Numbers for these documents, each from its own stream."""
+    for position in count():
+        yield np.array([uniform_of(seed, document, position) for document in documents])
+
+
+def sample_one(
+    engine: Any,
+    context: list[int],
+    sampler: Sampler,
+    max_tokens: int | None,
+    uniforms: Iterable[NDArray[np.float64]],
+    stops: bool = True,
+) -> Iterator[int]:
+    """What follows `context`, token by token, at most `max_tokens` of them; None: without end.
+
+    Where it `stops`, it does so before BOS, the first token of `context`, comes again.
+    """
+    for (token,) in islice(continue_together(engine, context, 1, sampler, uniforms), max_tokens):
+        if stops and token == context[0]:
+            return
+        yield int(token)
+
+
+def sample_in_turn(
+    engine: Any, generator: Any, context: list[int], n: int, sampler: Sampler, max_tokens: int
+) -> list[list[int]]:
+    """`n` times what follows `context` until BOS, its first token, comes again, at most `max_tokens`.
 
     Source: the inference loop of microgpt; the generator is spent in its order, once for each token drawn.
     """
-    for _ in range(n):
-        cache = engine.new_cache(1)
-        tokens = [bos]
-        while len(tokens) <= engine.config.block_size:
-            last, uniforms = np.array(tokens[-1:], np.int32), np.array([generator.random()])
-            tokens.append(int(engine.draw_tokens(cache, last, temperature, uniforms)[0]))
-            if tokens[-1] == bos:
-                tokens.pop()
-                break
-        yield tokens[1:]
+    return [list(sample_one(engine, context, sampler, max_tokens, generator_uniforms(generator))) for _ in range(n)]
 
 
-def sample_independent_documents(engine: Any, seed: int, bos: int, n: int, temperature: float) -> list[list[int]]:
-    """`n` documents, each drawn with random numbers of its own: document i is the same however many there are."""
+def sample_independently(
+    engine: Any, seed: int, context: list[int], n: int, sampler: Sampler, max_tokens: int
+) -> list[list[int]]:
+    """The same with random numbers of its own for each document: document i is the same however many there are."""
+    vocab_size, block_size = engine.config.vocab_size, engine.config.block_size
+    if len(context) == 1 and max_tokens == block_size and not sampler.excludes_tokens(vocab_size):
+        return _sample_from_bos(engine, seed, context[0], n, sampler.temperature)
+    parts = (range(first, min(first + PLACES, n)) for first in range(0, n, PLACES))
+    return [tokens for part in parts for tokens in _sample_together(engine, seed, context, part, sampler, max_tokens)]
+
+
+def _sample_together(
+    engine: Any, seed: int, context: list[int], documents: range, sampler: Sampler, max_tokens: int
+) -> list[list[int]]:
+    sampled: list[list[int]] = [[] for _ in documents]
+    unfinished = list(range(len(documents)))
+    uniforms = stream_uniforms(seed, documents)
+    for drawn in islice(continue_together(engine, context, len(documents), sampler, uniforms), max_tokens):
+        tokens = drawn.tolist()
+        unfinished = [i for i in unfinished if tokens[i] != context[0]]
+        for i in unfinished:
+            sampled[i].append(tokens[i])
+        if not unfinished:
+            break
+    return sampled
+
+
+def _sample_from_bos(engine: Any, seed: int, bos: int, n: int, temperature: float) -> list[list[int]]:
+    """The same from BOS until the context is full, in one call of the engine: much faster."""
     tokens, lengths = engine.draw_documents(seed % 2**64, n, bos, temperature)
     counted = tokens[np.arange(engine.config.block_size) < lengths[:, None]].tolist()
     ends = np.cumsum(lengths).tolist()

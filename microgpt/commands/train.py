@@ -20,11 +20,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from microgpt.arguments import number
+from microgpt.arguments import integer
 from microgpt.backend import BACKENDS
 from microgpt.documents import EMBEDDED
 from microgpt.recipe import Recipe
 from microgpt.recording import best_path
+from microgpt.sampling import Sampler
 from microgpt.training import Run, prepare
 
 
@@ -108,9 +109,7 @@ def option(name: str) -> str:
 
 def run(parsed: argparse.Namespace) -> None:
     """Train, and print what a person, or with --plain a program, wants to read."""
-    if parsed.samples < 0:  # refused before training, not after it
-        raise ValueError(f"samples must be at least 0, got {parsed.samples}")
-    number("temperature", parsed.temperature, above=0)
+    integer("samples", parsed.samples, 0), Sampler(parsed.temperature)  # refused before training, not after it
     options = {name: getattr(parsed, name) for group in OPTIONS.values() for name in group}
     training = prepare(parsed.file, backend=parsed.backend, **options)
     report = plain_report if parsed.plain else human_report

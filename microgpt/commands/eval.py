@@ -1,0 +1,41 @@
+"""Say how well a trained model predicts text files.
+
+examples:
+  microgpt eval names.safetensors names.txt
+  microgpt eval shakespeare.safetensors act1.txt act2.txt --json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from dataclasses import asdict
+
+from microgpt.commands.trained import add_model_arguments, load_model
+from microgpt.documents import read_documents, read_text
+from microgpt.sampling import bos_is_text
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """MODEL and FILE."""
+    add_model_arguments(parser)
+    parser.add_argument("files", metavar="FILE", nargs="+", help="in the format that the model was trained on")
+    parser.add_argument("--json", action="store_true", help="print a JSON object")
+
+
+def run(parsed: argparse.Namespace) -> None:
+    """Print what `GPT.evaluate` gives."""
+    model = load_model(parsed)
+    if bos_is_text(model.tokenizer):
+        documents = [read_text(file) for file in parsed.files]
+    else:
+        documents = [document for file in parsed.files for document in read_documents(file)]
+    result = model.evaluate(documents)
+    if parsed.json:  # JSON has no number for infinity
+        print(json.dumps({name: x if math.isfinite(x) else None for name, x in asdict(result).items()}))
+        return
+    print(f"nats per token      {result.nats:.4f}")
+    print(f"bits per character  {result.bits_per_character:.4f}")
+    print(f"perplexity          {result.perplexity:.4f}")
+    print(f"tokens              {result.tokens:,} ({result.characters:,} characters)")

@@ -1,0 +1,25 @@
+"""The arguments of every command that takes a trained model, and the model they stand for."""
+
+from __future__ import annotations
+
+import argparse
+
+from microgpt.backend import BACKENDS
+from microgpt.model import GPT
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """MODEL, and what it runs on."""
+    parser.add_argument("model", metavar="MODEL", help="what microgpt train --out wrote, a .safetensors file")
+    parser.add_argument("--backend", choices=BACKENDS, help="default: compiled where there is one")
+    parser.add_argument("--threads", type=int, metavar="N", help="by default as many as there are physical cores")
+
+
+def load_model(parsed: argparse.Namespace) -> GPT:
+    """The model that these arguments name. `ValueError` where it has no tokenizer: commands speak of text."""
+    from microgpt.checkpoint import load  # only who uses it pays for its import
+
+    model = load(parsed.model, backend=parsed.backend, threads=parsed.threads)
+    if model.tokenizer is None:
+        raise ValueError(f"{parsed.model} has no tokenizer: it was saved from a model without one")
+    return model

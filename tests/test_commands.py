@@ -1,0 +1,145 @@
+"""The commands that take a trained model."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from microgpt import GPT, CharTokenizer, Evaluation, GPTConfig
+from microgpt.cli import main
+
+CONFIG = GPTConfig(vocab_size=7, n_embd=6, block_size=5, n_head=2)
+LETTERS, VERSE = CharTokenizer("abcdef"), CharTokenizer("abcdef\n", bos="\n")
+
+
+@pytest.fixture(params=[LETTERS, VERSE], ids=["documents", "text"])
+def tokenizer(request: pytest.FixtureRequest) -> CharTokenizer:
+    return request.param
+
+
+def new_model(tokenizer: CharTokenizer | None, backend: str | None = None, threads: int | None = None) -> GPT:
+    return GPT(CONFIG, 3, backend=backend, threads=threads, tokenizer=tokenizer)
+
+
+@pytest.fixture
+def stored(tokenizer: CharTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets every file be a new model with that tokenizer."""
+
+    def load(path: str, *, backend: str | None = None, threads: int | None = None) -> GPT:
+        return new_model(None if path == "dumb" else tokenizer, backend, threads)
+
+    monkeypatch.setitem(sys.modules, "microgpt.checkpoint", SimpleNamespace(load=load))
+
+
+def output(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What a command that succeeds prints."""
+    assert main(arguments) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    return printed.out
+
+
+@pytest.mark.usefixtures("stored")
+@pytest.mark.parametrize("tokenizer", [LETTERS], ids=["documents"])
+def test_documents_are_printed_one_on_a_line(capsys: pytest.CaptureFixture[str], backend: str) -> None:
+    lines = output(capsys, "sample", "model", f"--backend={backend}").splitlines()
+    assert lines == new_model(LETTERS).generate(20, 0.5)
+    options = ["-n3", "--prompt=ba", "--temperature=2", "--top-k=4", "--top-p=0.8", "--seed=9", "--max-tokens=8"]
+    lines = output(capsys, "sample", "model", *options, "--threads=1").splitlines()
+    assert lines == new_model(LETTERS).generate(3, 2, 9, prompt="ba", top_k=4, top_p=0.8, max_tokens=8)
+    objects = [json.loads(line) for line in output(capsys, "sample", "model", *options, "--json").splitlines()]
+    assert objects == [{"text": text, "seed": 9, "prompt": "ba"} for text in lines]
+
+
+@pytest.mark.usefixtures("stored")
+@pytest.mark.parametrize("tokenizer", [VERSE], ids=["text"])
+def test_texts_are_printed_as_they_come(capsys: pytest.CaptureFixture[str]) -> None:
+    model = new_model(VERSE)
+    assert output(capsys, "sample", "model") == "".join(model.stream(temperature=0.5, max_tokens=500)) + "\n"
+    options = ["--prompt=ba", "--temperature=2", "--top-k=4", "--top-p=0.8", "--seed=9", "--max-tokens=30"]
+    first, second = (
+        "ba" + "".join(model.stream("ba", 2, seed, top_k=4, top_p=0.8, max_tokens=30)) for seed in (9, 10)
+    )
+    assert output(capsys, "sample", "model", *options, "-n2") == f"{first}\n---------------\n{second}\n"
+    lines = output(capsys, "sample", "model", *options, "-n2", "--json").splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"text": first, "seed": 9, "prompt": "ba"},
+        {"text": second, "seed": 10, "prompt": "ba"},
+    ]
+
+
+@pytest.mark.usefixtures("stored")
+def test_eval_prints_what_evaluate_gives(
+    capsys: pytest.CaptureFixture[str], tokenizer: CharTokenizer, tmp_path: Path
+) -> None:
+    files = [tmp_path / "one.txt", tmp_path / "two.txt"]
+    files[0].write_text("bad\nface\n")
+    files[1].write_text("decade\n\ncab\n")
+    texts = ["bad\nface\n", "decade\n\ncab\n"] if tokenizer == VERSE else ["bad", "face", "decade", "cab"]
+    expected = new_model(tokenizer).evaluate(texts)
+    assert output(capsys, "eval", "model", *map(str, files)).splitlines() == [
+        f"nats per token      {expected.nats:.4f}",
+        f"bits per character  {expected.bits_per_character:.4f}",
+        f"perplexity          {expected.perplexity:.4f}",
+        f"tokens              {expected.tokens} ({expected.characters} characters)",
+    ]
+    assert json.loads(output(capsys, "eval", "model", *map(str, files), "--json")) == vars(expected)
+
+
+@pytest.mark.usefixtures("stored")
+@pytest.mark.parametrize("tokenizer", [LETTERS], ids=["documents"])
+def test_json_has_no_infinity(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "one.txt").write_text("bad\n")
+    monkeypatch.setattr(GPT, "evaluate", lambda model, documents: Evaluation(800.0, 1154.2, math.inf, 4, 4))
+    printed = output(capsys, "eval", "model", str(tmp_path / "one.txt"), "--json")
+    assert json.loads(printed, parse_constant=pytest.fail)["perplexity"] is None
+
+
+@pytest.mark.usefixtures("stored")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sample", "model", "--prompt=box"], "prompt: character 'o' at position 1 is not one the tokenizer knows"),
+        (["sample", "model", "--temperature=0"], "temperature must be more than 0, got 0"),
+        (["sample", "model", "--top-k=0"], "top_k must be at least 1, got 0"),
+        (["sample", "model", "--top-p=2"], "top_p must be more than 0 and at most 1, got 2"),
+        (["sample", "model", "-n", "-1"], "n must be at least 0, got -1"),
+        (["sample", "model", "--seed=-1"], "seed must be at least 0, got -1"),
+        (["sample", "model", "--max-tokens=-1"], "max_tokens must be at least 0, got -1"),
+        (["sample", "model", "--threads=0"], "threads must be at least 1, got 0"),
+        (["sample", "dumb"], "dumb has no tokenizer: it was saved from a model without one"),
+        (["eval", "model", "nowhere.txt"], "cannot read nowhere.txt: No such file or directory"),
+    ],
+)
+def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", f"microgpt: error: {message}\n")
+
+
+@pytest.mark.parametrize("way_to_end", ["Ctrl-C", "a closed pipe"])
+def test_a_stream_that_is_cut_ends_quietly(tmp_path: Path, way_to_end: str) -> None:
+    new_model(VERSE).save(tmp_path / "verse.safetensors")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "microgpt", "sample", "verse.safetensors", "--max-tokens=100000000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+    )
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.read(10)
+    if way_to_end == "Ctrl-C":
+        process.send_signal(signal.SIGINT)
+    else:
+        process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == (130 if way_to_end == "Ctrl-C" else 1)
