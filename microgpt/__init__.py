@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+__version__ = "0.1.0"
+
 from microgpt.backend import BackendInfo, backend_info, choose
 from microgpt.checkpoint import load
 from microgpt.config import GPTConfig

@@ -9,10 +9,24 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
+from microgpt import __version__
 from microgpt.commands import bench, info, sample, train
 from microgpt.commands import eval as evaluate
 
 COMMANDS: dict[str, ModuleType] = {"train": train, "sample": sample, "eval": evaluate, "info": info, "bench": bench}
+
+GUIDE = """\
+microgpt trains and samples tiny GPTs, with the numbers of microgpt.
+
+  microgpt train                                     train on names that come with the package, and sample
+  microgpt train FILE --out MODEL.safetensors        train on your own file, one document a line, and keep the model
+  microgpt sample MODEL.safetensors --prompt jo      draw from it
+  microgpt eval MODEL.safetensors FILE               say how well it predicts
+  microgpt info MODEL.safetensors                    say what it is
+  microgpt bench                                     time training against the limits of this machine
+
+Each command explains itself: microgpt train --help
+"""
 
 INTERRUPTED = 130  # what shells expect of a program that Ctrl-C ended
 USAGE = 2
@@ -35,7 +49,9 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 def build_parser() -> Parser:
     """The parser of the whole command line."""
     parser = Parser(prog="microgpt", description="Train and sample tiny GPTs, with the numbers of microgpt.")
-    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    parser.add_argument("--version", action="version", version=f"microgpt {__version__}")
+    parser.set_defaults(run=lambda parsed: print(GUIDE, end=""))
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
     for name, module in COMMANDS.items():
         summary, _, examples = (module.__doc__ or "").partition("\n")
         command = subparsers.add_parser(

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+import microgpt
 from microgpt import backend as backends
+from microgpt.cli import COMMANDS
 
 from conftest import COMPILED_IS_THERE, compiled, needs_compiled
 
@@ -38,6 +40,18 @@ def test_train_says_what_it_trains_and_samples(backend: str) -> None:
     assert lines[1].startswith("model   424 parameters: n_layer 1, n_embd 4, block_size 4, n_head 2; float64, " + backend)
     assert lines[2].startswith("trained 3 steps in ")
     assert len(lines) == 3 + 4
+
+
+def test_alone_it_prints_a_guide_and_every_command_has_help_with_examples() -> None:
+    guide = run()
+    assert (guide.returncode, guide.stderr) == (0, "")
+    assert guide.stdout.startswith("microgpt trains and samples tiny GPTs")
+    assert run("--version").stdout == f"microgpt {microgpt.__version__}\n"
+    for command in COMMANDS:
+        assert f"\n  microgpt {command}" in guide.stdout
+        shown = run(command, "--help").stdout
+        assert re.search(rf"\nexamples?:\n  microgpt {command}", shown)
+        assert "(default: None)" not in shown
 
 
 def test_plain_output_has_the_originals_lines(backend: str, tmp_path: Path) -> None:
@@ -73,7 +87,8 @@ def test_plain_output_has_the_originals_lines(backend: str, tmp_path: Path) -> N
             ["train", "--learning-rate=1e300", "--steps=50", *SMALL],
             "microgpt: error: the loss is nan at step",
         ),
-        ([], "microgpt: error: the following arguments are required: COMMAND (see microgpt --help)"),
+        (["trian"], "microgpt: error: argument COMMAND: invalid choice: 'trian'"),
+        (["train", "--time=soon"], "microgpt train: error: argument --time: must be a time such as 60s, 5m or 1.5h, got 'soon'"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(tmp_path: Path, arguments: list[str], message: str) -> None:
