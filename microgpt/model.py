@@ -12,12 +12,14 @@ from microgpt.arguments import choice, integer, number
 from microgpt.arrays import aligned_zeros
 from microgpt.config import GPTConfig
 from microgpt.cores import physical_cores
-from microgpt.packing import PackedSequences, pack, token_array
+from microgpt.packing import PackedSequences, context_array, pack
 from microgpt.sampling import sample_documents, sample_independent_documents
 from microgpt.tokenizer import CharTokenizer
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+
+    from microgpt.history import TrainingHistory
 
 DTYPES = ("float64", "float32")
 INITIAL_STD = 0.08
@@ -38,6 +40,9 @@ class GPT:
         tokenizer: what `generate` turns tokens into text with.
 
     Source: the model of microgpt, after GPT-2 (Radford et al., 2019).
+
+    Attributes:
+        history: how the model was trained; None where it was not.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class GPT:
         if self.dtype != "float64" and self.backend == "reference":
             raise ValueError(f"dtype must be 'float64' on the reference backend, got {dtype!r}")
         self.tokenizer = tokenizer
+        self.history: TrainingHistory | None = None
         self.generator = backends.new_generator(self.backend, seed)
         self._parameters = aligned_zeros(config.num_params, self.dtype)
         self._gradients = aligned_zeros(config.num_params, self.dtype)
@@ -72,6 +78,11 @@ class GPT:
     def num_params(self) -> int:
         """Number of parameters."""
         return self.config.num_params
+
+    @property
+    def bos(self) -> int:
+        """The token that begins and ends a document: the tokenizer's, or without one the last of the vocabulary."""
+        return self.tokenizer.bos if self.tokenizer else self.config.vocab_size - 1
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """The parameters by name, each a matrix (outputs, inputs), in the order in which they were drawn.
@@ -114,10 +125,7 @@ class GPT:
 
     def logits(self, tokens: Sequence[int]) -> NDArray[Any]:
         """Logits over what follows each token, shape (len(tokens), vocab_size); 1 to block_size tokens."""
-        array = token_array("tokens", tokens, self.config.vocab_size)
-        if not 1 <= len(array) <= self.config.block_size:
-            raise ValueError(f"tokens must be 1 to block_size={self.config.block_size} tokens, got {len(array)}")
-        return self.engine.logits_of(array)
+        return self.engine.logits_of(context_array(tokens, self.config.vocab_size, self.config.block_size))
 
     def mean_loss(self, packed: PackedSequences) -> float:
         """The loss of many sequences, as `loss` gives it for a few: in batches that fit the caches."""
@@ -142,14 +150,11 @@ class GPT:
 
         Without `seed`, one after the other with the model's own generator, in the order of microgpt. With it, each with
         random numbers of its own, many at once: much faster, and document i is the same however many there are.
-
-        BOS is the tokenizer's, or without one the last token of the vocabulary, as in microgpt.
         """
         n, temperature = integer("n", n, 0), number("temperature", temperature, above=0)
-        bos = self.tokenizer.bos if self.tokenizer else self.config.vocab_size - 1
         if seed is None:
-            return list(sample_documents(self.engine, self.generator, bos, n, temperature))
-        return sample_independent_documents(self.engine, integer("seed", seed, 0), bos, n, temperature)
+            return list(sample_documents(self.engine, self.generator, self.bos, n, temperature))
+        return sample_independent_documents(self.engine, integer("seed", seed, 0), self.bos, n, temperature)
 
     def _by_name(self, flat: NDArray[Any]) -> dict[str, NDArray[Any]]:
         arrays, start = {}, 0
@@ -160,3 +165,10 @@ class GPT:
 
     def __repr__(self) -> str:
         return f"GPT({self.config}, dtype={self.dtype!r}, backend={self.backend!r})"
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: a table of the model's sizes, and how it computes."""
+        from microgpt.markup import facts_table  # only notebooks pay for its import
+        from microgpt.summary import describe_model
+
+        return facts_table("GPT", describe_model(self))

@@ -1,0 +1,27 @@
+"""How a model was trained, as it remembers it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class TrainingHistory:
+    """The course of one training run.
+
+    Attributes:
+        losses: float64, one for each step, in nats: the loss of the step's documents before the step.
+        validation_losses: pairs of a number of steps made and the loss, in nats, of what was set aside by then.
+        options: what `train` was told, by the names of its arguments.
+        seconds: how long training took.
+    """
+
+    losses: NDArray[np.float64]
+    validation_losses: list[tuple[int, float]]
+    options: dict[str, Any]
+    seconds: float
