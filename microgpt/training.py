@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from microgpt.arguments import choice, integer, number, positive_integer
 from microgpt.batches import Batches, DocumentBatches, TextBatches
 from microgpt.config import GPTConfig
 from microgpt.documents import read_documents, read_text
+from microgpt.history import TrainingHistory
 from microgpt.model import GPT
 from microgpt.optimizer import Adam
 from microgpt.packing import PackedSequences
@@ -35,11 +37,25 @@ class TrainingResult:
         model: the trained model, with its tokenizer.
         losses: float64, one for each step, in nats: the loss of the step's documents before the step.
         validation_losses: pairs of a number of steps made and the loss, in nats, of what was set aside by then.
+        history: the same losses, and how they came about.
     """
 
     model: GPT
     losses: NDArray[np.float64]
     validation_losses: list[tuple[int, float]]
+    history: TrainingHistory
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: tables of the model and its training, and with matplotlib the curves of its losses."""
+        from microgpt.markup import facts_table  # only notebooks pay for its import
+        from microgpt.plots import losses_svg
+        from microgpt.summary import describe_training
+
+        tables = self.model._repr_html_() + facts_table("Training", describe_training(self.history))
+        try:
+            return tables + losses_svg(self.history)
+        except ImportError:
+            return tables
 
 
 @dataclass(frozen=True)
@@ -72,6 +88,7 @@ class Run:
         `progress` is called now and then with the number of steps completed, `validated` with the same and the loss of
         what is set aside, each time that it is looked at.
         """
+        begun = time.perf_counter()
         steps, validation = len(self.losses), self.batches.validation()
         stride = min(CHUNK, self.eval_every) if validation else CHUNK
         for begin in range(0, steps, stride):
@@ -90,7 +107,9 @@ class Run:
                     f"the loss is {self.losses[completed]:g} at step {completed + 1}: try a smaller learning_rate"
                 )
         self._validate(steps, validation, validated)
-        return TrainingResult(self.model, self.losses, self.validation_losses)
+        history = TrainingHistory(self.losses, self.validation_losses, {}, time.perf_counter() - begun)
+        self.model.history = history
+        return TrainingResult(self.model, self.losses, self.validation_losses, history)
 
     def _validate(
         self, steps: int, validation: PackedSequences | None, validated: Callable[[int, float], object] | None

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from microgpt.backend import BACKENDS
 from microgpt.documents import EMBEDDED
+from microgpt.plots import check_plot_path, plot_losses
 from microgpt.training import Run, prepare
 
 OPTIONS: dict[str, tuple[type, str]] = {
@@ -50,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, default=0.5, metavar="X", help="of the samples, above 0")
     parser.add_argument("--samples", type=int, default=20, metavar="N", help="documents to sample after training")
     parser.add_argument("--backend", choices=BACKENDS, help="default: compiled where there is one")
+    parser.add_argument("--plot", metavar="FILE", help="draw the losses into a .png, .svg or .pdf")
     parser.add_argument("--plain", action="store_true", help="print exactly what microgpt prints")
 
 
@@ -65,10 +67,14 @@ def metavar(kind: type) -> str:
 def run(parsed: argparse.Namespace) -> None:
     """Train, and print what a person, or with --plain a program, wants to read."""
     check_sampling(parsed.samples, parsed.temperature)
+    if parsed.plot is not None:
+        check_plot_path(parsed.plot)
     options: dict[str, Any] = {name: getattr(parsed, name) for name in OPTIONS}
     training = prepare(parsed.file, backend=parsed.backend, **options)
     report = plain_report if parsed.plain else human_report
     report(parsed, training)
+    if parsed.plot is not None:
+        plot_losses(training.model.history, parsed.plot)
 
 
 def check_sampling(samples: int, temperature: float) -> None:
