@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
-from microgpt.commands import bench, info, train
+from microgpt.commands import bench, info, report, train
 
-COMMANDS: dict[str, ModuleType] = {"train": train, "info": info, "bench": bench}
+COMMANDS: dict[str, ModuleType] = {"train": train, "report": report, "info": info, "bench": bench}
 
 INTERRUPTED = 130  # what shells expect of a program that Ctrl-C ended
 USAGE = 2
