@@ -1,43 +1,58 @@
-"""Files that are there whole or not at all."""
+"""Files that are either whole or not there."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 
 
-def replace_file(path: str | os.PathLike[str], content: bytes) -> None:
-    """Make `content` the content of the file at `path`: whatever happens, the old one is there, or all of the new.
+def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
+    """Let `path` hold `content`; whatever happens meanwhile, it holds all of it, or what it held before.
 
-    `ValueError` names a file that cannot be written.
+    `ValueError` where it cannot be written.
     """
-    check_writable(path)
-    temporary = f"{os.fspath(path)}.{secrets.token_hex(4)}.tmp"  # in the same folder: renames do not cross disks
+    _check_name(path)
+    target = os.path.realpath(path)  # what a symbolic link points to, not the link, is replaced
+    temporary = f"{target}.tmp"
     try:
-        try:
-            with open(temporary, "xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())  # a rename that outran its data would leave an empty file after a crash
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+        with contextlib.suppress(OSError), _opened_folder(os.path.dirname(target)) as folder:
+            os.fsync(folder)  # the new name is safe as well; not every system can do it
     except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
         raise ValueError(f"cannot write {os.fspath(path)}: {error.strerror}") from error
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
-    """Refuse, before the work, most of what `replace_file` refuses after it: `ValueError` names the file."""
-    path = os.fspath(path)
-    if "\0" in path:
-        raise ValueError(f"cannot write {path!r:.60}: the name has a null character")
-    folder = os.path.dirname(path) or "."
-    if not os.path.isdir(folder):
-        raise ValueError(f"cannot write {path}: there is no folder {folder}")
-    if not os.access(folder, os.W_OK):
-        raise ValueError(f"cannot write {path}: Permission denied")
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise ValueError(f"cannot write {path}: it is not a regular file")
+    """`ValueError` where `write_atomically` could not write, found out before the work that is to be saved."""
+    _check_name(path)
+    temporary = f"{os.path.realpath(path)}.tmp"
+    try:
+        with open(temporary, "wb"):
+            pass
+        os.unlink(temporary)
+    except OSError as error:
+        raise ValueError(f"cannot write {os.fspath(path)}: {error.strerror}") from error
+
+
+def _check_name(path: str | os.PathLike[str]) -> None:
+    if "\0" in os.fspath(path):
+        raise ValueError(f"cannot write {os.fspath(path)!r:.60}: the name has a null character")
+    if os.path.isdir(path):
+        raise ValueError(f"cannot write {os.fspath(path)}: Is a directory")
+    if os.path.exists(path) and not os.path.isfile(path):  # a device, which would be gone afterwards
+        raise ValueError(f"cannot write {os.fspath(path)}: it is not a regular file")
+
+
+@contextlib.contextmanager
+def _opened_folder(path: str):  # type: ignore[no-untyped-def]
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

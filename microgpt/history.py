@@ -1,4 +1,4 @@
-"""How a model was trained, as it remembers it."""
+"""What a model remembers of its training."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingHistory:
-    """The course of one training run.
+    """How a model became what it is.
 
     Attributes:
         losses: float64, one for each step, in nats: the loss of the step's documents before the step.
         validation_losses: pairs of a number of steps made and the loss, in nats, of what was set aside by then.
-        options: what `train` was told, by the names of its arguments.
+        options: what `train` was told, see `Recipe`.
         seconds: how long training took.
     """
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from microgpt.extras import require
-from microgpt.files import check_writable, replace_file
+from microgpt.files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,7 +53,7 @@ def plot_losses(history: TrainingHistory, path: str | os.PathLike[str]) -> None:
     """
     format = _format(path)
     check_writable(path)
-    replace_file(path, _draw(history, format))
+    write_atomically(path, _draw(history, format))
 
 
 def losses_svg(history: TrainingHistory) -> str:

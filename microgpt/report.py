@@ -13,7 +13,7 @@ import numpy as np
 from microgpt.arguments import integer
 from microgpt.extras import require
 from microgpt.figures import attention_axes, attention_legend, attention_map, attention_map_width, token_plane
-from microgpt.files import check_writable, replace_file
+from microgpt.files import check_writable, write_atomically
 from microgpt.inspection import forward, principal_components, softmax
 from microgpt.labels import token_labels
 from microgpt.markup import escaped, facts_table
@@ -43,7 +43,7 @@ def write_report(
     `ValueError` names a file that cannot be written.
     """
     check_writable(path)
-    replace_file(path, report_page(model, text=text, samples=samples, seed=seed).encode())
+    write_atomically(path, report_page(model, text=text, samples=samples, seed=seed).encode())
 
 
 def report_page(model: GPT, *, text: str | None = None, samples: int = 20, seed: int = 42) -> str:

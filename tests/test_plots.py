@@ -78,7 +78,7 @@ def test_the_command_draws_what_it_trained(matplotlib, tmp_path, capsys, backend
         ("losses.gif", "a plot must end in .png, .svg or .pdf, got losses.gif"),
         ("losses", "a plot must end in .png, .svg or .pdf, got losses"),
         ("", "a plot must end in .png, .svg or .pdf, got "),
-        ("nowhere/losses.png", "cannot write nowhere/losses.png: there is no folder nowhere"),
+        ("nowhere/losses.png", "cannot write nowhere/losses.png: No such file or directory"),
     ],
 )
 def test_a_plot_that_cannot_be_is_refused_before_training(tmp_path, monkeypatch, capsys, name, message) -> None:

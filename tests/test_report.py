@@ -187,7 +187,7 @@ def test_the_command_writes_a_page(tmp_path, monkeypatch, capsys, backend) -> No
     assert capsys.readouterr() == (f"report.html: {size:,} bytes\n", "")
     assert Path("report.html").read_text().count("<li><bdi>") == 2
     assert cli.main(["report", "model.safetensors", "--out", "nowhere/page.html"]) == 2
-    assert capsys.readouterr().err == "microgpt: error: cannot write nowhere/page.html: there is no folder nowhere\n"
+    assert capsys.readouterr().err == "microgpt: error: cannot write nowhere/page.html: No such file or directory\n"
 
 
 @pytest.fixture(scope="module")
