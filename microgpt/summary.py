@@ -24,11 +24,12 @@ def describe_model(model: GPT) -> dict[str, str]:
 def describe_training(history: TrainingHistory) -> dict[str, str]:
     """How long a model was trained, where its losses (in nats) ended, and what `train` was told."""
     steps = len(history.losses)
-    facts = {"steps": f"{steps:,}", "seconds": f"{history.seconds:.1f}"}
+    facts = {"steps": f"{steps:,}", "seconds": f"{history.seconds:.3g}"}
     if steps:
         last = history.losses[-100:]
         facts["training loss"] = f"{last.mean():.4f} nats, mean of the last {len(last)} steps"
     if history.validation_losses:
         step, loss = history.validation_losses[-1]
         facts["validation loss"] = f"{loss:.4f} nats, after {step:,} steps"
-    return facts | {name: str(value) for name, value in history.options.items() if name not in facts}
+    told = {name: str(value) for name, value in history.options.items() if value is not None}
+    return facts | {name: fact for name, fact in told.items() if name not in facts}
