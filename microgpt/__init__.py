@@ -7,7 +7,7 @@ from microgpt.config import GPTConfig
 from microgpt.documents import read_documents, read_text
 from microgpt.model import GPT
 from microgpt.optimizer import Adam
-from microgpt.tokenizer import CharTokenizer
+from microgpt.tokenizer import ByteTokenizer, CharTokenizer, HuggingFaceTokenizer, Tokenizer
 from microgpt.training import TrainingResult, train
 
 if TYPE_CHECKING or choose() == "reference":
@@ -19,8 +19,11 @@ __all__ = [
     "GPT",
     "Adam",
     "BackendInfo",
+    "ByteTokenizer",
     "CharTokenizer",
     "GPTConfig",
+    "HuggingFaceTokenizer",
+    "Tokenizer",
     "TrainingResult",
     "Value",
     "backend_info",

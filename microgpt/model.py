@@ -14,7 +14,7 @@ from microgpt.config import GPTConfig
 from microgpt.cores import physical_cores
 from microgpt.packing import PackedSequences, pack, token_array
 from microgpt.sampling import sample_documents, sample_independent_documents
-from microgpt.tokenizer import CharTokenizer
+from microgpt.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -47,7 +47,7 @@ class GPT:
         dtype: str = "float64",
         backend: str | None = None,
         threads: int | None = None,
-        tokenizer: CharTokenizer | None = None,
+        tokenizer: Tokenizer | None = None,
     ) -> None:
         if not isinstance(config, GPTConfig):
             raise TypeError(f"config must be a GPTConfig, got {type(config).__name__}")

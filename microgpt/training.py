@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,20 +11,22 @@ import numpy as np
 
 from microgpt import backend as backends
 from microgpt.arguments import choice, integer, number, positive_integer
-from microgpt.batches import Batches, DocumentBatches, TextBatches
+from microgpt.batches import LONG_DOCUMENTS, Batches, DocumentBatches, TextBatches
 from microgpt.config import GPTConfig
-from microgpt.documents import read_documents, read_text
+from microgpt.corpus import Corpus, read_corpus
+from microgpt.documents import Data
 from microgpt.model import GPT
 from microgpt.optimizer import Adam
 from microgpt.packing import PackedSequences
-from microgpt.tokenizer import CharTokenizer
+from microgpt.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-CHUNK = 10_000  # steps that one call of the engine makes: what each step trains on is not laid out for all at once
-FORMATS = ("lines", "text")
+# What one call of the engine is given at most: what each step trains on is not laid out for all at once.
+CHUNK = 10_000  # steps
+CHUNK_TOKENS = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -48,13 +50,13 @@ class Run:
 
     Attributes:
         model: the model, with freshly drawn parameters.
-        documents: the documents, in the order in which they are used, or as a single one, the text.
+        corpus: the documents, or as a single one, the text, as token ids.
         losses: float64, one for each step; filled as the run proceeds.
         validation_losses: pairs of a number of steps made and a loss; appended to as the run proceeds.
     """
 
     model: GPT
-    documents: list[str]
+    corpus: Corpus
     batches: Batches
     losses: NDArray[np.float64]
     validation_losses: list[tuple[int, float]]
@@ -73,10 +75,13 @@ class Run:
         what is set aside, each time that it is looked at.
         """
         steps, validation = len(self.losses), self.batches.validation()
-        stride = min(CHUNK, self.eval_every) if validation else CHUNK
-        for begin in range(0, steps, stride):
+        chunk_steps = min(CHUNK, max(1, CHUNK_TOKENS // (self.batch_size * (self.model.config.block_size + 1))))
+        completed = 0
+        while completed < steps:
+            begin = completed
             self._validate(begin, validation, validated)
-            chunk = np.arange(begin, min(begin + stride, steps))
+            next_look = begin - begin % self.eval_every + self.eval_every if validation else steps
+            chunk = np.arange(begin, min(begin + chunk_steps, next_look, steps))
             completed = begin + self.model.engine.train(
                 self.batches.batch(begin, len(chunk), self.batch_size),
                 self.batch_size,
@@ -102,9 +107,11 @@ class Run:
 
 
 def prepare(
-    data: str | os.PathLike[str] | Iterable[str] | None = None,
+    data: Data = None,
     *,
     format: str = "lines",
+    tokenizer: str | os.PathLike[str] | Tokenizer = "characters",
+    long_documents: str = "cut",
     val_fraction: float = 0.0,
     eval_every: int = 250,
     steps: int = 1000,
@@ -123,48 +130,29 @@ def prepare(
     threads: int | None = None,
 ) -> Run:
     """Check every argument of `train`, read the data, shuffle documents and draw the model's parameters."""
-    format = choice("format", format, FORMATS)
+    long_documents = choice("long_documents", long_documents, LONG_DOCUMENTS)
     val_fraction = number("val_fraction", val_fraction, minimum=0, below=1)
     eval_every = positive_integer("eval_every", eval_every)
     steps = integer("steps", steps, 0)
     batch_size = positive_integer("batch_size", batch_size)
     generator = backends.new_generator(backends.choose(backend), seed)
-    documents = _documents(data, format)
-    if format == "lines":
-        generator.shuffle(documents)
-    if format == "lines":
-        tokenizer = CharTokenizer.from_documents(documents)
-    else:
-        tokenizer = CharTokenizer(documents[0], bos="\n" if "\n" in documents[0] else None)
+    corpus = read_corpus(data, format, tokenizer)
+    order = generator.permutation(len(corpus)) if format == "lines" else None
     config = GPTConfig(
-        vocab_size=tokenizer.vocab_size, n_layer=n_layer, n_embd=n_embd, block_size=block_size, n_head=n_head
+        vocab_size=corpus.tokenizer.vocab_size, n_layer=n_layer, n_embd=n_embd, block_size=block_size, n_head=n_head
     )
-    model = GPT(config, generator, dtype, backend, threads, tokenizer)
+    model = GPT(config, generator, dtype, backend, threads, corpus.tokenizer)
     optimizer = Adam(model, learning_rate, beta1, beta2, eps)
     batches: Batches
-    if format == "lines":
-        batches = DocumentBatches(documents, tokenizer, val_fraction)
+    if order is not None:
+        batches = DocumentBatches(corpus, order, config.block_size + 1, val_fraction, long_documents)
     else:
-        batches = TextBatches(documents[0], tokenizer, config.block_size + 1, model.generator, val_fraction)
-    return Run(model, documents, batches, np.zeros(steps), [], optimizer, batch_size, eval_every)
-
-
-def _documents(data: str | os.PathLike[str] | Iterable[str] | None, format: str) -> list[str]:
-    """The documents that are not empty, or as a single one, the text."""
-    if data is None or isinstance(data, (str, os.PathLike)):
-        return read_documents(data) if format == "lines" else [read_text(data)]
-    documents = list(data)
-    for i, document in enumerate(documents):
-        if not isinstance(document, str):
-            raise TypeError(f"data[{i}] must be a string, got {document!r:.60}")
-    documents = [document for document in documents if document]
-    if not documents:
-        raise ValueError("data must hold at least one document that is not empty, got none")
-    return documents if format == "lines" else ["\n".join(documents)]
+        batches = TextBatches(corpus, config.block_size + 1, model.generator, val_fraction)
+    return Run(model, corpus, batches, np.zeros(steps), [], optimizer, batch_size, eval_every)
 
 
 def train(
-    data: str | os.PathLike[str] | Iterable[str] | None = None,
+    data: Data = None,
     *,
     progress: Callable[[int], object] | None = None,
     **options: Any,
@@ -172,9 +160,12 @@ def train(
     """Train a model on documents, by default exactly as microgpt does.
 
     Args:
-        data: a text file, or the documents; by default the US first names in the package.
-        format: "lines": each line of a file is a document; "text": the file is one text, and each step trains on
+        data: a text file, several as `pathlib.Path`s, or the documents as strings; "-" is standard input, and what ends
+            in .gz is decompressed. By default the US first names in the package.
+        format: "lines": each line of a file is a document; "text": the files are one text, and each step trains on
             windows of it, drawn with the model's generator.
+        tokenizer: "characters" (those of the data), "bytes", a JSON file of Hugging Face's tokenizers or a `Tokenizer`.
+        long_documents: of documents longer than the context, "cut" uses the beginning, "split" all, in pieces.
         val_fraction: the share of the documents, or of the text, at its end, that no step trains on.
         eval_every: steps from one look at the loss of that share to the next.
         steps: number of steps of Adam; the learning rate falls linearly to 0 over them.

@@ -2,6 +2,7 @@
 
 examples:
   microgpt train names.txt --steps 5000 --n-embd 32
+  xzcat words.xz | microgpt train - more-words.txt.gz --tokenizer bytes
   microgpt train text.txt --format text --val-fraction 0.1 --dtype float32 --block-size 64 --batch-size 12
 """
 
@@ -10,20 +11,21 @@ from __future__ import annotations
 import argparse
 import contextlib
 import inspect
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from microgpt.backend import BACKENDS
-from microgpt.documents import EMBEDDED
 from microgpt.training import Run, prepare
 
 OPTIONS: dict[str, tuple[type, str]] = {
     "format": (str, "lines: each line of FILE is a document; text: FILE is one text, of which each step draws windows"),
+    "tokenizer": (str, "characters, bytes, or a FILE.json of Hugging Face's tokenizers"),
+    "long_documents": (str, "of documents longer than the context, cut: the beginning; split: all, in pieces"),
     "val_fraction": (float, "share of the data set aside for validation"),
     "eval_every": (int, "steps from one validation to the next"),
     "steps": (int, "steps of Adam"),
@@ -43,7 +45,13 @@ OPTIONS: dict[str, tuple[type, str]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """FILE, what `prepare` takes, and what the report looks like."""
-    parser.add_argument("file", metavar="FILE", nargs="?", help="default: US first names that come with the package")
+    parser.add_argument(
+        "files",
+        metavar="FILE",
+        nargs="*",
+        type=Path,
+        help="UTF-8; .gz is decompressed, - is standard input; default: US first names that come with the package",
+    )
     defaults = inspect.signature(prepare).parameters
     for name, (kind, text) in OPTIONS.items():
         parser.add_argument(option(name), type=kind, default=defaults[name].default, metavar=metavar(kind), help=text)
@@ -66,7 +74,7 @@ def run(parsed: argparse.Namespace) -> None:
     """Train, and print what a person, or with --plain a program, wants to read."""
     check_sampling(parsed.samples, parsed.temperature)
     options: dict[str, Any] = {name: getattr(parsed, name) for name in OPTIONS}
-    training = prepare(parsed.file, backend=parsed.backend, **options)
+    training = prepare(parsed.files or None, backend=parsed.backend, **options)
     report = plain_report if parsed.plain else human_report
     report(parsed, training)
 
@@ -81,7 +89,7 @@ def check_sampling(samples: int, temperature: float) -> None:
 
 def plain_report(parsed: argparse.Namespace, run: Run) -> None:
     """Byte for byte what microgpt prints."""
-    print(f"num docs: {len(run.documents)}")
+    print(f"num docs: {len(run.corpus)}")
     print(f"vocab size: {run.model.config.vocab_size}")
     print(f"num params: {run.model.num_params}")
     steps, printed = len(run.losses), 0
@@ -104,8 +112,8 @@ def human_report(parsed: argparse.Namespace, run: Run) -> None:
     """What is trained on what, a live line, and the samples."""
     config, model = run.model.config, run.model
     kind = "documents" if parsed.format == "lines" else "characters"
-    count = len(run.documents) if parsed.format == "lines" else len(run.documents[0])
-    print(f"data    {parsed.file or os.path.basename(EMBEDDED)}: {count:,} {kind}, {config.vocab_size} tokens")
+    count = len(run.corpus) if parsed.format == "lines" else run.corpus.characters
+    print(f"data    {run.corpus.name}: {count:,} {kind}, {config.vocab_size} tokens")
     print(
         f"model   {model.num_params:,} parameters: n_layer {config.n_layer}, n_embd {config.n_embd}, "
         f"block_size {config.block_size}, n_head {config.n_head}; {model.dtype}, {model.backend}"
