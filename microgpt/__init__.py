@@ -13,7 +13,7 @@ from microgpt.history import TrainingHistory
 from microgpt.model import GPT
 from microgpt.optimizer import Adam
 from microgpt.recipe import Recipe
-from microgpt.tokenizer import CharTokenizer
+from microgpt.tokenizer import ByteTokenizer, CharTokenizer, HuggingFaceTokenizer, Tokenizer
 from microgpt.training import TrainingResult, train
 
 if TYPE_CHECKING or choose() == "reference":
@@ -25,10 +25,13 @@ __all__ = [
     "GPT",
     "Adam",
     "BackendInfo",
+    "ByteTokenizer",
     "CharTokenizer",
     "Evaluation",
     "GPTConfig",
+    "HuggingFaceTokenizer",
     "Recipe",
+    "Tokenizer",
     "TrainingHistory",
     "TrainingResult",
     "Value",
