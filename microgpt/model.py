@@ -13,6 +13,7 @@ from microgpt.arguments import choice, integer
 from microgpt.arrays import aligned_zeros
 from microgpt.config import GPTConfig
 from microgpt.cores import physical_cores
+from microgpt.data.tokenizer import Tokenizer
 from microgpt.evaluation import Evaluation, evaluate, mean_loss
 from microgpt.history import TrainingHistory
 from microgpt.packing import PackedSequences, context_array, pack, token_array
@@ -27,7 +28,6 @@ from microgpt.sampling import (
     stream_uniforms,
 )
 from microgpt.streaming import text_pieces
-from microgpt.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -293,7 +293,7 @@ class GPT:
 
     def _repr_html_(self) -> str:
         """What notebooks show: a table of the model's sizes, and how it computes."""
-        from microgpt.markup import facts_table  # only notebooks pay for its import
+        from microgpt.report.markup import facts_table  # only notebooks pay for its import
         from microgpt.summary import describe_model
 
         return facts_table("GPT", describe_model(self))

@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from microgpt.arguments import choice, integer, number, positive_integer
-from microgpt.batches import LONG_DOCUMENTS
-from microgpt.corpus import FORMATS
+from microgpt.data.batches import LONG_DOCUMENTS
+from microgpt.data.corpus import FORMATS
 from microgpt.schedule import SCHEDULES
 
 DEFAULT_STEPS = 1000

@@ -12,11 +12,11 @@ import numpy as np
 
 from microgpt import backend as backends
 from microgpt.arguments import positive_integer
-from microgpt.batches import Batches, DocumentBatches, TextBatches
 from microgpt.checkpoint import plain, read, save
 from microgpt.config import GPTConfig
-from microgpt.corpus import Corpus, read_corpus
-from microgpt.documents import Data
+from microgpt.data.batches import Batches, DocumentBatches, TextBatches
+from microgpt.data.corpus import Corpus, read_corpus
+from microgpt.data.documents import Data
 from microgpt.history import TrainingHistory
 from microgpt.interrupts import Stopped, held_back
 from microgpt.model import GPT
@@ -66,8 +66,8 @@ class TrainingResult:
 
     def _repr_html_(self) -> str:
         """What notebooks show: tables of the model and its training, and with matplotlib the curves of its losses."""
-        from microgpt.markup import facts_table  # only notebooks pay for its import
         from microgpt.plots import losses_svg
+        from microgpt.report.markup import facts_table  # only notebooks pay for its import
         from microgpt.summary import describe_training
 
         tables = self.model._repr_html_() + facts_table("Training", describe_training(self.history))

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from microgpt import CharTokenizer, train
-from microgpt.batches import DocumentBatches
-from microgpt.corpus import Corpus, read_corpus
+from microgpt.data.batches import DocumentBatches
+from microgpt.data.corpus import Corpus, read_corpus
 from microgpt.training import prepare
 
 from conftest import sequences
@@ -50,8 +50,8 @@ def test_a_text_is_one_document() -> None:
 @pytest.mark.parametrize("tokenizer", ["characters", "bytes"])
 @pytest.mark.parametrize("block", [3, 1000])
 def test_files_give_what_strings_give(tmp_path, monkeypatch, format, tokenizer, block) -> None:
-    monkeypatch.setattr("microgpt.reading.BLOCK_SIZE", block)
-    monkeypatch.setattr("microgpt.documents.BLOCK_SIZE", block)
+    monkeypatch.setattr("microgpt.data.reading.BLOCK_SIZE", block)
+    monkeypatch.setattr("microgpt.data.documents.BLOCK_SIZE", block)
     (tmp_path / "one.txt").write_text("\n".join(NAMES[:2]))
     (tmp_path / "two.txt").write_text("\n".join(NAMES[2:]))
     files = read_corpus([tmp_path / "one.txt", tmp_path / "two.txt"], format, tokenizer)

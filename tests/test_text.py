@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from microgpt import read_documents, read_text, train
-from microgpt.characters import distinct_characters, stripped_lines
+from microgpt.data.characters import distinct_characters, stripped_lines
 
 
 def write(folder: Path, content: bytes) -> Path:
@@ -143,8 +143,8 @@ def test_a_pipe_is_read_once_and_used_twice(tmp_path) -> None:
 
 @pytest.mark.parametrize("block", [1, 2, 3, 7])
 def test_blocks_leave_no_trace(tmp_path, monkeypatch, block) -> None:
-    monkeypatch.setattr("microgpt.reading.BLOCK_SIZE", block)
-    monkeypatch.setattr("microgpt.documents.BLOCK_SIZE", block)
+    monkeypatch.setattr("microgpt.data.reading.BLOCK_SIZE", block)
+    monkeypatch.setattr("microgpt.data.documents.BLOCK_SIZE", block)
     content = "\ufeff  żółw\r\n\r\n\r𝄞 \u2028 x\n\n\nlonger than that\tby far"
     text = content[1:].replace("\r\n", "\n").replace("\r", "\n")
     file = write(tmp_path, content.encode())

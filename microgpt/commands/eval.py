@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from microgpt.commands.trained import add_model_arguments, load_model
-from microgpt.documents import read_documents, read_text
+from microgpt.data.documents import read_documents, read_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

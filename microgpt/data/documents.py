@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from microgpt.characters import count_line_feeds, distinct_characters, stripped_lines
-from microgpt.reading import BLOCK_SIZE, Block, Files, cut_at_lines
+from microgpt.data.characters import count_line_feeds, distinct_characters, stripped_lines
+from microgpt.data.reading import BLOCK_SIZE, Block, Files, cut_at_lines
 
 if TYPE_CHECKING:
-    from microgpt.tokenizer import Encoded, Tokenizer
+    from microgpt.data.tokenizer import Encoded, Tokenizer
 
 EMBEDDED = os.path.join(os.path.dirname(__file__), "names.txt")  # US first names, Census of 1990
 

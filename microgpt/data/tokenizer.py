@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from microgpt.characters import LINE_FEED, code_points, distinct_characters
+from microgpt.data.characters import LINE_FEED, code_points, distinct_characters
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import IO, NamedTuple
 
-from microgpt.characters import count_line_feeds
+from microgpt.data.characters import count_line_feeds
 
 BLOCK_SIZE = 1 << 18  # bytes read, or characters handled, at once: few enough for the caches
 SPOOLED_SIZE = 1 << 26  # bytes of what can be read only once that stay in memory

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from microgpt.corpus import Corpus
+from microgpt.data.corpus import Corpus
 from microgpt.packing import PackedSequences
 
 if TYPE_CHECKING:

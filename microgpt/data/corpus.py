@@ -12,14 +12,14 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from microgpt.arguments import choice
-from microgpt.documents import Data, Part, open_source
+from microgpt.data.documents import Data, Part, open_source
+from microgpt.data.tokenizer import ByteTokenizer, CharTokenizer, HuggingFaceTokenizer, Tokenizer
 from microgpt.packing import PackedSequences
-from microgpt.tokenizer import ByteTokenizer, CharTokenizer, HuggingFaceTokenizer, Tokenizer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from microgpt.tokenizer import Encoded
+    from microgpt.data.tokenizer import Encoded
 
 FORMATS = ("lines", "text")
 IN_MEMORY = 1 << 28  # bytes of an array: a longer one is in a temporary file
