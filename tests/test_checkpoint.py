@@ -100,6 +100,16 @@ def state(model: GPT, optimizer: Any) -> list[Any]:
     return [model.engine.parameters.tolist(), optimizer.m.tolist(), optimizer.v.tolist(), model.generator.getstate()]
 
 
+@needs_compiled
+@pytest.mark.parametrize("options", RUNS)
+def test_runs_are_the_same_on_both_backends(options: dict[str, Any]) -> None:
+    runs = [prepare(**options, **SMALL, steps=9, backend=backend) for backend in ("reference", "compiled")]
+    results = [run.finish() for run in runs]
+    assert state(runs[0].model, runs[0].optimizer) == state(runs[1].model, runs[1].optimizer)
+    assert results[0].losses.tolist() == results[1].losses.tolist()
+    assert results[0].validation_losses == results[1].validation_losses
+
+
 @pytest.mark.parametrize("options", RUNS)
 def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path, backend: str, options: dict[str, Any]) -> None:
     for dtype in dtypes(backend):
