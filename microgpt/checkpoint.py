@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from microgpt.arguments import integer
+from microgpt.backend import choose
 from microgpt.config import GPTConfig
-from microgpt.files import write_atomically
 from microgpt.history import TrainingHistory
 from microgpt.model import DTYPES, GPT
 from microgpt.tokenizer import Tokenizer
+from microgpt.writing import write_atomically
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -71,6 +72,16 @@ class Checkpoint:
     history: TrainingHistory | None
     progress: Progress | None
 
+    def model(self, dtype: str | None, backend: str | None, threads: int | None) -> GPT:
+        """The model, see `load`."""
+        if dtype is None:
+            dtype = self.dtype if choose(backend) == "compiled" else "float64"
+        model = GPT(self.config, 0, dtype, backend, threads, self.tokenizer)
+        model.load_state_dict(self.parameters)
+        model.generator.setstate(self.generator)
+        model.history = self.history
+        return model
+
 
 def save(
     path: str | os.PathLike[str], model: GPT, optimizer: Adam | None = None, fingerprint: str | None = None
@@ -117,16 +128,7 @@ def load(
     `dtype` is the file's unless another is given; what the reference backend does not know becomes "float64".
     `backend` and `threads` are those of `GPT`. `ValueError` says in one line what is wrong with a file.
     """
-    from microgpt import backend as backends
-
-    checkpoint = read(path)
-    if dtype is None:
-        dtype = checkpoint.dtype if backends.choose(backend) == "compiled" else "float64"
-    model = GPT(checkpoint.config, 0, dtype, backend, threads, checkpoint.tokenizer)
-    model.load_state_dict(checkpoint.parameters)
-    model.generator.setstate(checkpoint.generator)
-    model.history = checkpoint.history
-    return model
+    return read(path).model(dtype, backend, threads)
 
 
 def read(path: str | os.PathLike[str]) -> Checkpoint:

@@ -10,10 +10,17 @@ from types import ModuleType
 from typing import NoReturn
 
 from microgpt import __version__
-from microgpt.commands import bench, info, sample, train
+from microgpt.commands import bench, info, report, sample, train
 from microgpt.commands import eval as evaluate
 
-COMMANDS: dict[str, ModuleType] = {"train": train, "sample": sample, "eval": evaluate, "info": info, "bench": bench}
+COMMANDS: dict[str, ModuleType] = {
+    "train": train,
+    "sample": sample,
+    "eval": evaluate,
+    "report": report,
+    "info": info,
+    "bench": bench,
+}
 
 GUIDE = """\
 microgpt trains and samples tiny GPTs, with the numbers of microgpt.
@@ -22,6 +29,7 @@ microgpt trains and samples tiny GPTs, with the numbers of microgpt.
   microgpt train FILE --out MODEL.safetensors        train on your own file, one document a line, and keep the model
   microgpt sample MODEL.safetensors --prompt jo      draw from it
   microgpt eval MODEL.safetensors FILE               say how well it predicts
+  microgpt report MODEL.safetensors                  show what is inside, on a page of its own
   microgpt info MODEL.safetensors                    say what it is
   microgpt bench                                     time training against the limits of this machine
 

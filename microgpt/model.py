@@ -15,7 +15,7 @@ from microgpt.config import GPTConfig
 from microgpt.cores import physical_cores
 from microgpt.evaluation import Evaluation, evaluate, mean_loss
 from microgpt.history import TrainingHistory
-from microgpt.packing import PackedSequences, pack, token_array
+from microgpt.packing import PackedSequences, context_array, pack, token_array
 from microgpt.sampling import (
     Sampler,
     bos_is_text,
@@ -90,6 +90,11 @@ class GPT:
         """Number of parameters."""
         return self.config.num_params
 
+    @property
+    def bos(self) -> int:
+        """The token that begins and ends a document: the tokenizer's, or the last of the vocabulary, as in microgpt."""
+        return self.tokenizer.bos if self.tokenizer else self.config.vocab_size - 1
+
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """The parameters by name, each a matrix (outputs, inputs), in the order in which they were drawn.
 
@@ -140,10 +145,7 @@ class GPT:
 
     def logits(self, tokens: Sequence[int]) -> NDArray[Any]:
         """Logits over what follows each token, shape (len(tokens), vocab_size); 1 to block_size tokens."""
-        array = token_array("tokens", tokens, self.config.vocab_size)
-        if not 1 <= len(array) <= self.config.block_size:
-            raise ValueError(f"tokens must be 1 to block_size={self.config.block_size} tokens, got {len(array)}")
-        return self.engine.logits_of(array)
+        return self.engine.logits_of(context_array(tokens, self.config.vocab_size, self.config.block_size))
 
     def mean_loss(self, packed: PackedSequences) -> float:
         """The loss of many sequences, as `loss` gives it for a few: in batches that fit the caches."""
@@ -238,9 +240,8 @@ class GPT:
         tokenizer the last token of the vocabulary, as in microgpt.
         """
         n, sampler = integer("n", n, 0), Sampler(temperature, top_k, top_p)
-        bos = self.tokenizer.bos if self.tokenizer else self.config.vocab_size - 1
         tokens = token_array("prompt", prompt, self.config.vocab_size).tolist()
-        context = [bos, *tokens]
+        context = [self.bos, *tokens]
         limit = self._most_tokens(max_tokens, context)
         if seed is None:
             drawn = sample_in_turn(self.engine, self.generator, context, n, sampler, limit)
@@ -290,6 +291,13 @@ class GPT:
             arrays[name] = flat[start : start + rows * columns].reshape(rows, columns)
             start += rows * columns
         return arrays
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: a table of the model's sizes, and how it computes."""
+        from microgpt.markup import facts_table  # only notebooks pay for its import
+        from microgpt.summary import describe_model
+
+        return facts_table("GPT", describe_model(self))
 
     def __repr__(self) -> str:
         return f"GPT({self.config}, dtype={self.dtype!r}, backend={self.backend!r})"

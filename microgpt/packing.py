@@ -60,6 +60,14 @@ def token_array(name: str, tokens: Sequence[int], vocab_size: int) -> NDArray[np
     return array.astype(np.int32)
 
 
+def context_array(tokens: Sequence[int], vocab_size: int, block_size: int) -> NDArray[np.int32]:
+    """`tokens` as int32, as `token_array` gives them; `ValueError` where they are not 1 to `block_size`."""
+    array = token_array("tokens", tokens, vocab_size)
+    if not 1 <= len(array) <= block_size:
+        raise ValueError(f"tokens must be 1 to block_size={block_size} tokens, got {len(array)}")
+    return array
+
+
 def pack(sequences: Sequence[Sequence[int]], vocab_size: int) -> PackedSequences:
     """Token sequences, each of at least two tokens, end to end.
 

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from microgpt.arguments import positive_integer
-from microgpt.files import check_writable, write_atomically
+from microgpt.writing import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from microgpt.training import Run

@@ -62,6 +62,18 @@ class TrainingResult:
         """Pairs of a number of steps made and the loss, in nats, of what was set aside by then."""
         return self.history.validation_losses
 
+    def _repr_html_(self) -> str:
+        """What notebooks show: tables of the model and its training, and with matplotlib the curves of its losses."""
+        from microgpt.markup import facts_table  # only notebooks pay for its import
+        from microgpt.plots import losses_svg
+        from microgpt.summary import describe_training
+
+        tables = self.model._repr_html_() + facts_table("Training", describe_training(self.history))
+        try:
+            return tables + losses_svg(self.history)
+        except ImportError:
+            return tables
+
 
 class Run:
     """A training run that is ready to start, or to go on: `train` is `prepare` and then `finish`.

@@ -35,7 +35,7 @@ def test_train_says_what_it_trains_and_samples(backend: str) -> None:
     result = run("train", "--steps=3", "--samples=4", *SMALL, f"--backend={backend}")
     lines = result.stdout.splitlines()
     assert result.returncode == 0
-    assert re.fullmatch(r"(step \d/3    loss \d\.\d{4}\n)*", result.stderr)
+    assert re.fullmatch(r"(step \d/3  loss \d\.\d{4}\n)*", result.stderr)
     assert lines[0] == "data    names.txt: 5,163 documents, 27 tokens"
     assert lines[1].startswith("model   424 parameters: n_layer 1, n_embd 4, block_size 4, n_head 2; float64, " + backend)
     assert lines[2].startswith("trained 3 steps in ")

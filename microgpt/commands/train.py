@@ -23,6 +23,7 @@ from tqdm import tqdm
 from microgpt.arguments import integer
 from microgpt.backend import BACKENDS
 from microgpt.documents import EMBEDDED
+from microgpt.plots import check_plot_path, plot_losses
 from microgpt.recipe import Recipe
 from microgpt.recording import best_path
 from microgpt.sampling import Sampler
@@ -99,6 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what is printed")
     group.add_argument("--samples", type=int, default=20, metavar="N", help="documents to sample after training")
     group.add_argument("--temperature", type=float, default=0.5, metavar="X", help="of the samples, above 0")
+    group.add_argument("--plot", metavar="FILE", help="draw the losses into a .png, .svg or .pdf")
     group.add_argument("--plain", action="store_true", help="print exactly what microgpt prints")
 
 
@@ -110,6 +112,8 @@ def option(name: str) -> str:
 def run(parsed: argparse.Namespace) -> None:
     """Train, and print what a person, or with --plain a program, wants to read."""
     integer("samples", parsed.samples, 0), Sampler(parsed.temperature)  # refused before training, not after it
+    if parsed.plot is not None:
+        check_plot_path(parsed.plot)
     options = {name: getattr(parsed, name) for group in OPTIONS.values() for name in group}
     training = prepare(parsed.file, backend=parsed.backend, **options)
     report = plain_report if parsed.plain else human_report
@@ -119,6 +123,8 @@ def run(parsed: argparse.Namespace) -> None:
         if parsed.out is not None:
             print(f"stopped after step {training.step:,}: {parsed.out} is saved, --resume goes on", file=sys.stderr)
         raise
+    if parsed.plot is not None:
+        plot_losses(training.history(), parsed.plot)
 
 
 def plain_report(parsed: argparse.Namespace, run: Run) -> None:
@@ -186,7 +192,8 @@ def live_line(run: Run) -> Iterator[Watchers]:
 
         def progress(completed: int) -> None:
             speed = (completed - line.initial) * run.tokens_per_step / line.format_dict["elapsed"]
-            line.set_postfix_str(f"{losses(run, completed)} | {speed:,.0f} tokens/s", refresh=False)
+            validation = f"  validation loss {run.validation_losses[-1][1]:.4f}" if run.validation_losses else ""
+            line.set_postfix_str(f"{mean_loss(run, completed)}{validation} | {speed:,.0f} tokens/s", refresh=False)
             line.update(completed - line.n)
 
         def validated(step: int, loss: float) -> None:
@@ -204,15 +211,14 @@ def quiet_lines(run: Run) -> Iterator[Watchers]:
         nonlocal printed
         if run.steps is not None and completed - printed >= run.steps / LINES:
             printed = completed
-            print(f"step {completed:,}/{run.steps:,}  {losses(run, completed)}", file=sys.stderr)
+            print(f"step {completed:,}/{run.steps:,}  {mean_loss(run, completed)}", file=sys.stderr)
 
     yield progress, lambda step, loss: print(validation_line(run, step, loss), flush=True)
 
 
-def losses(run: Run, completed: int) -> str:
-    """The mean of the latest ones, and the last validation loss."""
-    text = f"  loss {run.losses[max(0, completed - 100) : completed].mean():.4f}"
-    return text + (f"  validation loss {run.validation_losses[-1][1]:.4f}" if run.validation_losses else "")
+def mean_loss(run: Run, completed: int) -> str:
+    """Of the latest steps."""
+    return f"loss {run.losses[max(0, completed - 100) : completed].mean():.4f}"
 
 
 def validation_line(run: Run, step: int, loss: float) -> str:

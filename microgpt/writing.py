@@ -11,6 +11,7 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
 
     `ValueError` where it cannot be written.
     """
+    _check_name(path)
     target = os.path.realpath(path)  # what a symbolic link points to, not the link, is replaced
     temporary = f"{target}.tmp"
     try:
@@ -29,15 +30,23 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
 
 def check_writable(path: str | os.PathLike[str]) -> None:
     """`ValueError` where `write_atomically` could not write, found out before the work that is to be saved."""
+    _check_name(path)
     temporary = f"{os.path.realpath(path)}.tmp"
     try:
-        if os.path.isdir(path):
-            raise IsADirectoryError(0, "Is a directory")
         with open(temporary, "wb"):
             pass
         os.unlink(temporary)
     except OSError as error:
         raise ValueError(f"cannot write {os.fspath(path)}: {error.strerror}") from error
+
+
+def _check_name(path: str | os.PathLike[str]) -> None:
+    if "\0" in os.fspath(path):
+        raise ValueError(f"cannot write {os.fspath(path)!r:.60}: the name has a null character")
+    if os.path.isdir(path):
+        raise ValueError(f"cannot write {os.fspath(path)}: Is a directory")
+    if os.path.exists(path) and not os.path.isfile(path):  # a device, which would be gone afterwards
+        raise ValueError(f"cannot write {os.fspath(path)}: it is not a regular file")
 
 
 @contextlib.contextmanager

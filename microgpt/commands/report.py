@@ -1,0 +1,30 @@
+"""Write a page about a model: its training, samples, predictions, attention and embedding.
+
+examples:
+  microgpt report names.safetensors
+  microgpt report names.safetensors --text "maria" --out maria.html
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from microgpt.commands.trained import add_model_arguments, load_model
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """MODEL, and what is shown of it."""
+    add_model_arguments(parser)
+    parser.add_argument("--text", help="what the model is watched reading; default: the first sample")
+    parser.add_argument("--out", default="report.html", metavar="FILE", help="the page")
+    parser.add_argument("--samples", type=int, default=20, metavar="N", help="documents to sample")
+    parser.add_argument("--seed", type=int, default=42, metavar="N", help="of the samples")
+
+
+def run(parsed: argparse.Namespace) -> None:
+    """Write the page of `microgpt.report`."""
+    from microgpt.report import write_report  # only who uses it pays for its import
+
+    write_report(load_model(parsed), parsed.out, text=parsed.text, samples=parsed.samples, seed=parsed.seed)
+    print(f"{parsed.out}: {os.path.getsize(parsed.out):,} bytes")

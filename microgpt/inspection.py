@@ -1,0 +1,90 @@
+"""What happens inside a model: its forward pass in NumPy, with what the engines do not keep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from microgpt.packing import context_array
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from microgpt.model import GPT
+
+MATRICES = ("attn_wq", "attn_wk", "attn_wv", "attn_wo", "mlp_fc1", "mlp_fc2")  # of a layer
+
+
+@dataclass(frozen=True)
+class Activations:
+    """What `forward` finds.
+
+    Attributes:
+        attention: float64 (n_layer, n_head, tokens, tokens): how much each position, a row, looks at each, a column.
+            Rows sum to 1, and are 0 behind the diagonal.
+        logits: float64 (tokens, vocab_size): what `GPT.logits` gives, but for the last bits.
+    """
+
+    attention: NDArray[np.float64]
+    logits: NDArray[np.float64]
+
+
+def forward(model: GPT, tokens: Sequence[int]) -> Activations:
+    """The activations of `model` over 1 to block_size tokens, in float64 whatever its dtype.
+
+    Source: `gpt` in microgpt/reference.py, all positions at once.
+    """
+    config = model.config
+    array = context_array(tokens, config.vocab_size, config.block_size)
+    state_dict = {name: matrix.astype(np.float64) for name, matrix in model.state_dict().items()}
+    future = np.triu(np.ones((len(array), len(array)), bool), 1)
+    heads = (len(array), config.n_head, config.n_embd // config.n_head)
+    attention = np.zeros((config.n_layer, config.n_head, len(array), len(array)))
+    x = _rmsnorm(state_dict["wte"][array] + state_dict["wpe"][: len(array)])
+    for layer in range(config.n_layer):
+        matrices = {name: state_dict[f"layer{layer}.{name}"].T for name in MATRICES}
+        normed = _rmsnorm(x)
+        q, k, v = ((normed @ matrices[name]).reshape(heads) for name in MATRICES[:3])
+        scores = np.einsum("qhd,khd->hqk", q, k) / heads[-1] ** 0.5
+        attention[layer] = softmax(np.where(future, -np.inf, scores))
+        x = x + np.einsum("hqk,khd->qhd", attention[layer], v).reshape(x.shape) @ matrices["attn_wo"]
+        x = x + np.maximum(_rmsnorm(x) @ matrices["mlp_fc1"], 0) @ matrices["mlp_fc2"]
+    return Activations(attention, x @ state_dict["lm_head"].T)
+
+
+def attention(model: GPT, tokens: Sequence[int]) -> NDArray[np.float64]:
+    """The attention weights over 1 to block_size tokens, (n_layer, n_head, tokens, tokens); see `Activations`."""
+    return forward(model, tokens).attention
+
+
+def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Probabilities proportional to the exponentials of `logits`, along the last axis."""
+    exps = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    probabilities: NDArray[np.float64] = exps / exps.sum(axis=-1, keepdims=True)
+    return probabilities
+
+
+def principal_components(rows: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The plane in which `rows`, a matrix of at least one row and column, vary most.
+
+    Returns the coordinates of the rows in it, (rows, 2), and the share of all variance that lies along its two axes,
+    (2,). The largest part of each axis points upwards, so that the same rows give the same picture.
+
+    Source: principal component analysis (Pearson, 1901).
+    """
+    centred = np.asarray(rows, np.float64)
+    centred = centred - centred.mean(axis=0)
+    _, lengths, axes = np.linalg.svd(np.linalg.qr(centred, mode="r"))  # R has the axes of its matrix, and fewer rows
+    axes = axes[:2] * np.sign([axis[np.abs(axis).argmax()] for axis in axes[:2]])[:, None]
+    missing = 2 - len(axes)  # rows of a single number
+    lengths = np.pad(lengths, (0, 2))
+    shares = lengths[:2] ** 2 / max((lengths**2).sum(), np.finfo(float).tiny)
+    return np.pad(centred @ axes.T, ((0, 0), (0, missing))), shares
+
+
+def _rmsnorm(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    scale: NDArray[np.float64] = ((x * x).mean(axis=-1, keepdims=True) + 1e-5) ** -0.5
+    return x * scale

@@ -1,0 +1,113 @@
+"""Curves of losses, drawn by matplotlib."""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from microgpt.extras import require
+from microgpt.writing import check_writable, write_atomically
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from microgpt.history import TrainingHistory
+
+# The formats, and what matplotlib would write into each of itself and of the time: left out, so that the same history
+# has the same bytes.
+FORMATS = {
+    "png": ("Software",),
+    "svg": ("Date", "Creator", "Format", "Type"),
+    "pdf": ("CreationDate", "Creator", "Producer"),
+}
+DRAWN_POINTS = 1000  # of a curve: a figure is not wider, and its file stays small
+INK, TRAINING, VALIDATION = "#3a3b3c", "#4080eb", "#e0662f"
+STYLE: dict[str, Any] = {
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.fonttype": "none",  # text stays text: to be searched, copied and read out
+    "svg.hashsalt": "microgpt",  # ids come from what they name, not from chance
+}
+
+
+def check_plot_path(path: str | os.PathLike[str]) -> None:
+    """Refuse before training what `plot_losses` would refuse after it, with the same errors."""
+    _format(path)
+    check_writable(path)
+    require("matplotlib", "plot")
+
+
+def plot_losses(history: TrainingHistory, path: str | os.PathLike[str]) -> None:
+    """Draw the losses of a training run, in nats, over its steps: training, its running mean, and validation.
+
+    `path` ends in .png, .svg or .pdf. `ValueError` names one that does not, or cannot be written; `ImportError` says
+    what to install where matplotlib is absent.
+    """
+    format = _format(path)
+    check_writable(path)
+    write_atomically(path, _draw(history, format))
+
+
+def losses_svg(history: TrainingHistory) -> str:
+    """The figure of `plot_losses` as an <svg> element for a page, its ink in the colour of the text around it."""
+    document = _draw(history, "svg", transparent=True).decode()
+    return document[document.index("<svg") :].replace(INK, "currentColor")
+
+
+def _format(path: str | os.PathLike[str]) -> str:
+    ending = os.path.splitext(os.fspath(path))[1]
+    format = ending[1:].lower()
+    if format not in FORMATS:
+        raise ValueError(f"a plot must end in .png, .svg or .pdf, got {os.fspath(path)}")
+    return format
+
+
+def _draw(history: TrainingHistory, format: str, **options: Any) -> bytes:
+    matplotlib = require("matplotlib", "plot")
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8, 4), layout="constrained")
+        axes = figure.add_subplot(xlabel="step", ylabel="loss (nats)")
+        if len(history.losses):
+            axes.plot(*_outline(history.losses), color=TRAINING, alpha=0.35, linewidth=0.6, label="training")
+            steps, means, window = _running_mean(history.losses)
+            axes.plot(steps, means, color=TRAINING, linewidth=1.8, label=f"training, mean of {window:,}")
+        if history.validation_losses:
+            axes.plot(
+                *zip(*history.validation_losses), color=VALIDATION, linewidth=1.2, marker="o", markersize=4,
+                label="validation",
+            )
+        if axes.lines:
+            figure.legend(loc="outside upper right", ncols=3, frameon=False)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
+        axes.margins(x=0.01)
+        content = io.BytesIO()
+        figure.savefig(content, format=format, dpi=150, metadata=dict.fromkeys(FORMATS[format]), **options)
+    return content.getvalue()
+
+
+def _outline(losses: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Steps and losses of a line with the look of all of them: of many, the least and the greatest of each stretch."""
+    if len(losses) <= DRAWN_POINTS:
+        return np.arange(1, len(losses) + 1), losses
+    starts = np.arange(DRAWN_POINTS // 2) * len(losses) // (DRAWN_POINTS // 2)
+    bounds = [np.minimum.reduceat(losses, starts), np.maximum.reduceat(losses, starts)]
+    return np.repeat(starts + 1, 2), np.stack(bounds, axis=1).ravel()
+
+
+def _running_mean(losses: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64], int]:
+    """Steps, the mean of the losses of some steps up to each, and of how many: a twentieth of all."""
+    window = max(1, len(losses) // 20)
+    ends = np.unique(np.linspace(window, len(losses), DRAWN_POINTS).astype(np.int64))
+    sums = np.concatenate([[0.0], np.cumsum(losses)])
+    return ends, (sums[ends] - sums[ends - window]) / window, window

@@ -1,0 +1,210 @@
+"""One page about a model: its training, what it writes, and what happens inside. Needs nothing but the page."""
+
+from __future__ import annotations
+
+import math
+import os
+from importlib import resources
+from string import Template
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from microgpt.arguments import integer
+from microgpt.extras import require
+from microgpt.figures import attention_axes, attention_legend, attention_map, attention_map_width, token_plane
+from microgpt.inspection import forward, principal_components, softmax
+from microgpt.labels import token_labels
+from microgpt.markup import escaped, facts_table
+from microgpt.plots import TRAINING, losses_svg
+from microgpt.summary import describe_model, describe_training
+from microgpt.writing import check_writable, write_atomically
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from microgpt.model import GPT
+
+TEMPERATURE = 0.5  # of the samples, as in microgpt
+# A page has to stay readable, and below a few megabytes, whatever the model.
+POSITIONS = 64  # of the text, that are looked at
+CANDIDATES = 5  # for the next token
+MAPS = 144  # of attention
+LABELS = 300  # of tokens in the plane
+POINTS = 5000  # in it, labelled or not
+LISTED_TOKENS = 100  # of the vocabulary
+
+
+def write_report(
+    model: GPT, path: str | os.PathLike[str], *, text: str | None = None, samples: int = 20, seed: int = 42
+) -> None:
+    """Write the page that `report_page` gives to `path`, whole or not at all.
+
+    `ValueError` names a file that cannot be written.
+    """
+    check_writable(path)
+    write_atomically(path, report_page(model, text=text, samples=samples, seed=seed).encode())
+
+
+def report_page(model: GPT, *, text: str | None = None, samples: int = 20, seed: int = 42) -> str:
+    """An HTML page about `model` that needs no other file, no network and no script.
+
+    Args:
+        text: what the model is watched reading, up to its context or 64 tokens; by default the first sample with any.
+        samples: how many documents to draw, at temperature 0.5.
+        seed: of the samples: the same model and seed give the same page.
+
+    `ValueError` names a character of `text` that the model does not know; `ImportError` says what to install where
+    matplotlib is absent.
+    """
+    require("matplotlib", "plot")
+    if not all(np.isfinite(matrix).all() for matrix in model.state_dict().values()):
+        raise ValueError("model has parameters that are not finite numbers: there is nothing to see in it")
+    count = integer("samples", samples, 0)
+    documents = model.generate_tokens(max(1, count), TEMPERATURE, seed)
+    tokens = _text_tokens(model, text, documents)
+    read = tokens[: min(model.config.block_size, POSITIONS)]
+    labels = token_labels(model, read)
+    activations = forward(model, read)
+    sections = [
+        _section("Model", _facts(model)),
+        _section("Losses", _losses(model)),
+        _section("Samples", _samples(model, documents[:count], seed)),
+        _section("Next token", _probabilities(model, tokens, labels, softmax(activations.logits))),
+        _section("Attention", _attention(labels, activations.attention)),
+        _section("Embedding", _embedding(model)),
+    ]
+    return Template(resources.files("microgpt").joinpath("report.html").read_text("utf-8")).substitute(
+        title="A GPT of microgpt",
+        lead=f"{model.num_params:,} parameters in {_counted(model.config.n_layer, 'layer')}, "
+        f"{_counted(model.config.n_head, 'head')} each, over {_counted(model.config.vocab_size, 'token')}.",
+        accent=TRAINING,
+        map_width=f"{attention_map_width(labels):.2f}rem",
+        sections="\n".join(sections),
+    )
+
+
+def _text_tokens(model: GPT, text: str | None, documents: list[list[int]]) -> list[int]:
+    """BOS and the tokens of `text`, or else of the first document that has any."""
+    if text is None:
+        return [model.bos, *next(filter(None, documents), [])]
+    if model.tokenizer is None:
+        raise ValueError("text needs a model with a tokenizer")
+    return [model.bos, *model.tokenizer.encode(text)]
+
+
+def _section(heading: str, content: str) -> str:
+    name = heading.lower().replace(" ", "-")
+    return f'<section aria-labelledby="{name}">\n<h2 id="{name}">{heading}</h2>\n{content}</section>'
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def _facts(model: GPT) -> str:
+    facts = describe_model(model)
+    training = describe_training(model.history) if model.history else {}
+    told = {name: fact for name, fact in training.items() if name not in facts}
+    if model.tokenizer:
+        listed = token_labels(model, range(min(LISTED_TOKENS, model.config.vocab_size)))
+        facts["tokens"] = " ".join(listed) + (" …" if model.config.vocab_size > LISTED_TOKENS else "")
+    tables = facts_table("Shape", facts) + (facts_table("Training", told) if told else "")
+    return f'<div class="facts">\n{tables}</div>\n'
+
+
+def _losses(model: GPT) -> str:
+    if model.history is None:
+        return "<p>The model does not know how it was trained.</p>\n"
+    return (
+        "<p>How surprised the model was by each step’s documents before it learnt from them. Guessing blindly "
+        f"among {_counted(model.config.vocab_size, 'token')} costs {math.log(model.config.vocab_size):.2f} nats.</p>\n"
+        f'<figure class="losses" role="img" aria-label="Loss in nats over the steps of training">\n'
+        f"{losses_svg(model.history)}</figure>\n"
+    )
+
+
+def _samples(model: GPT, documents: list[list[int]], seed: int) -> str:
+    texts = [_document(model, document) for document in documents]
+    width = min(40.0, max(12.0, 0.6 * max(map(len, texts), default=0)))
+    items = "".join(f"<li><bdi>{escaped(text)}</bdi></li>\n" for text in texts)
+    return (
+        f"<p>{_counted(len(documents), 'document')} drawn at temperature {TEMPERATURE:g} with seed {seed}.</p>\n"
+        f'<ol class="samples" style="columns: {width:g}rem">\n{items}</ol>\n'
+    )
+
+
+def _document(model: GPT, tokens: list[int]) -> str:
+    return model.tokenizer.decode(tokens) if model.tokenizer else " ".join(token_labels(model, tokens))
+
+
+def _probabilities(model: GPT, tokens: list[int], labels: list[str], probabilities: NDArray[np.float64]) -> str:
+    likeliest = np.argsort(-probabilities, axis=1, kind="stable")[:, :CANDIDATES]
+    following = tokens[1 : len(labels) + 1]
+    rows = []
+    for position, label in enumerate(labels):
+        came = following[position] if position < len(following) else None
+        candidates = likeliest[position].tolist()
+        cells = [_candidate(model, token, probabilities[position, token], token == came) for token in candidates]
+        cells.append("<td></td>" if came is None else _candidate(model, came, probabilities[position, came], True))
+        rows.append(
+            f'<tr><th scope="row"><span class="position">{position}</span><bdi>{escaped(label)}</bdi></th>'
+            f"{''.join(cells)}</tr>\n"
+        )
+    losses = [-math.log(max(probabilities[i, token], 1e-300)) for i, token in enumerate(following)]
+    mean = f" Its mean loss here is <strong>{sum(losses) / len(losses):.2f} nats</strong>." if losses else ""
+    return (
+        "<p>After each token of the text, from the first row down, what the model expects next, likeliest first. What "
+        f"really came next is outlined.{mean}</p>\n"
+        f'{_cut(tokens, labels)}<figure class="scroll">\n<table class="probabilities">\n<thead><tr>'
+        f'<th scope="col">after</th><th scope="colgroup" colspan="{likeliest.shape[1]}">likeliest next</th>'
+        f'<th scope="col">came next</th></tr></thead>\n<tbody>\n{"".join(rows)}</tbody>\n</table>\n</figure>\n'
+    )
+
+
+def _cut(tokens: list[int], labels: list[str]) -> str:
+    if len(tokens) <= len(labels):
+        return ""
+    return f"<p>The text has {len(tokens):,} tokens, BOS included; the first {len(labels)} are shown.</p>\n"
+
+
+def _candidate(model: GPT, token: int, probability: float, came: bool) -> str:
+    share = f"{100 * probability:.1f}%"
+    return (
+        f'<td><div class="candidate{" came" if came else ""}" style="--share: {share}">'
+        f"<bdi>{escaped(token_labels(model, [token])[0])}</bdi><span>{share}</span></div></td>"
+    )
+
+
+def _attention(labels: list[str], attention: NDArray[np.float64]) -> str:
+    n_layer, n_head = attention.shape[:2]
+    heads = min(n_head, MAPS)
+    layers = min(n_layer, MAPS // heads)
+    shown = f" Shown are {heads} of {n_head} heads in {layers} of {n_layer} layers."
+    maps = "".join(
+        f'<h3>Layer {layer}</h3>\n<div class="heads">\n'
+        + "".join(
+            f"<figure>{attention_map(labels, attention[layer, head], f'Attention of head {head} in layer {layer}')}"
+            f"<figcaption>head {head}</figcaption></figure>\n"
+            for head in range(heads)
+        )
+        + "</div>\n"
+        for layer in range(layers)
+    )
+    return (
+        "<p>Each row is a position of the text, and shows how much each head looks back from it at the positions in "
+        f"the columns: the weights of a row add up to 1.{shown if heads * layers < n_head * n_layer else ''}</p>\n"
+        f"{attention_legend()}{attention_axes(labels)}{maps}"
+    )
+
+
+def _embedding(model: GPT) -> str:
+    points, shares = principal_components(model.state_dict()["wte"][:POINTS])
+    labels = token_labels(model, range(min(LABELS, len(points))))
+    unlabelled = f" The first {len(labels)} tokens are labelled." if len(points) > LABELS else ""
+    return (
+        "<p>Every token is a point in a space of as many dimensions as the model is wide. This is its shadow on the "
+        f"plane in which the points differ most (principal components): {100 * shares[0]:.0f}% of the variance lies "
+        f"along the horizontal axis, {100 * shares[1]:.0f}% along the vertical.{unlabelled}</p>\n"
+        f'<figure class="embedding">{token_plane(labels, points)}</figure>\n'
+    )

@@ -1,0 +1,35 @@
+"""A model and its training in a few words: what tables and commands say about them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from microgpt.history import TrainingHistory
+    from microgpt.model import GPT
+
+
+def describe_model(model: GPT) -> dict[str, str]:
+    """The sizes of a model, how it computes and its tokenizer, each under its name in the API."""
+    return {
+        "parameters": f"{model.num_params:,}",
+        **{name: f"{value:,}" for name, value in asdict(model.config).items()},
+        "dtype": model.dtype,
+        "backend": model.backend,
+        "tokenizer": type(model.tokenizer).__name__ if model.tokenizer else "none",
+    }
+
+
+def describe_training(history: TrainingHistory) -> dict[str, str]:
+    """How long a model was trained, where its losses (in nats) ended, and what `train` was told."""
+    steps = len(history.losses)
+    facts = {"steps": f"{steps:,}", "seconds": f"{history.seconds:.3g}"}
+    if steps:
+        last = history.losses[-100:]
+        facts["training loss"] = f"{last.mean():.4f} nats, mean of the last {len(last)} steps"
+    if history.validation_losses:
+        step, loss = history.validation_losses[-1]
+        facts["validation loss"] = f"{loss:.4f} nats, after {step:,} steps"
+    told = {name: str(value) for name, value in history.options.items() if value is not None}
+    return facts | {name: fact for name, fact in told.items() if name not in facts}

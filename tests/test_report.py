@@ -1,0 +1,245 @@
+"""The page about a model: whole, escaped, the same again, and shown by a browser without a complaint."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import warnings
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from microgpt import GPT, CharTokenizer, GPTConfig, cli
+from microgpt.history import TrainingHistory
+from microgpt.report import report_page, write_report
+
+from conftest import needs_compiled
+
+pytest.importorskip("matplotlib")
+
+HOSTILE = "<script>\"&'/=\0\n\t \x1b\x7f\xa0\u0301\u200d\u202e\u2028\ud800\ufffdאשلاℵ日本😀👩$%{}\\"
+CHROMIUM = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+def make_model(characters: str, backend: str | None = None, bos: str | None = None, **sizes: int) -> GPT:
+    tokenizer = CharTokenizer(characters, bos)
+    sizes = {"n_embd": 4, "n_head": 2, "n_layer": 2, "block_size": 9, **sizes}
+    model = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, **sizes), 5, backend=backend, tokenizer=tokenizer)
+    losses = 2 + np.random.default_rng(2).random(50)
+    model.history = TrainingHistory(losses, [(0, 3.0), (50, 2.5)], {"data": "</table><script>", "n_head": 2}, 1.25)
+    return model
+
+
+class Page(HTMLParser):
+    """A page taken apart; a tag that closes another than the last opened is an error."""
+
+    VOID = {"meta", "link", "br"}
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.text = ""
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.handle_startendtag(tag, attributes)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attributes]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_needs_nothing_else(backend) -> None:
+    page = report_page(make_model("abcdefgh", backend), samples=3)
+    parsed = Page(page)
+    assert page.startswith("<!DOCTYPE html>\n")
+    assert not {"script", "iframe", "object", "img"} & set(parsed.tags)
+    for name, value in parsed.attributes:
+        if name.endswith("href") or name == "src":
+            assert re.match("#|data:", value)
+        assert not name.startswith("on")
+    assert not re.search(r"url\((?!#)|@import", page)
+    assert "$" not in parsed.text
+
+
+def test_every_section_and_figure_is_there(backend) -> None:
+    parsed = Page(report_page(make_model("abcdefgh", backend), text="abba", samples=3))
+    assert parsed.tags.count("section") == parsed.tags.count("h2") == 6
+    assert parsed.tags.count("h3") == 2
+    assert parsed.tags.count("image") == 2 * 2
+    assert parsed.tags.count("figure") == 1 + 1 + 4 + 1  # losses, probabilities, attention, embedding
+    assert parsed.tags.count("li") == 3 + 5  # samples, and the legend
+    assert "steps50" in parsed.text and "2.5000 nats, after 50 steps" in parsed.text
+
+
+def test_the_probabilities_are_the_models(backend) -> None:
+    model = make_model("abc", backend)
+    page = Page(report_page(model, text="ab", samples=0))
+    logits = model.logits([3, 0, 1])
+    for row in np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True):
+        order = np.argsort(-row)
+        assert "".join(f"{['a', 'b', 'c', 'BOS'][i]}{100 * row[i]:.1f}%" for i in order) in page.text
+    assert f"Its mean loss here is {model.loss([[3, 0, 1]]):.2f} nats" in page.text
+
+
+def test_the_same_model_gives_the_same_page(backend) -> None:
+    model = make_model("abcdefgh", backend)
+    page = report_page(model, samples=3)
+    assert report_page(model, samples=3) == page
+    assert report_page(model, samples=3, seed=1) != page
+    assert report_page(model, samples=0, text="abc").count("<figure") == page.count("<figure")
+
+
+@pytest.mark.parametrize("bos", [None, "\n"])
+def test_hostile_characters_are_escaped_and_shown(bos, capfd) -> None:
+    model = make_model(HOSTILE, bos=bos)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for text in (None, HOSTILE[:11], HOSTILE[11:], ""):
+            page = report_page(model, text=text, samples=5)
+            parsed = Page(page)
+            page.encode()
+            assert "script" not in parsed.tags
+            assert "</table><script>" in parsed.text  # an option of the training
+            assert {c for c in page if c < " "} <= {"\n", "\t"}
+            assert not set("\x7f\xa0\u202e\u2028\ud800") & set(page)
+            for label in ("<", "&", "\\n", "\\x00", "\\u202e", "\\ud800", "\\xa0", "◌\u0301", "␣", "😀", "א"):
+                assert label in parsed.text
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_model_without_tokenizer_and_history_is_shown(backend) -> None:
+    model = GPT(GPTConfig(vocab_size=1, n_embd=1, n_head=1, block_size=1), backend=backend)
+    parsed = Page(report_page(model, samples=3))
+    assert "BOS100.0%" in parsed.text
+    assert "does not know how it was trained" in parsed.text
+    with pytest.raises(ValueError, match="text needs a model with a tokenizer"):
+        report_page(model, text="a")
+
+
+def test_text_beyond_the_context_is_cut() -> None:
+    parsed = Page(report_page(make_model("ab", block_size=4), text="abababab", samples=0))
+    assert "The text has 9 tokens, BOS included; the first 4 are shown." in parsed.text
+    assert parsed.tags.count("image") == 4
+
+
+@needs_compiled
+def test_large_models_make_pages_of_bounded_size() -> None:
+    characters = "".join(map(chr, range(0x4E00, 0x4E00 + 6000)))
+    model = make_model(characters, "compiled", n_layer=30, n_head=8, n_embd=16, block_size=256)
+    for name, matrix in model.state_dict().items():
+        if "attn_w" in name:
+            matrix *= 20  # attention with all kinds of weights
+    page = report_page(model, text=characters[:300], samples=2)
+    assert len(page.encode()) < 5_000_000
+    assert "Shown are 8 of 8 heads in 18 of 30 layers." in page
+    assert "The first 300 tokens are labelled." in page
+    assert page.count("<image ") == 144
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"text": "aé"}, "character 'é' at position 1 is not one the tokenizer knows"),
+        ({"samples": -1}, "samples must be at least 0, got -1"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused_and_nothing_written(tmp_path, options, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        write_report(make_model("abc"), tmp_path / "page.html", **options)
+    assert os.listdir(tmp_path) == []
+
+
+def test_parameters_that_are_no_numbers_are_refused() -> None:
+    model = make_model("abc")
+    model.state_dict()["wpe"][0, 0] = np.nan
+    with pytest.raises(ValueError, match="model has parameters that are not finite numbers"):
+        report_page(model)
+
+
+def test_the_command_writes_a_page(tmp_path, monkeypatch, capsys, backend) -> None:
+    pytest.importorskip("microgpt.checkpoint")
+    monkeypatch.chdir(tmp_path)
+    model = make_model("abc", backend)
+    model.save("model.safetensors")
+    assert cli.main(["report", "model.safetensors", "--text", "abcab", "--samples=2", "--seed=7"]) == 0
+    size = os.path.getsize("report.html")
+    assert capsys.readouterr() == (f"report.html: {size:,} bytes\n", "")
+    assert Path("report.html").read_text().count("<li><bdi>") == 2
+    assert cli.main(["report", "model.safetensors", "--out", "nowhere/page.html"]) == 2
+    assert capsys.readouterr().err == "microgpt: error: cannot write nowhere/page.html: No such file or directory\n"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Chromium, with the logs of its console and its network."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    chromium, driver = (shutil.which(name) for name in ("chromium", "chromedriver"))
+    if not (chromium and driver):
+        pytest.skip("chromium and chromedriver are not there")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in (*CHROMIUM, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    browser.get("about:blank")
+    yield browser
+    browser.quit()
+
+
+def show(browser, page: Path) -> tuple[list[str], list[str]]:
+    """Open a page: what the console says, and the addresses that are asked for."""
+    for log in ("browser", "performance"):
+        browser.get_log(log)  # what came before is forgotten
+    browser.get(page.as_uri())
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    sent = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    return [entry["message"] for entry in browser.get_log("browser")], [url for url in sent if url[:5] != "data:"]
+
+
+def test_the_browser_tells_errors_and_requests(browser, tmp_path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("<link rel='icon' href='data:,'><script>console.error('x')</script><img src='nowhere.png'>")
+    console, requests = show(browser, page)
+    assert len(console) == 2
+    assert requests == [page.as_uri(), (tmp_path / "nowhere.png").as_uri()]
+
+
+@pytest.mark.parametrize("characters", ["abcdefghijklmnopqrstuvwxyz", HOSTILE], ids=["letters", "hostile"])
+def test_chromium_shows_every_figure_without_error_or_request(browser, tmp_path, characters) -> None:
+    page = tmp_path / "page.html"
+    write_report(make_model(characters), page, text=characters[:8])
+    assert show(browser, page) == ([], [page.as_uri()])
+    sizes = browser.execute_script(
+        "return [...document.querySelectorAll('figure, figure svg, figure image, figure table')]"
+        ".map(e => [e.tagName, e.getBoundingClientRect().width, e.getBoundingClientRect().height])"
+    )
+    counts = {name: sum(tag == name for tag, _, _ in sizes) for name in ("FIGURE", "svg", "image", "TABLE")}
+    assert counts == {"FIGURE": 7, "svg": 6, "image": 4, "TABLE": 1}
+    assert all(width >= 50 and height >= 50 for _, width, height in sizes)
+    decoded = "return Promise.all([...document.querySelectorAll('image')].map(e => {"
+    decoded += "const i = new Image(); i.src = e.href.baseVal; return i.decode().then(() => i.naturalWidth) }))"
+    assert browser.execute_script(decoded) == [9] * 4
+    overflow = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert browser.execute_script(overflow) <= 0
