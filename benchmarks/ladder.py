@@ -106,7 +106,7 @@ def engine_time_per_token(data: Path, dtype: str) -> float:
         begin = time.perf_counter()
         run.finish()
         times.append(time.perf_counter() - begin)
-        tokens = sum(min(run.model.config.block_size, len(doc) + 1) for doc in run.documents[STEPS[3] : steps])
+        tokens = (run.batches.batch(STEPS[3], steps - STEPS[3], 1).lengths - 1).sum()
     return (times[1] - times[0]) / tokens
 
 

@@ -8,6 +8,8 @@ from libc.stdint cimport int64_t, uint32_t
 
 import random
 
+import numpy
+
 cdef enum:
     SIZE = 624  # words of state
     SHIFT = 397
@@ -87,13 +89,17 @@ cdef class Generator:
         return mu + z * sigma
 
     cdef inline int64_t below(self, int64_t n) noexcept nogil:
-        """A whole number in [0, n), for n up to 2**32."""
+        """A whole number in [0, n), for n up to 2**62. Of two words, the first is the lower one."""
         cdef int bits = 0
         cdef int64_t r
         while n >> bits:
             bits += 1
         while True:
-            r = self.next_word() >> (32 - bits)
+            if bits <= 32:
+                r = self.next_word() >> (32 - bits)
+            else:
+                r = self.next_word()
+                r |= <int64_t>(self.next_word() >> (64 - bits)) << 32
             if r < n:
                 return r
 
@@ -106,9 +112,9 @@ cdef class Generator:
         return self.normal(mu, sigma)
 
     def randrange(self, int64_t n):
-        """A whole number in [0, n), 1 <= n < 2**32."""
-        if not 1 <= n < 1 << 32:
-            raise ValueError(f"n must be between 1 and 2**32 - 1, got {n}")
+        """A whole number in [0, n), 1 <= n <= 2**62."""
+        if not 1 <= n <= <int64_t>1 << 62:
+            raise ValueError(f"n must be between 1 and 2**62, got {n}")
         return self.below(n)
 
     def shuffle(self, list x):
@@ -117,6 +123,17 @@ cdef class Generator:
         for i in range(len(x) - 1, 0, -1):
             j = self.below(i + 1)
             x[i], x[j] = x[j], x[i]
+
+    def permutation(self, Py_ssize_t n):
+        """The numbers below `n` as `shuffle` orders them: int64."""
+        numbers = numpy.arange(n, dtype=numpy.int64)
+        cdef int64_t[::1] x = numbers
+        cdef Py_ssize_t i, j
+        with nogil:
+            for i in range(n - 1, 0, -1):
+                j = self.below(i + 1)
+                x[i], x[j] = x[j], x[i]
+        return numbers
 
     def fill_gauss(self, array, double sigma):
         """Fill a one-dimensional float array with `gauss(0, sigma)`, in order."""

@@ -7,13 +7,13 @@ __version__ = "0.1.0"
 from microgpt.backend import BackendInfo, backend_info, choose
 from microgpt.checkpoint import load
 from microgpt.config import GPTConfig
-from microgpt.documents import read_documents, read_text
+from microgpt.data.documents import read_documents, read_text
+from microgpt.data.tokenizer import ByteTokenizer, CharTokenizer, HuggingFaceTokenizer, Tokenizer
 from microgpt.evaluation import Evaluation
 from microgpt.history import TrainingHistory
 from microgpt.model import GPT
 from microgpt.optimizer import Adam
 from microgpt.recipe import Recipe
-from microgpt.tokenizer import CharTokenizer
 from microgpt.training import TrainingResult, train
 
 if TYPE_CHECKING or choose() == "reference":
@@ -25,10 +25,13 @@ __all__ = [
     "GPT",
     "Adam",
     "BackendInfo",
+    "ByteTokenizer",
     "CharTokenizer",
     "Evaluation",
     "GPTConfig",
+    "HuggingFaceTokenizer",
     "Recipe",
+    "Tokenizer",
     "TrainingHistory",
     "TrainingResult",
     "Value",

@@ -18,9 +18,9 @@ import numpy as np
 from microgpt.arguments import integer
 from microgpt.backend import choose
 from microgpt.config import GPTConfig
+from microgpt.data.tokenizer import Tokenizer
 from microgpt.history import TrainingHistory
 from microgpt.model import DTYPES, GPT
-from microgpt.tokenizer import Tokenizer
 from microgpt.writing import write_atomically
 
 if TYPE_CHECKING:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 class Generator(random.Random):
@@ -26,3 +31,9 @@ class Generator(random.Random):
         """Fill a one-dimensional float array with `gauss(0, sigma)`, in order."""
         for i in range(len(array)):
             array[i] = self.gauss(0.0, sigma)
+
+    def permutation(self, n: int) -> NDArray[np.int64]:
+        """The numbers below `n` as `shuffle` orders them: int64."""
+        numbers = list(range(n))
+        self.shuffle(numbers)
+        return np.array(numbers, np.int64)

@@ -13,12 +13,12 @@ from microgpt.arguments import choice, integer
 from microgpt.arrays import aligned_zeros
 from microgpt.config import GPTConfig
 from microgpt.cores import physical_cores
+from microgpt.data.tokenizer import Tokenizer
 from microgpt.evaluation import Evaluation, evaluate, mean_loss
 from microgpt.history import TrainingHistory
 from microgpt.packing import PackedSequences, context_array, pack, token_array
 from microgpt.sampling import (
     Sampler,
-    bos_is_text,
     generator_uniforms,
     next_probabilities,
     room,
@@ -28,7 +28,6 @@ from microgpt.sampling import (
     stream_uniforms,
 )
 from microgpt.streaming import text_pieces
-from microgpt.tokenizer import CharTokenizer
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -63,7 +62,7 @@ class GPT:
         dtype: str = "float64",
         backend: str | None = None,
         threads: int | None = None,
-        tokenizer: CharTokenizer | None = None,
+        tokenizer: Tokenizer | None = None,
     ) -> None:
         if not isinstance(config, GPTConfig):
             raise TypeError(f"config must be a GPTConfig, got {type(config).__name__}")
@@ -162,7 +161,7 @@ class GPT:
         tokenizer = self._tokenizer_for("evaluate")
         if isinstance(documents, (str, bytes)) or not isinstance(documents, Iterable):
             raise TypeError(f"documents must be a list of strings, got {documents!r:.60}")
-        end = [] if bos_is_text(tokenizer) else [tokenizer.bos]
+        end = [] if tokenizer.bos_is_text else [tokenizer.bos]
         documents = list(documents)
         contexts = (_context_of(tokenizer, f"documents[{i}]", document) for i, document in enumerate(documents))
         sequences = [context + end for context in contexts if context[1:] or end]
@@ -184,7 +183,7 @@ class GPT:
         by_text: dict[str, float] = {}
         probabilities = next_probabilities(self.engine, _context_of(tokenizer, "prompt", prompt))
         for token, probability in enumerate(probabilities.tolist()):
-            is_bos = token == tokenizer.bos and not bos_is_text(tokenizer)
+            is_bos = token == tokenizer.bos and not tokenizer.bos_is_text
             text = "<BOS>" if is_bos else tokenizer.decode([token])
             by_text[text] = by_text.get(text, 0.0) + probability
         return dict(sorted(by_text.items(), key=lambda item: -item[1]))
@@ -265,7 +264,7 @@ class GPT:
         a character of it, for `max_tokens`, or without them endlessly. The other arguments are `generate_tokens`'s.
         """
         tokenizer, sampler = self._tokenizer_for("stream"), Sampler(temperature, top_k, top_p)
-        context, continuous = _context_of(tokenizer, "prompt", prompt), bos_is_text(tokenizer)
+        context, continuous = _context_of(tokenizer, "prompt", prompt), tokenizer.bos_is_text
         limit = None if continuous and max_tokens is None else self._most_tokens(max_tokens, context)
         if seed is None:
             uniforms = generator_uniforms(self.generator)
@@ -279,7 +278,7 @@ class GPT:
             return room(len(context), self.config.block_size)
         return integer("max_tokens", max_tokens, 0)
 
-    def _tokenizer_for(self, method: str) -> CharTokenizer:
+    def _tokenizer_for(self, method: str) -> Tokenizer:
         if self.tokenizer is None:
             raise ValueError(f"{method} needs a tokenizer: pass one to GPT")
         return self.tokenizer
@@ -294,7 +293,7 @@ class GPT:
 
     def _repr_html_(self) -> str:
         """What notebooks show: a table of the model's sizes, and how it computes."""
-        from microgpt.markup import facts_table  # only notebooks pay for its import
+        from microgpt.report.markup import facts_table  # only notebooks pay for its import
         from microgpt.summary import describe_model
 
         return facts_table("GPT", describe_model(self))
@@ -303,7 +302,7 @@ class GPT:
         return f"GPT({self.config}, dtype={self.dtype!r}, backend={self.backend!r})"
 
 
-def _context_of(tokenizer: CharTokenizer, name: str, text: str) -> list[int]:
+def _context_of(tokenizer: Tokenizer, name: str, text: str) -> list[int]:
     """BOS and the tokens of a text; errors begin with this name for it."""
     if not isinstance(text, str):
         raise TypeError(f"{name} must be a string, got {text!r:.60}")

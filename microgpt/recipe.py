@@ -7,10 +7,10 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from microgpt.arguments import choice, integer, number, positive_integer
+from microgpt.data.batches import LONG_DOCUMENTS
+from microgpt.data.corpus import FORMATS
 from microgpt.schedule import SCHEDULES
 
-FORMATS = ("lines", "text")
-LONG_DOCUMENTS = ("cut", "split")
 DEFAULT_STEPS = 1000
 
 

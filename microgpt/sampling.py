@@ -17,11 +17,6 @@ if TYPE_CHECKING:
 PLACES = 64  # documents that are continued together: more would gain little and take memory
 
 
-def bos_is_text(tokenizer: Any) -> bool:
-    """Whether BOS is one of the characters of a continuous text, such as a line feed, and so ends no document."""
-    return bool(tokenizer.bos < len(tokenizer.characters))
-
-
 @dataclass(frozen=True)
 class Sampler:
     """How the next token is chosen. `ValueError` or `TypeError` says which attribute is wrong.

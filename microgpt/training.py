@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,11 @@ import numpy as np
 
 from microgpt import backend as backends
 from microgpt.arguments import positive_integer
-from microgpt.batches import Batches, DocumentBatches, TextBatches
 from microgpt.checkpoint import plain, read, save
 from microgpt.config import GPTConfig
-from microgpt.documents import read_documents, read_text
+from microgpt.data.batches import Batches, DocumentBatches, TextBatches
+from microgpt.data.corpus import Corpus, read_corpus
+from microgpt.data.documents import Data
 from microgpt.history import TrainingHistory
 from microgpt.interrupts import Stopped, held_back
 from microgpt.model import GPT
@@ -23,13 +24,14 @@ from microgpt.optimizer import Adam
 from microgpt.recipe import Recipe
 from microgpt.recording import Recorder
 from microgpt.schedule import learning_rates
-from microgpt.tokenizer import CharTokenizer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-STRETCH = 10_000  # steps that one call of the engine makes: what each step trains on is not laid out for all at once
+# What one call of the engine is given at most: what each step trains on is not laid out for all at once.
+STRETCH_STEPS = 10_000
+STRETCH_TOKENS = 1 << 22
 PAUSE = 0.5  # seconds of work from one look at the clock to the next, where anything depends on the clock
 
 Progress = Callable[[int], object]
@@ -64,8 +66,8 @@ class TrainingResult:
 
     def _repr_html_(self) -> str:
         """What notebooks show: tables of the model and its training, and with matplotlib the curves of its losses."""
-        from microgpt.markup import facts_table  # only notebooks pay for its import
         from microgpt.plots import losses_svg
+        from microgpt.report.markup import facts_table  # only notebooks pay for its import
         from microgpt.summary import describe_training
 
         tables = self.model._repr_html_() + facts_table("Training", describe_training(self.history))
@@ -81,7 +83,7 @@ class Run:
     Attributes:
         recipe: what it was told.
         model: the model, with freshly drawn parameters, or those of the checkpoint.
-        documents: the documents, in the order in which they are used, or as a single one, the text.
+        corpus: the documents, or as a single one, the text, as token ids.
         steps: how many there are to be; None where the clock decides.
         step: how many have been made.
         losses: float64, one for each step; filled as the run proceeds.
@@ -95,23 +97,23 @@ class Run:
         self,
         recipe: Recipe,
         model: GPT,
-        documents: list[str],
+        corpus: Corpus,
         batches: Batches,
         optimizer: Adam,
         recorder: Recorder,
         eval_every: int,
         patience: int | None,
     ) -> None:
-        self.recipe, self.model, self.documents = recipe, model, documents
+        self.recipe, self.model, self.corpus = recipe, model, corpus
         self.batches, self.optimizer, self.recorder = batches, optimizer, recorder
         self.eval_every, self.patience = eval_every, patience
         self.validation = batches.validation()
-        self.steps = recipe.step_count(batches.count)
+        self.steps = recipe.step_count(len(batches))
         self.losses = np.zeros(self.steps or 0)
         self.rates = np.zeros(0)
         self.validation_losses: list[tuple[int, float]] = []
         self.seconds = 0.0
-        self.tokens_per_step = recipe.batch_size * batches.mean_positions(recipe.block_size)
+        self.tokens_per_step = recipe.batch_size * batches.mean_positions()
         self._pace = PAUSE  # seconds a step
         self._reported = 0  # to whoever wants to know about progress
 
@@ -201,7 +203,7 @@ class Run:
 
     def _stretch(self) -> int:
         """How many steps to make before looking up."""
-        count = STRETCH
+        count = min(STRETCH_STEPS, STRETCH_TOKENS // (self.recipe.batch_size * (self.recipe.block_size + 1)))
         if self.steps is None or self.recorder.out is not None or self.recorder.log is not None:
             count = min(count, int(PAUSE / self._pace))
         if self.steps is None:
@@ -247,7 +249,7 @@ class Run:
         for name, value in plain(self.recipe.options()).items():
             if name not in ("steps", "epochs", "time") and history.options.get(name) != value:
                 raise ValueError(f"{name} is {value!r}, but {path} was begun with {history.options.get(name)!r}")
-        if progress.fingerprint != self.batches.fingerprint():
+        if progress.fingerprint != self.corpus.fingerprint():
             raise ValueError(f"the data are not those that {path} was begun with")
         self.model.load_state_dict(checkpoint.parameters)
         self.model.generator.setstate(checkpoint.generator)
@@ -268,11 +270,11 @@ class Run:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a checkpoint from which `prepare(..., resume=True)` goes on as if nothing had happened."""
         self.model.history = self.history()
-        save(path, self.model, self.optimizer, self.batches.fingerprint())
+        save(path, self.model, self.optimizer, self.corpus.fingerprint())
 
 
 def prepare(
-    data: str | os.PathLike[str] | Iterable[str] | None = None,
+    data: Data = None,
     *,
     eval_every: int = 250,
     patience: int | None = None,
@@ -298,20 +300,16 @@ def prepare(
         raise ValueError("resume needs out, the checkpoint to go on from")
     recorder = Recorder(out, checkpoint_every, keep_best, log, log_every)
     generator = backends.new_generator(backends.choose(backend), recipe.seed)
-    documents = _documents(data, recipe.format)
-    if recipe.format == "lines":
-        generator.shuffle(documents)
-        tokenizer = CharTokenizer.from_documents(documents)
-    else:
-        tokenizer = CharTokenizer(documents[0], bos="\n" if "\n" in documents[0] else None)
+    corpus = read_corpus(data, recipe.format, recipe.tokenizer)
+    order = generator.permutation(len(corpus)) if recipe.format == "lines" else None
     config = GPTConfig(
-        vocab_size=tokenizer.vocab_size,
+        vocab_size=corpus.tokenizer.vocab_size,
         n_layer=recipe.n_layer,
         n_embd=recipe.n_embd,
         block_size=recipe.block_size,
         n_head=recipe.n_head,
     )
-    model = GPT(config, generator, recipe.dtype, backend, threads, tokenizer)
+    model = GPT(config, generator, recipe.dtype, backend, threads, corpus.tokenizer)
     optimizer = Adam(
         model,
         recipe.learning_rate,
@@ -322,32 +320,18 @@ def prepare(
         recipe.max_grad_norm,
     )
     batches: Batches
-    if recipe.format == "lines":
-        batches = DocumentBatches(documents, tokenizer, recipe.val_fraction)
+    if order is not None:
+        batches = DocumentBatches(corpus, order, config.block_size + 1, recipe.val_fraction, recipe.long_documents)
     else:
-        batches = TextBatches(documents[0], tokenizer, config.block_size + 1, model.generator, recipe.val_fraction)
-    run = Run(recipe, model, documents, batches, optimizer, recorder, eval_every, patience)
+        batches = TextBatches(corpus, config.block_size + 1, model.generator, recipe.val_fraction)
+    run = Run(recipe, model, corpus, batches, optimizer, recorder, eval_every, patience)
     if resume and os.path.exists(out):
         run.resume(out)
     return run
 
 
-def _documents(data: str | os.PathLike[str] | Iterable[str] | None, format: str) -> list[str]:
-    """The documents that are not empty, or as a single one, the text."""
-    if data is None or isinstance(data, (str, os.PathLike)):
-        return read_documents(data) if format == "lines" else [read_text(data)]
-    documents = list(data)
-    for i, document in enumerate(documents):
-        if not isinstance(document, str):
-            raise TypeError(f"data[{i}] must be a string, got {document!r:.60}")
-    documents = [document for document in documents if document]
-    if not documents:
-        raise ValueError("data must hold at least one document that is not empty, got none")
-    return documents if format == "lines" else ["\n".join(documents)]
-
-
 def train(
-    data: str | os.PathLike[str] | Iterable[str] | None = None,
+    data: Data = None,
     *,
     progress: Callable[[int], object] | None = None,
     **options: Any,
@@ -355,7 +339,8 @@ def train(
     """Train a model on documents, by default exactly as microgpt does.
 
     Args:
-        data: a text file, or the documents; by default the US first names in the package.
+        data: a text file, several as `pathlib.Path`s, or the documents as strings; "-" is standard input, and what ends
+            in .gz is decompressed. By default the US first names in the package.
         progress: called now and then with the number of steps completed.
         eval_every: steps from one look at the loss of what was set aside to the next.
         patience: end after so many looks in which that loss has not fallen below its lowest; None to never do so.

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from microgpt import backend as backends
+from microgpt.packing import PackedSequences
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 COMPILED_IS_THERE = backends.compiled_engine() is not None
@@ -40,6 +41,11 @@ def shared(path: str) -> Path:
     if not (SHARED / path).exists():
         pytest.skip(f"../shared/{path} is not there")
     return SHARED / path
+
+
+def sequences(packed: PackedSequences) -> list[list[int]]:
+    """Packed sequences one by one."""
+    return [packed.tokens[start : start + length].tolist() for start, length in zip(packed.starts, packed.lengths)]
 
 
 class Golden:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
 import signal
@@ -21,13 +22,16 @@ from conftest import COMPILED_IS_THERE, compiled, needs_compiled
 SMALL = ["--n-embd=4", "--n-head=2", "--block-size=4"]
 
 
-def run(*arguments: object, folder: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: object, folder: Path | None = None, stdin: str | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "microgpt", *map(str, arguments)],
         capture_output=True,
         text=True,
         cwd=folder,
         env={**os.environ, **environment},
+        input=stdin,
     )
 
 
@@ -66,9 +70,22 @@ def test_plain_output_has_the_originals_lines(backend: str, tmp_path: Path) -> N
     )
 
 
+def test_several_files_and_standard_input_are_trained_on(tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text("anna")
+    (tmp_path / "two.txt.gz").write_bytes(gzip.compress(b"bob\n"))
+    options = ["--tokenizer=bytes", "--long-documents=split", "--steps=2", "--samples=1", *SMALL]
+    result = run("train", "one.txt", "-", "two.txt.gz", *options, folder=tmp_path, stdin="carl\ndi")
+    assert result.returncode == 0
+    assert result.stdout.startswith("data    one.txt, standard input, two.txt.gz: 4 documents, 257 tokens\n")
+    result = run("train", "-", "--steps=2", folder=tmp_path, stdin="")
+    assert (result.returncode, result.stderr[:48]) == (2, "microgpt: error: standard input has no documents")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["train", "--tokenizer=words"], "microgpt: error: tokenizer must be 'characters', 'bytes', a tokenizers file"),
+        (["train", "--long-documents=wrap"], "microgpt: error: long_documents must be 'cut' or 'split', got 'wrap'"),
         (["train", "nowhere.txt"], "microgpt: error: cannot read nowhere.txt: No such file or directory"),
         (["train", "."], "microgpt: error: cannot read .: Is a directory"),
         (["train", "empty.txt"], "microgpt: error: empty.txt has no documents: it must have at least one line that is not blank"),

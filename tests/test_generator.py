@@ -17,7 +17,8 @@ def test_seeds_give_the_numbers_of_random(backend, seed) -> None:
     for _ in range(1500):
         assert generator.random() == original.random()
         assert generator.gauss(0.5, 2.0) == original.gauss(0.5, 2.0)
-        assert generator.randrange(1000) == original.randrange(1000)
+        for n in (1000, 2**32, 2**40 + 1):
+            assert generator.randrange(n) == original.randrange(n)
 
 
 def test_shuffle_is_that_of_random(backend) -> None:
@@ -26,6 +27,15 @@ def test_shuffle_is_that_of_random(backend) -> None:
         new_generator(backend, n).shuffle(ours)
         random.Random(n).shuffle(theirs)
         assert ours == theirs
+
+
+def test_a_permutation_is_what_shuffle_gives(backend) -> None:
+    for n in (0, 1, 2, 3, 1000):
+        generator, original, shuffled = new_generator(backend, n), random.Random(n), list(range(n))
+        original.shuffle(shuffled)
+        permutation = generator.permutation(n)
+        assert (permutation.dtype, permutation.tolist()) == (np.int64, shuffled)
+        assert generator.getstate() == original.getstate()
 
 
 def test_filling_an_array_draws_gauss_in_order(backend) -> None:

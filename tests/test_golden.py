@@ -37,8 +37,7 @@ def test_the_first_step_gives_the_originals_numbers(name: str, backend: str) -> 
     golden = Golden(name)
     run = prepare(golden.data, backend=backend, **golden.options)
     assert digest(run.model) == golden.content["init_sha256"]
-    tokens = run.model.tokenizer.encode_document(run.documents[0])
-    loss, gradients = run.model.loss_and_gradients([tokens])
+    loss, gradients = run.model.loss_and_gradients([run.batches.batch(0, 1, 1).tokens])
     assert loss == golden.losses[0]
     assert np.concatenate([matrix.ravel() for matrix in gradients.values()]).tolist() == golden.first_gradients
 

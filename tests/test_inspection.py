@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from microgpt import GPT, GPTConfig
-from microgpt.inspection import attention, forward, principal_components
+from microgpt.report.inspection import attention, forward, principal_components
 
 CONFIG = GPTConfig(vocab_size=7, n_layer=3, n_embd=12, block_size=6, n_head=3)
 

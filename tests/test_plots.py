@@ -113,5 +113,5 @@ def test_notebooks_show_tables_without_matplotlib(without_matplotlib) -> None:
 
 
 def test_drawing_and_showing_are_imported_when_used() -> None:
-    code = "import sys, microgpt.cli; print({'matplotlib', 'microgpt.markup', 'microgpt.report'} & sys.modules.keys())"
+    code = "import sys, microgpt.cli; print({'matplotlib', 'microgpt.report.markup', 'microgpt.report'} & sys.modules.keys())"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"

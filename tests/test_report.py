@@ -15,7 +15,7 @@ import pytest
 
 from microgpt import GPT, CharTokenizer, GPTConfig, cli
 from microgpt.history import TrainingHistory
-from microgpt.report import report_page, write_report
+from microgpt.report.page import report_page, write_report
 
 from conftest import needs_compiled
 

@@ -1,12 +1,21 @@
-"""Documents and tokens."""
+"""Documents and texts, from files."""
 
 from __future__ import annotations
 
+import gzip
+import io
+import os
+import random
+import re
+import sys
+import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from microgpt import CharTokenizer, read_documents, read_text
+from microgpt import read_documents, read_text, train
+from microgpt.data.characters import distinct_characters, stripped_lines
 
 
 def write(folder: Path, content: bytes) -> Path:
@@ -59,31 +68,6 @@ def test_writing_that_cannot_be_read_are_named(tmp_path) -> None:
         read_documents("a\0b")
 
 
-def test_characters_are_sorted_and_bos_comes_last() -> None:
-    tokenizer = CharTokenizer.from_documents(["bob", "añ"])
-    assert tokenizer.characters == "aboñ"
-    assert (tokenizer.bos, tokenizer.vocab_size) == (4, 5)
-    assert tokenizer.encode("bañ") == [1, 0, 3]
-    assert tokenizer.encode("") == []
-    assert tokenizer.encode_document("ob") == [4, 2, 1, 4]
-    assert tokenizer.decode([4, 2, 1, 4]) == "ob"
-    assert tokenizer == CharTokenizer("ñobba") != CharTokenizer("ab")
-
-
-def test_a_character_can_be_bos() -> None:
-    tokenizer = CharTokenizer("abc\n", bos="\n")
-    assert (tokenizer.bos, tokenizer.vocab_size) == (0, 4)
-    assert tokenizer.encode("a\nb") == [1, 0, 2]
-    assert tokenizer.decode([1, 0, 2]) == "a\nb"
-    assert tokenizer.encode_document("ab") == [0, 1, 2, 0]
-    assert tokenizer == CharTokenizer("cba\n", bos="\n") != CharTokenizer("abc\n")
-    assert eval(repr(tokenizer)) == tokenizer
-    assert eval(repr(CharTokenizer("ab"))) == CharTokenizer("ab")
-    for bos in ("x", "ab", ""):
-        with pytest.raises(ValueError, match="bos must be one of the characters, got "):
-            CharTokenizer("abc", bos=bos)
-
-
 def test_a_text_keeps_its_lines(tmp_path) -> None:
     file = tmp_path / "text.txt"
     file.write_bytes("\ufeffone\r\n\r\n  two \rthree".encode())
@@ -93,25 +77,169 @@ def test_a_text_keeps_its_lines(tmp_path) -> None:
         read_text(file)
 
 
-def test_documents_are_packed_as_they_are_encoded() -> None:
-    documents = ["bob", "a", "𝄞ab", ""]
-    tokenizer = CharTokenizer.from_documents(documents)
-    packed = tokenizer.pack_documents(documents)
-    sequences = [
-        packed.tokens[start : start + length].tolist() for start, length in zip(packed.starts, packed.lengths)
-    ]
-    assert sequences == [tokenizer.encode_document(document) for document in documents]
+# --- Where text comes from --------------------------------------------------------------------------------------------
 
 
-def test_unknown_characters_and_tokens_are_named() -> None:
-    tokenizer = CharTokenizer("abc")
-    with pytest.raises(ValueError, match="character 'x' at position 2 is not one the tokenizer knows"):
-        tokenizer.encode("abxc")
-    with pytest.raises(ValueError, match="character '𝄞' at position 0"):
-        tokenizer.encode("𝄞")
-    with pytest.raises(ValueError, match="token id 4 is out of range for vocab_size=4"):
-        tokenizer.decode([0, 4])
-    with pytest.raises(ValueError, match="token id -1 is out of range"):
-        tokenizer.decode([-1])
-    with pytest.raises(ValueError, match="characters must hold at least one character, got none"):
-        CharTokenizer("")
+def test_several_files_are_read_one_after_the_other(tmp_path) -> None:
+    contents = {
+        "one.txt": b"\xef\xbb\xbfanna\nbob",
+        "empty.txt": b"",
+        "two.txt.gz": gzip.compress(b"\xef\xbb\xbfcarl\r\ndi"),
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    files = [tmp_path / name for name in contents]
+    assert read_documents(files) == ["anna", "bob", "carl", "di"]
+    assert read_text(files) == "anna\nbob\ncarl\ndi"
+    assert read_documents(map(str, files)) == read_documents(files)
+    with pytest.raises(ValueError, match="files must name at least one file, got none"):
+        read_documents([])
+
+
+def damaged(content: bytes, position: int) -> bytes:
+    return content[:position] + bytes([content[position] ^ 255]) + content[position + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"anna\n", "damaged gzip file .Not a gzipped file"),
+        (gzip.compress(b"anna\n" * 1000)[:-9], "damaged gzip file .Compressed file ended before"),
+        (damaged(gzip.compress(b"anna\n", mtime=0), -4), "damaged gzip file .Incorrect length"),
+        (damaged(gzip.compress(b"anna\n", mtime=0), -8), "damaged gzip file .CRC check failed"),
+        (damaged(gzip.compress(b"anna\n", mtime=0), 10), "damaged gzip file .Error -3 while decompressing"),
+        (gzip.compress(b"anna\n\xff"), r"names\.gz, line 2: not UTF-8"),
+        (b"", "has no documents"),
+    ],
+)
+def test_damaged_compressed_files_are_named(tmp_path, content, message) -> None:
+    (tmp_path / "names.gz").write_bytes(content)
+    with pytest.raises(ValueError, match=message) as error:
+        read_documents(tmp_path / "names.gz")
+    assert "\n" not in str(error.value)
+
+
+def test_standard_input_is_read_once_and_used_twice(monkeypatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"anna\nbob\n")))
+    model = train("-", steps=1, n_embd=1, n_head=1, block_size=2).model
+    assert model.tokenizer.characters == "abno"
+    with pytest.raises(ValueError, match="standard input has no documents"):
+        read_documents("-")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"anna\n\xff")))
+    with pytest.raises(ValueError, match="standard input, line 2: not UTF-8"):
+        read_text("-")
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(ValueError, match="cannot read standard input: there is none"):
+        read_text("-")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_read_once_and_used_twice(tmp_path) -> None:
+    pipe = tmp_path / "pipe.gz"
+    os.mkfifo(pipe)
+    threading.Thread(target=pipe.write_bytes, args=[gzip.compress(b"anna\nbob\n")], daemon=True).start()
+    assert train(pipe, steps=1, n_embd=1, n_head=1, block_size=2).model.tokenizer.characters == "abno"
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 7])
+def test_blocks_leave_no_trace(tmp_path, monkeypatch, block) -> None:
+    monkeypatch.setattr("microgpt.data.reading.BLOCK_SIZE", block)
+    monkeypatch.setattr("microgpt.data.documents.BLOCK_SIZE", block)
+    content = "\ufeff  żółw\r\n\r\n\r𝄞 \u2028 x\n\n\nlonger than that\tby far"
+    text = content[1:].replace("\r\n", "\n").replace("\r", "\n")
+    file = write(tmp_path, content.encode())
+    assert read_text(file) == text
+    assert read_documents(file) == [line.strip() for line in text.split("\n") if line.strip()]
+    with pytest.raises(ValueError, match=r"documents\.txt, line 8: not UTF-8"):
+        read_text(write(tmp_path, content.encode() + b"\r\xff\r"))
+
+
+@pytest.mark.parametrize("alphabet", ["ab \n\t\x1c\0", "aß \n\u3000\u2028\x85\xa0\U0001f600\ud800"])
+def test_white_space_is_what_python_takes_for_it(alphabet) -> None:
+    draw = random.Random(1)
+    for length in list(range(14)) * 50:
+        text = "".join(draw.choices(alphabet, k=length))
+        stripped = [line.strip() for line in text.split("\n")]
+        assert stripped_lines(text) == "".join(f"{line}\n" for line in stripped if line)
+        assert distinct_characters(text) == set(text)
+
+
+# --- Text that nobody should have written -----------------------------------------------------------------------------
+
+ODD_CHARACTERS = [
+    "\0", "\x01", "\x07", "\x08", "\t", "\x0b", "\x0c", "\x1a", "\x1b[31m", "\x1c", "\x1f", "\x7f", "\x80", "\x85",
+    "\xa0", "\xad", "e\u0301", "\u061c", "שלום", "مرحبا", "\u200b", "\u200d", "\u202e", "\u2028", "\u2029", "\u2066",
+    "\u3000", "\ufdd0", "\ufeff", "\ufffd", "\uffff", "𝄞", "\U0001f468\u200d\U0001f469", "\U000e0001", "\U0010ffff",
+    "%s{}\\n\"'<&>",
+]  # fmt: skip
+LINE_ENDS = [b"\n", b"\r\n", b"\r", b"\n\r"]
+NOT_UTF8 = [
+    b"\x80", b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xed\xbf\xbf", b"\xf4\x90\x80\x80",
+    b"\xf8\x88\x80\x80\x80", b"\xe2\x82", b"\xff\xfea\0", b"\x1f\x8b\x08\0",
+    b"\x89PNG\r\n\x1a\n", b"caf\xe9", b"\x93quoted\x94", b"\xf0\x9f\x98",
+]  # fmt: skip
+HUGE = {
+    "one long line": b"ab" * 5_000_000,
+    "many empty lines": b"\n" * 1_000_000 + b"a",
+    "many short lines": b"a\n" * 500_000,
+    "many spaces": b" " * 1_000_000 + b"a",
+    "many carriage returns": b"\r" * 1_000_000 + b"a",
+    "many different characters": "".join(map(chr, range(1, 0x800))).encode(),
+    "nothing but byte order marks": b"\xef\xbb\xbf" * 100_000,
+    "nothing but nulls": bytes(1_000_000),
+}
+
+
+def hostile_contents() -> dict[str, bytes]:
+    contents = {f"odd {text!a}": f"ab{text}\n{text}\n\n{text}a".encode() for text in ODD_CHARACTERS}
+    contents |= {f"line ends {end}": end.join([b"", b"a", b"", b" b\xc2\xa0", b""]) for end in LINE_ENDS}
+    contents |= {f"not UTF-8 {broken}": b"a\nb" + broken for broken in NOT_UTF8}
+    draw = random.Random(0)
+    contents |= {f"noise {i}": draw.choice([b"", b"\xef\xbb\xbf"]) + draw.randbytes(i) for i in range(20)}
+    contents |= {f"ASCII noise {i}": bytes(byte & 127 for byte in draw.randbytes(8 * i)) for i in range(20)}
+    return contents | HUGE
+
+
+HOSTILE = hostile_contents()
+
+
+def is_utf8(content: bytes) -> bool:
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("tokenizer", ["characters", "bytes"])
+@pytest.mark.parametrize("format", ["lines", "text"])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files_train_or_are_refused_in_one_line(tmp_path, name, format, tokenizer) -> None:
+    file = write(tmp_path, HOSTILE[name])
+    try:
+        result = train(file, format=format, tokenizer=tokenizer, steps=1, n_embd=1, n_head=1, block_size=2)
+    except ValueError as error:
+        reasons = (
+            "has no documents: | is empty: |must have at least .* tokens" if is_utf8(HOSTILE[name]) else "not UTF-8"
+        )
+        assert re.search(reasons, str(error))
+        assert "\n" not in str(error)
+    else:
+        assert is_utf8(HOSTILE[name])
+        assert np.isfinite(result.losses).all()
+        result.model.generate(2)
+
+
+@pytest.mark.parametrize("tokenizer", ["characters", "bytes"])
+@pytest.mark.parametrize("text", [*ODD_CHARACTERS, "\ud800", "a\udfff\ud800b", "\n", "\r\n", " ", "a\n\nb\n"])
+def test_hostile_strings_train_or_are_refused_in_one_line(text, tokenizer) -> None:
+    documents = ["ab", text, text + "a" + text]
+    if tokenizer == "bytes" and any("\ud800" <= character <= "\udfff" for character in text):
+        with pytest.raises(
+            ValueError, match=r"data\[1\]: character .* is half a surrogate pair, which is not in UTF-8"
+        ):
+            train(documents, tokenizer=tokenizer)
+    else:
+        result = train(documents, tokenizer=tokenizer, steps=3, n_embd=1, n_head=1, block_size=2)
+        assert np.isfinite(result.losses).all()
+        assert result.model.tokenizer.decode(result.model.tokenizer.encode_document(text)) == text

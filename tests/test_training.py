@@ -13,19 +13,26 @@ from hypothesis import strategies as st
 
 import microgpt
 from microgpt import Adam, read_documents, train
-from microgpt.training import prepare
+from microgpt.backend import new_generator
+from microgpt.training import Run, prepare
 
-from conftest import needs_compiled
+from conftest import needs_compiled, sequences
 
 SMALL = {"n_embd": 4, "n_head": 2, "block_size": 4}
 names = ["anna", "bob", "carlotta", "di", "emma"]
+
+
+def shuffled(run: Run) -> list[list[int]]:
+    """The tokens of all documents in the order in which a run uses them."""
+    order = new_generator("reference", 5).permutation(len(run.corpus))
+    return [run.corpus.tokens[run.corpus.offsets[i] : run.corpus.offsets[i + 1] + 1].tolist() for i in order]
 
 
 def test_train_is_the_loop_written_out(backend: str) -> None:
     result = train(names, steps=7, seed=5, batch_size=2, backend=backend, **SMALL)
 
     run = prepare(names, steps=0, seed=5, backend=backend, **SMALL)
-    model, documents = run.model, [run.model.tokenizer.encode_document(name) for name in run.documents]
+    model, documents = run.model, shuffled(run)
     optimizer, losses = Adam(model), []
     for step in range(7):
         loss, _ = model.loss_and_gradients([documents[(2 * step + i) % 5] for i in range(2)])
@@ -105,7 +112,7 @@ def test_interrupts_end_training_between_steps() -> None:
     assert 0 < steps < 10_000_000
 
     twin = prepare(names, steps=steps, **SMALL)
-    packed = twin.model.tokenizer.pack_documents(twin.documents).select(np.arange(steps) % len(names))
+    packed = twin.batches.batch(0, steps, 1)
     schedule = 0.01 * (1 - np.arange(steps) / 10_000_000)
     twin.model.engine.train(packed, 1, schedule, twin.optimizer, np.zeros(steps), None)
     assert twin.model.engine.parameters.tolist() == run.model.engine.parameters.tolist()
@@ -147,6 +154,9 @@ def test_a_loss_that_is_not_finite_stops_training_and_names_the_step(backend: st
         ({"data": []}, ValueError, "data must hold at least one document that is not empty, got none"),
         ({"data": [""]}, ValueError, "data must hold at least one document that is not empty, got none"),
         ({"data": ["a", 3]}, TypeError, r"data\[1\] must be a string, got 3"),
+        ({"data": 3}, TypeError, "data must be a file, or a list of documents or of pathlib.Paths, got 3"),
+        ({"tokenizer": "words"}, ValueError, "tokenizer must be 'characters', 'bytes', a tokenizers file that ends in"),
+        ({"long_documents": "wrap"}, ValueError, "long_documents must be 'cut' or 'split', got 'wrap'"),
         ({"data": "nowhere.txt"}, ValueError, "cannot read nowhere.txt: No such file or directory"),
         ({"colour": 1}, TypeError, "colour"),
     ],
@@ -210,12 +220,13 @@ def test_a_text_trains_to_the_same_bits_on_both_backends() -> None:
 
 def test_windows_come_from_all_of_the_text_that_is_not_set_aside(backend: str) -> None:
     run = prepare([VERSE], val_fraction=0.25, backend=backend, **TEXT)
-    windows, validation = run.batches.batch(0, 500, 2), run.batches.validation()
+    windows, validation = (
+        [run.model.tokenizer.decode(tokens) for tokens in sequences(packed)]
+        for packed in (run.batches.batch(0, 500, 2), run.batches.validation())
+    )
     end = round(0.75 * len(VERSE))
-    assert set(windows.starts) == set(range(end - 4))
-    assert set(windows.lengths) == {5}
-    assert run.model.tokenizer.decode(windows.tokens) == VERSE
-    assert validation.starts.tolist() == list(range(end, len(VERSE) - 4, 4))
+    assert set(windows) == {VERSE[start : start + 5] for start in range(end - 4)}
+    assert validation == [VERSE[start : start + 5] for start in range(end, len(VERSE) - 4, 4)]
     assert prepare([VERSE], backend=backend, **TEXT).batches.validation() is None
 
 
@@ -232,7 +243,7 @@ def test_validation_losses_are_those_of_the_documents_set_aside(backend: str) ->
     result = run.finish(validated=lambda steps, loss: seen.append((steps, loss)))
     assert [steps for steps, _ in result.validation_losses] == [0, 2, 4, 5]
     assert seen == result.validation_losses
-    documents = [run.model.tokenizer.encode_document(name) for name in run.documents]
+    documents = shuffled(run)
     assert result.validation_losses[-1][1] == pytest.approx(result.model.loss(documents[3:]), rel=1e-12)
 
     alone = prepare(names, steps=0, seed=5, backend=backend, **SMALL)
@@ -255,7 +266,7 @@ def test_a_mean_loss_weighs_every_sequence_alike(backend: str) -> None:
         ({"format": "csv"}, ValueError, "format must be 'lines' or 'text', got 'csv'"),
         ({"val_fraction": 1}, ValueError, "val_fraction must be at least 0 and less than 1, got 1"),
         ({"eval_every": 0}, ValueError, "eval_every must be at least 1, got 0"),
-        ({"data": ["abcd"]}, ValueError, r"data must have at least block_size \+ 1 = 5 characters to train on, got 4"),
+        ({"data": ["abcd"]}, ValueError, r"data must have at least block_size \+ 1 = 5 tokens to train on, got 4"),
         ({"threads": 0}, ValueError, "threads must be at least 1, got 0"),
     ],
 )

@@ -11,26 +11,26 @@ import argparse
 import json
 import math
 from dataclasses import asdict
+from pathlib import Path
 
 from microgpt.commands.trained import add_model_arguments, load_model
-from microgpt.documents import read_documents, read_text
-from microgpt.sampling import bos_is_text
+from microgpt.data.documents import read_documents, read_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """MODEL and FILE."""
     add_model_arguments(parser)
-    parser.add_argument("files", metavar="FILE", nargs="+", help="in the format that the model was trained on")
+    parser.add_argument("files", metavar="FILE", nargs="+", type=Path, help="in the format that the model was trained on")
     parser.add_argument("--json", action="store_true", help="print a JSON object")
 
 
 def run(parsed: argparse.Namespace) -> None:
     """Print what `GPT.evaluate` gives."""
     model = load_model(parsed)
-    if bos_is_text(model.tokenizer):
+    if model.tokenizer.bos_is_text:
         documents = [read_text(file) for file in parsed.files]
     else:
-        documents = [document for file in parsed.files for document in read_documents(file)]
+        documents = read_documents(parsed.files)
     result = model.evaluate(documents)
     if parsed.json:  # JSON has no number for infinity
         print(json.dumps({name: x if math.isfinite(x) else None for name, x in asdict(result).items()}))

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> None:
     """Write the page of `microgpt.report`."""
-    from microgpt.report import write_report  # only who uses it pays for its import
+    from microgpt.report.page import write_report  # only who uses it pays for its import
 
     write_report(load_model(parsed), parsed.out, text=parsed.text, samples=parsed.samples, seed=parsed.seed)
     print(f"{parsed.out}: {os.path.getsize(parsed.out):,} bytes")

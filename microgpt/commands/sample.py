@@ -15,7 +15,6 @@ from typing import Any
 from microgpt.arguments import integer
 from microgpt.commands.trained import add_model_arguments, load_model
 from microgpt.model import GPT
-from microgpt.sampling import bos_is_text
 
 DOCUMENTS, TEXT_TOKENS = 20, 500  # what is drawn unless told otherwise
 SEPARATOR = "-" * 15  # nanoGPT's
@@ -43,7 +42,7 @@ def run(parsed: argparse.Namespace) -> None:
     """Print documents one on each line, and continuous text as it is drawn."""
     model = load_model(parsed)
     options = {name: getattr(parsed, name) for name in ("prompt", "temperature", "top_k", "top_p", "max_tokens")}
-    if bos_is_text(model.tokenizer):
+    if model.tokenizer.bos_is_text:
         print_texts(parsed, model, options)
     else:
         print_documents(parsed, model, options)

@@ -3,6 +3,7 @@
 examples:
   microgpt train names.txt --steps 5000 --n-embd 32
   microgpt train names.txt --val-fraction 0.1 --out names.safetensors --resume
+  xzcat words.xz | microgpt train - more-words.txt.gz --tokenizer bytes
   microgpt train text.txt --format text --dtype float32 --block-size 64 --batch-size 12 --time 60s
 """
 
@@ -11,18 +12,17 @@ from __future__ import annotations
 import argparse
 import contextlib
 import inspect
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from microgpt.arguments import integer
 from microgpt.backend import BACKENDS
-from microgpt.documents import EMBEDDED
 from microgpt.plots import check_plot_path, plot_losses
 from microgpt.recipe import Recipe
 from microgpt.recording import best_path
@@ -42,7 +42,8 @@ Option = tuple[Callable[[str], Any] | None, str]  # the type, or None for a flag
 OPTIONS: dict[str, dict[str, Option]] = {
     "data": {
         "format": (str, "lines: each line is a document; text: all of it is one text, of which each step draws windows"),
-
+        "tokenizer": (str, "characters, bytes, or a FILE.json of Hugging Face's tokenizers"),
+        "long_documents": (str, "of documents longer than the context, cut: the beginning; split: all, in pieces"),
         "val_fraction": (float, "share of the data set aside for validation; 0.1 is a good one"),
         "seed": (int, "of the random numbers: the same seed gives the same model"),
     },
@@ -86,7 +87,13 @@ LINES = 10  # of progress, where there is no terminal
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """FILE, what `prepare` takes, and what the report looks like."""
-    parser.add_argument("file", metavar="FILE", nargs="?", help="default: US first names that come with the package")
+    parser.add_argument(
+        "files",
+        metavar="FILE",
+        nargs="*",
+        type=Path,
+        help="UTF-8; .gz is decompressed, - is standard input; default: US first names that come with the package",
+    )
     defaults = {field.name: field.default for field in fields(Recipe)}
     defaults |= {name: parameter.default for name, parameter in inspect.signature(prepare).parameters.items()}
     for title, options in OPTIONS.items():
@@ -115,7 +122,7 @@ def run(parsed: argparse.Namespace) -> None:
     if parsed.plot is not None:
         check_plot_path(parsed.plot)
     options = {name: getattr(parsed, name) for group in OPTIONS.values() for name in group}
-    training = prepare(parsed.file, backend=parsed.backend, **options)
+    training = prepare(parsed.files or None, backend=parsed.backend, **options)
     report = plain_report if parsed.plain else human_report
     try:
         report(parsed, training)
@@ -131,7 +138,7 @@ def plain_report(parsed: argparse.Namespace, run: Run) -> None:
     """Byte for byte what microgpt prints."""
     if run.steps is None:
         raise ValueError("plain needs a number of steps or epochs, which it prints, not a time")
-    print(f"num docs: {len(run.documents)}")
+    print(f"num docs: {len(run.corpus)}")
     print(f"vocab size: {run.model.config.vocab_size}")
     print(f"num params: {run.model.num_params}")
     printed = run.step
@@ -153,8 +160,8 @@ def human_report(parsed: argparse.Namespace, run: Run) -> None:
     """What is trained on what, how far it is, and the samples."""
     config, model = run.model.config, run.model
     kind = "documents" if parsed.format == "lines" else "characters"
-    count = len(run.documents) if parsed.format == "lines" else len(run.documents[0])
-    print(f"data    {parsed.file or os.path.basename(EMBEDDED)}: {count:,} {kind}, {config.vocab_size} tokens")
+    count = len(run.corpus) if parsed.format == "lines" else run.corpus.characters
+    print(f"data    {run.corpus.name}: {count:,} {kind}, {config.vocab_size} tokens")
     print(
         f"model   {model.num_params:,} parameters: n_layer {config.n_layer}, n_embd {config.n_embd}, "
         f"block_size {config.block_size}, n_head {config.n_head}; {model.dtype}, {model.backend}"

@@ -1,6 +1,6 @@
 """Drawings of attention and embeddings for a page, whose fonts and colours they take: SVG.
 
-Their classes are styled, and named, in report.html.
+Their classes are styled, and named, in page.html.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from microgpt.markup import escaped
 from microgpt.plots import TRAINING as ACCENT
+from microgpt.report.markup import escaped
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

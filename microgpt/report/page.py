@@ -12,11 +12,11 @@ import numpy as np
 
 from microgpt.arguments import integer
 from microgpt.extras import require
-from microgpt.figures import attention_axes, attention_legend, attention_map, attention_map_width, token_plane
-from microgpt.inspection import forward, principal_components, softmax
-from microgpt.labels import token_labels
-from microgpt.markup import escaped, facts_table
 from microgpt.plots import TRAINING, losses_svg
+from microgpt.report.figures import attention_axes, attention_legend, attention_map, attention_map_width, token_plane
+from microgpt.report.inspection import forward, principal_components, softmax
+from microgpt.report.labels import token_labels
+from microgpt.report.markup import escaped, facts_table
 from microgpt.summary import describe_model, describe_training
 from microgpt.writing import check_writable, write_atomically
 
@@ -74,7 +74,7 @@ def report_page(model: GPT, *, text: str | None = None, samples: int = 20, seed:
         _section("Attention", _attention(labels, activations.attention)),
         _section("Embedding", _embedding(model)),
     ]
-    return Template(resources.files("microgpt").joinpath("report.html").read_text("utf-8")).substitute(
+    return Template(resources.files("microgpt.report").joinpath("page.html").read_text("utf-8")).substitute(
         title="A GPT of microgpt",
         lead=f"{model.num_params:,} parameters in {_counted(model.config.n_layer, 'layer')}, "
         f"{_counted(model.config.n_head, 'head')} each, over {_counted(model.config.vocab_size, 'token')}.",

@@ -1,0 +1,173 @@
+"""The data as a model sees it: the token ids of all documents in one array, which may be larger than memory."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from microgpt.arguments import choice
+from microgpt.data.documents import Data, Part, open_source
+from microgpt.data.tokenizer import ByteTokenizer, CharTokenizer, HuggingFaceTokenizer, Tokenizer
+from microgpt.packing import PackedSequences
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from microgpt.data.tokenizer import Encoded
+
+FORMATS = ("lines", "text")
+IN_MEMORY = 1 << 28  # bytes of an array: a longer one is in a temporary file
+HASHED = 1 << 24  # items that are hashed at once
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents as token ids, in the order in which they were read; or, as the only document, a continuous text.
+
+    Attributes:
+        name: what they were read from.
+        tokenizer: what the ids come from.
+        tokens: the ids of all documents, BOS before the first, between them and after the last; of a text without BOS.
+        offsets: int64, document i is `tokens[offsets[i] : offsets[i + 1] + 1]`, BOS on both sides included.
+        characters: how many there are in all documents.
+
+    Arrays longer than what is to stay in memory are mapped from a temporary file without a name.
+    """
+
+    name: str
+    tokenizer: Tokenizer
+    tokens: NDArray[Any]
+    offsets: NDArray[np.int64]
+    characters: int
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def sequences(self, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> PackedSequences:
+        """The `lengths[i]` tokens from `starts[i]` on, for each i, copied end to end."""
+        new_starts = np.cumsum(lengths) - lengths
+        sources = np.arange(lengths.sum()) + np.repeat(starts - new_starts, lengths)
+        return PackedSequences(self.tokens[sources].astype(np.int32), new_starts, lengths)
+
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits that no other tokens or documents have. Reads all of them."""
+        digest = hashlib.blake2b(digest_size=16)
+        for array in (self.offsets, self.tokens):
+            digest.update(f"{array.dtype} {len(array)} ".encode())
+            for start in range(0, len(array), HASHED):
+                digest.update(array[start : start + HASHED].data)
+        return digest.hexdigest()
+
+
+def read_corpus(
+    data: Data = None,
+    format: str = "lines",
+    tokenizer: str | os.PathLike[str] | Tokenizer = "characters",
+    in_memory: int = IN_MEMORY,
+) -> Corpus:
+    """Read and tokenize documents, or a text, a part at a time.
+
+    Args:
+        data: see `train`.
+        format: "lines" for documents, "text" for a continuous text.
+        tokenizer: "characters" (those of the data), "bytes", a JSON file of Hugging Face's tokenizers or a `Tokenizer`.
+            In a text, the line feed is BOS, where the tokenizer has one; no token reaches from one part to the next.
+        in_memory: bytes of an array above which it is kept in a temporary file.
+
+    `ValueError` or `TypeError` names the argument, file or line that is wrong.
+    """
+    source = open_source(data)
+    is_text = choice("format", format, FORMATS) == "text"
+    parts = source.text if is_text else source.documents
+    tokenizer = _tokenizer(tokenizer, "\n" if is_text else None, parts)
+    tokens, offsets, characters = _GrowingArray(tokenizer.dtype, in_memory), _GrowingArray(np.int64, in_memory), 0
+    if not is_text:
+        tokens.append(np.array([tokenizer.bos], tokenizer.dtype))
+        offsets.append(np.zeros(1, np.int64))
+    for part in parts():
+        ids, ends = _encode(part, tokenizer)
+        offsets.append(ends + len(tokens))
+        tokens.append(ids)
+        characters += len(part)
+    if is_text:
+        offsets.append(np.array([0, len(tokens) - 1]))
+    return Corpus(source.name, tokenizer, tokens.finish(), offsets.finish(), characters)
+
+
+def _tokenizer(asked_for: Any, bos: str | None, parts: Callable[[], Iterator[Part]]) -> Tokenizer:
+    if isinstance(asked_for, Tokenizer):
+        return asked_for
+    if asked_for == "characters":
+        characters: set[str] = set()
+        for part in parts():
+            characters |= part.alphabet(characters)
+        return CharTokenizer(characters, bos if bos and bos in characters else None)
+    if asked_for == "bytes":
+        return ByteTokenizer(bos)
+    if isinstance(asked_for, (str, os.PathLike)) and os.fsdecode(asked_for).endswith(".json"):
+        return HuggingFaceTokenizer.from_file(asked_for, bos)
+    kinds = "'characters', 'bytes', a tokenizers file that ends in .json or a Tokenizer"
+    raise ValueError(f"tokenizer must be {kinds}, got {asked_for!r:.60}")
+
+
+def _encode(part: Part, tokenizer: Tokenizer) -> Encoded:
+    try:
+        return part.encode(tokenizer)
+    except ValueError:
+        for place, text in part.places():
+            try:
+                tokenizer.encode(text)
+            except ValueError as error:
+                raise ValueError(f"{place}: {error}") from None
+        raise
+
+
+class _GrowingArray:
+    """An array that grows at its end: in memory, and where that is not enough in a temporary file without a name.
+
+    Such a file is gone with the process, however it ends.
+    """
+
+    def __init__(self, dtype: Any, in_memory: int) -> None:
+        self._memory = np.empty(in_memory // np.dtype(dtype).itemsize, dtype)  # costs nothing where it is not used
+        self._file: IO[bytes] | None = None
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def append(self, array: NDArray[Any]) -> None:
+        """Add to the end. `ValueError` where the temporary file has no room for it."""
+        end = self._length + len(array)
+        if self._file is None and end <= len(self._memory):
+            self._memory[self._length : end] = array
+        else:
+            self._write(array.astype(self._memory.dtype, copy=False))
+        self._length = end
+
+    def _write(self, array: NDArray[Any]) -> None:
+        try:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile()
+                self._file.write(self._memory[: self._length].data)
+                self._memory = self._memory[:0].copy()
+            self._file.write(array.data)
+            self._file.flush()
+        except OSError as error:
+            raise ValueError(
+                f"cannot keep tokens in {tempfile.gettempdir()}: {error.strerror} (TMPDIR names another folder)"
+            ) from error
+
+    def finish(self) -> NDArray[Any]:
+        """All of it, not to be written to."""
+        if self._file:
+            return np.asarray(np.memmap(self._file, self._memory.dtype, "r", shape=(self._length,)))
+        self._memory.resize(self._length, refcheck=False)
+        self._memory.flags.writeable = False
+        return self._memory

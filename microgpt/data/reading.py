@@ -1,0 +1,144 @@
+"""Text files, read a block at a time: plain or gzip-compressed, standard input, UTF-8, any line ends."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import gzip
+import io
+import itertools
+import math
+import os
+import shutil
+import stat
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import IO, NamedTuple
+
+from microgpt.data.characters import count_line_feeds
+
+BLOCK_SIZE = 1 << 18  # bytes read, or characters handled, at once: few enough for the caches
+SPOOLED_SIZE = 1 << 26  # bytes of what can be read only once that stay in memory
+STANDARD_INPUT = "-"
+
+
+class Block(NamedTuple):
+    """Some lines of a text.
+
+    Attributes:
+        text: ends with a line feed, unless the text ends without one or has a line that is longer than a block may be.
+        name: of what it was read from.
+        line: the number of the first line, from 1.
+    """
+
+    text: str
+    name: str
+    line: int
+
+
+class Files:
+    """Files of text, one after the other. Their blocks can be asked for any number of times.
+
+    Args:
+        files: their paths. "-" is standard input; a name that ends in .gz is decompressed. Standard input, pipes and
+            whatever else can be read only once are kept in a temporary file.
+    """
+
+    def __init__(self, files: Iterable[str | os.PathLike[str]]) -> None:
+        self._paths = [os.fsdecode(file) for file in files]
+        self._spools: dict[str, IO[bytes]] = {}
+        if not self._paths:
+            raise ValueError("files must name at least one file, got none")
+
+    @property
+    def name(self) -> str:
+        """What they are called in a report or an error."""
+        first, *others = map(_name, self._paths)
+        return f"{first} and {len(others)} more files" if len(others) > 2 else ", ".join([first, *others])
+
+    def blocks(self, longest: float = math.inf) -> Iterator[Block]:
+        """The text of all files, every line ending as \\n; no line goes on from one file to the next.
+
+        See `cut_at_lines`. `ValueError` names a file that cannot be read, and the line that is not UTF-8.
+        """
+        end = "\n"
+        for path in self._paths:
+            for i, block in enumerate(cut_at_lines(self._decoded(path), _name(path), longest)):
+                if i == 0 and end != "\n":
+                    yield Block("\n", block.name, block.line)
+                yield block
+                end = block.text[-1]
+
+    def _decoded(self, path: str) -> Iterator[str]:
+        decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        newlines = io.IncrementalNewlineDecoder(None, translate=True)
+        for content in itertools.chain(self._contents(path), [b""]):
+            try:
+                yield newlines.decode(decoder.decode(content, not content), not content)
+            except UnicodeDecodeError as error:
+                yield newlines.decode(error.object[: error.start].decode(), True)
+                raise
+
+    def _contents(self, path: str) -> Iterator[bytes]:
+        try:
+            with self._opened(path) as opened:
+                file = gzip.GzipFile(fileobj=opened, mode="rb") if path.endswith(".gz") else opened
+                while content := file.read(BLOCK_SIZE):
+                    yield content
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise ValueError(f"cannot read {path}: damaged gzip file ({error})") from error
+        except OSError as error:
+            raise ValueError(f"cannot read {_name(path)}: {error.strerror}") from error
+
+    def _opened(self, path: str) -> contextlib.AbstractContextManager[IO[bytes]]:
+        if "\0" in path:
+            raise ValueError(f"cannot read {path!r:.60}: the name has a null character")
+        if path not in self._spools:
+            opened = _standard_input() if path == STANDARD_INPUT else open(path, "rb")
+            if path != STANDARD_INPUT and stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+                return opened
+            self._spools[path] = _spooled(opened)
+        self._spools[path].seek(0)
+        return contextlib.nullcontext(self._spools[path])
+
+
+def cut_at_lines(pieces: Iterable[str], name: str, longest: float) -> Iterator[Block]:
+    """A text that comes in pieces, cut after its lines, and where one is longer than `longest` characters within it.
+
+    `ValueError` names the line with which the pieces stop being UTF-8.
+    """
+    held: list[str] = []  # the beginning of a line
+    line = 1
+    try:
+        for piece in pieces:
+            end = piece.rfind("\n") + 1
+            if not end and sum(map(len, held)) + len(piece) >= longest:
+                end = len(piece)
+            if end:
+                yield Block("".join([*held, piece[:end]]), name, line)
+                held.clear()
+            held.append(piece[end:])
+            line += count_line_feeds(piece)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name}, line {line}: not UTF-8 ({error.reason})") from None
+    if rest := "".join(held):
+        yield Block(rest, name, line)
+
+
+def _name(path: str) -> str:
+    return "standard input" if path == STANDARD_INPUT else path
+
+
+def _standard_input() -> IO[bytes]:
+    try:
+        return sys.stdin.buffer
+    except AttributeError:  # None in a program without one; in notebooks it is not a file
+        raise ValueError("cannot read standard input: there is none") from None
+
+
+def _spooled(opened: IO[bytes]) -> IO[bytes]:
+    spool = tempfile.SpooledTemporaryFile(SPOOLED_SIZE)
+    shutil.copyfileobj(opened, spool, BLOCK_SIZE)
+    return spool

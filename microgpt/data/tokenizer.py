@@ -1,0 +1,335 @@
+"""Text to token ids and back: characters, bytes, or what a Hugging Face tokenizers file says."""
+
+from __future__ import annotations
+
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from microgpt.data.characters import LINE_FEED, code_points, distinct_characters
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Encoded = tuple[NDArray[Any], NDArray[np.int64]]
+
+LARGEST_VOCABULARY = 1 << 24
+
+
+class Tokenizer(ABC):
+    """What every tokenizer does. There are `CharTokenizer`, `ByteTokenizer` and `HuggingFaceTokenizer`.
+
+    Attributes:
+        vocab_size: number of tokens, `bos` included.
+        bos: the id of the token that begins and ends a document (BOS).
+        bos_is_text: whether `bos` stands for text as well, such as a line feed: then a model's text goes on after it.
+    """
+
+    vocab_size: int
+    bos: int
+    bos_is_text: bool
+
+    @abstractmethod
+    def encode_array(self, text: str) -> NDArray[Any]:
+        """The ids of a text, as an array. `ValueError` names a character that has none, and its position."""
+
+    @abstractmethod
+    def encode_lines(self, text: str) -> Encoded:
+        """The ids of a text whose every line ends in \\n, which becomes BOS; and, int64, where those BOS are."""
+
+    @abstractmethod
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of these ids, without a BOS that is not text. `ValueError` names an id out of range."""
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """All that `from_json` needs, in the types of JSON."""
+
+    @classmethod
+    @abstractmethod
+    def _from_json(cls, content: dict[str, Any]) -> Tokenizer:
+        """The tokenizer of which `to_json` gave this, without its type."""
+
+    @staticmethod
+    def from_json(content: Any) -> Tokenizer:
+        """The tokenizer of which `to_json` gave this; it may come from anywhere.
+
+        `ValueError` says what is missing or wrong, `ImportError` which package it needs.
+        """
+        kinds: dict[str, type[Tokenizer]] = {
+            "characters": CharTokenizer,
+            "bytes": ByteTokenizer,
+            "huggingface": HuggingFaceTokenizer,
+        }
+        kind = content.get("type") if isinstance(content, dict) else None
+        if not isinstance(kind, str) or kind not in kinds:
+            raise ValueError(f"tokenizer must have a type, one of {', '.join(kinds)}, got {content!r:.60}")
+        return kinds[kind]._from_json({key: value for key, value in content.items() if key != "type"})
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text. `ValueError` names a character that has none, and its position."""
+        ids: list[int] = self.encode_array(text).tolist()
+        return ids
+
+    def encode_document(self, text: str) -> list[int]:
+        """The ids of a whole document, BOS on both sides."""
+        return [self.bos, *self.encode(text), self.bos]
+
+    def encode_documents(self, documents: Sequence[str]) -> Encoded:
+        """The ids of documents, whatever is in them, BOS after each; and, int64, where those BOS are."""
+        lines = "\n".join([*documents, ""])
+        if lines.count("\n") == len(documents):
+            return self.encode_lines(lines)
+        return _joined(map(self.encode_array, documents), self.bos, self.dtype)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The smallest type of array that holds every id."""
+        return smallest_dtype(self.vocab_size)
+
+    def _checked(self, tokens: Iterable[int]) -> list[int]:
+        tokens = list(tokens)
+        for token in tokens:
+            if not 0 <= token < self.vocab_size:
+                raise ValueError(f"token id {token} is out of range for vocab_size={self.vocab_size}")
+        return tokens
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tokenizer) and self.to_json() == other.to_json()
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self.to_json()))
+
+
+class CharTokenizer(Tokenizer):
+    """One token per character, in code point order, and after them one that begins and ends a document (BOS).
+
+    Args:
+        characters: those it is to know, in any order, any number of times.
+        bos: in a text that is not made of documents, the character that begins and ends what is drawn from a model,
+            such as a line feed. There is then no token beside the characters.
+
+    Source: the tokenizer of microgpt.
+
+    Attributes:
+        characters: the characters, sorted; token i is `characters[i]`.
+    """
+
+    def __init__(self, characters: Iterable[str], bos: str | None = None) -> None:
+        self.characters = "".join(sorted(distinct_characters("".join(characters))))
+        if not self.characters:
+            raise ValueError("characters must hold at least one character, got none")
+        if bos is not None and (len(bos) != 1 or bos not in self.characters):
+            raise ValueError(f"bos must be one of the characters, got {bos!r:.60}")
+        size = len(self.characters)
+        self.bos_is_text = bos is not None
+        self.bos = size if bos is None else self.characters.index(bos)
+        self.vocab_size = size + (bos is None)
+        codes = code_points(self.characters)
+        # By code point. Those in between have an id beyond all others; so has the last, which stands for all above.
+        self._ids = np.full(int(codes[-1]) + 2, self.vocab_size, smallest_dtype(self.vocab_size + 1))
+        self._ids[codes] = np.arange(size)
+
+    @classmethod
+    def from_documents(cls, documents: Iterable[str]) -> CharTokenizer:
+        """The tokenizer that knows the characters of these documents."""
+        return cls(documents)
+
+    def encode_array(self, text: str) -> NDArray[Any]:
+        """See `Tokenizer`."""
+        return self._known(self._ids.take(code_points(text), mode="clip"), text)
+
+    def encode_lines(self, text: str) -> Encoded:
+        """See `Tokenizer`."""
+        codes = code_points(text)
+        ends = np.flatnonzero(codes == LINE_FEED)
+        ids = self._ids.take(codes, mode="clip")
+        ids[ends] = self.bos
+        return self._known(ids, text), ends
+
+    def _known(self, ids: NDArray[Any], text: str) -> NDArray[Any]:
+        if ids.size and ids.max() == self.vocab_size:
+            position = int(ids.argmax())
+            raise ValueError(f"character {text[position]!r} at position {position} is not one the tokenizer knows")
+        return ids.astype(self.dtype, copy=False)
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """See `Tokenizer`."""
+        return "".join([self.characters[token : token + 1] for token in self._checked(tokens)])
+
+    def to_json(self) -> dict[str, Any]:
+        """See `Tokenizer`."""
+        bos = self.characters[self.bos] if self.bos_is_text else None
+        return {"type": "characters", "characters": self.characters, "bos": bos}
+
+    @classmethod
+    def _from_json(cls, content: dict[str, Any]) -> CharTokenizer:
+        characters, bos = _strings_of(content, "characters", "bos")
+        tokenizer = cls(characters, bos)
+        if tokenizer.characters != characters:
+            raise ValueError("tokenizer: characters must be in the order of their code points, each once")
+        return tokenizer
+
+    def __repr__(self) -> str:
+        bos = f", bos={self.characters[self.bos]!r}" if self.bos_is_text else ""
+        return f"CharTokenizer({self.characters!r}{bos})"
+
+
+class ByteTokenizer(Tokenizer):
+    """One token per byte of the text in UTF-8, and after them one that begins and ends a document (BOS).
+
+    Args:
+        bos: in a text that is not made of documents, the ASCII character that begins and ends what is drawn from a
+            model, such as a line feed. There is then no token beside the bytes.
+    """
+
+    def __init__(self, bos: str | None = None) -> None:
+        if bos is not None and (len(bos) != 1 or not bos.isascii()):
+            raise ValueError(f"bos must be one ASCII character, got {bos!r:.60}")
+        self.bos_is_text = bos is not None
+        self.bos = 256 if bos is None else ord(bos)
+        self.vocab_size = 256 + (bos is None)
+
+    def encode_array(self, text: str) -> NDArray[Any]:
+        """See `Tokenizer`."""
+        return np.frombuffer(_utf8(text), np.uint8).astype(self.dtype, copy=False)
+
+    def encode_lines(self, text: str) -> Encoded:
+        """See `Tokenizer`."""
+        content = np.frombuffer(_utf8(text), np.uint8)
+        ends = np.flatnonzero(content == LINE_FEED)
+        ids = content.astype(self.dtype)
+        ids[ends] = self.bos
+        return ids, ends
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """See `Tokenizer`. What is not UTF-8 is replaced by U+FFFD."""
+        return bytes([token for token in self._checked(tokens) if token < 256]).decode(errors="replace")
+
+    def to_json(self) -> dict[str, Any]:
+        """See `Tokenizer`."""
+        return {"type": "bytes", "bos": chr(self.bos) if self.bos_is_text else None}
+
+    @classmethod
+    def _from_json(cls, content: dict[str, Any]) -> ByteTokenizer:
+        return cls(*_strings_of(content, "bos"))
+
+    def __repr__(self) -> str:
+        return f"ByteTokenizer({f'bos={chr(self.bos)!r}' if self.bos_is_text else ''})"
+
+
+class HuggingFaceTokenizer(Tokenizer):
+    """What a JSON file of Hugging Face's tokenizers library says, and after its tokens one for BOS.
+
+    Args:
+        content: the JSON; see `from_file` for a file.
+        bos: in a text that is not made of documents, what begins and ends what is drawn from a model, such as a line
+            feed: the last token of it is BOS. Where it has none, BOS stays a token of its own.
+
+    The special tokens of the file are neither added nor left out. Needs the `tokenizers` package.
+    """
+
+    def __init__(self, content: str, bos: str | None = None) -> None:
+        try:
+            import tokenizers
+        except ImportError:
+            raise ImportError(
+                'this tokenizer needs the tokenizers package: pip install "microgpt-fast[tokenizers]"'
+            ) from None
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_str(content)
+        except Exception as error:  # the library has no narrower one
+            raise ValueError(f"not a tokenizers JSON file ({' '.join(str(error).split()):.200})") from None
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        size = 1 + max(self._tokenizer.get_vocab().values(), default=-1)
+        if not 1 <= size <= LARGEST_VOCABULARY:
+            raise ValueError(f"a tokenizers JSON file must have 1 to {LARGEST_VOCABULARY:,} tokens, got {size:,}")
+        ends = [] if bos is None else self._ids(bos)
+        self._bos_text = bos
+        self.bos_is_text = bool(ends)
+        self.bos = ends[-1] if ends else size
+        self.vocab_size = size + (not ends)
+
+    @classmethod
+    def from_file(cls, file: str | os.PathLike[str], bos: str | None = None) -> HuggingFaceTokenizer:
+        """The tokenizer of a file. `ValueError` names one that cannot be read or holds something else."""
+        try:
+            with open(file, encoding="utf-8") as opened:
+                content = opened.read()
+        except OSError as error:
+            raise ValueError(f"cannot read {os.fsdecode(file)}: {error.strerror}") from error
+        except ValueError as error:
+            raise ValueError(f"cannot read {os.fsdecode(file)!r}: {error}") from None
+        try:
+            return cls(content, bos)
+        except ValueError as error:
+            raise ValueError(f"{os.fsdecode(file)}: {error}") from None
+
+    def _ids(self, text: str) -> list[int]:
+        _utf8(text)
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_array(self, text: str) -> NDArray[Any]:
+        """See `Tokenizer`."""
+        return np.array(self._ids(text), self.dtype)
+
+    def encode_lines(self, text: str) -> Encoded:
+        """See `Tokenizer`."""
+        _utf8(text)
+        encodings = self._tokenizer.encode_batch_fast(text.split("\n")[:-1], add_special_tokens=False)
+        return _joined((encoding.ids for encoding in encodings), self.bos, self.dtype)
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """See `Tokenizer`."""
+        text = [token for token in self._checked(tokens) if self.bos_is_text or token != self.bos]
+        return self._tokenizer.decode(text, skip_special_tokens=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """See `Tokenizer`."""
+        return {"type": "huggingface", "json": self._tokenizer.to_str(), "bos": self._bos_text}
+
+    @classmethod
+    def _from_json(cls, content: dict[str, Any]) -> HuggingFaceTokenizer:
+        return cls(*_strings_of(content, "json", "bos"))
+
+    def __repr__(self) -> str:
+        return f"HuggingFaceTokenizer(<{self.vocab_size:,} tokens>)"
+
+
+def smallest_dtype(vocab_size: int) -> np.dtype[Any]:
+    """The smallest type of array that holds every id."""
+    return np.dtype(np.uint8 if vocab_size <= 1 << 8 else np.uint16 if vocab_size <= 1 << 16 else np.int32)
+
+
+def _joined(documents: Iterable[Any], bos: int, dtype: np.dtype[Any]) -> Encoded:
+    """Token ids of documents end to end, BOS after each; and where those BOS are."""
+    parts, ends, end = [np.empty(0, dtype)], [], 0
+    for ids in documents:
+        parts += [np.asarray(ids, dtype), np.array([bos], dtype)]
+        end += len(ids) + 1
+        ends.append(end - 1)
+    return np.concatenate(parts), np.array(ends, np.int64)
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"character {text[error.start]!r} at position {error.start} is half a surrogate pair, which is not in UTF-8"
+        ) from None
+
+
+def _strings_of(content: dict[str, Any], *names: str) -> list[Any]:
+    """The values of these names, which must be there and no others: strings, or None for `bos`."""
+    if content.keys() != set(names):
+        raise ValueError(f"tokenizer must have type, {', '.join(names)}, got type, {', '.join(map(str, content)):.60}")
+    for name in names:
+        if not isinstance(content[name], str) and (name != "bos" or content[name] is not None):
+            raise ValueError(f"tokenizer: {name} must be a string, got {content[name]!r:.60}")
+    return [content[name] for name in names]

@@ -1,0 +1,194 @@
+"""The corpus: documents as token ids, wherever they are kept, and the batches that are made of it."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from microgpt import CharTokenizer, train
+from microgpt.data.batches import DocumentBatches
+from microgpt.data.corpus import Corpus, read_corpus
+from microgpt.training import prepare
+
+from conftest import sequences
+
+NAMES = ["anna", "bob", "carlotta", "di", "emma"]
+SMALL = {"n_embd": 4, "n_head": 2, "block_size": 4}
+
+
+def documents_of(corpus: Corpus) -> list[str]:
+    bounds = zip(corpus.offsets, corpus.offsets[1:])
+    documents = [corpus.tokens[start : end + 1].tolist() for start, end in bounds]
+    assert all(document[0] == document[-1] == corpus.tokenizer.bos for document in documents)
+    return [corpus.tokenizer.decode(document) for document in documents]
+
+
+@pytest.mark.parametrize("tokenizer", ["characters", "bytes"])
+@pytest.mark.parametrize("documents", [NAMES, ["a"], ["żółw", "日本", "𝄞"], ["a\nb", "", " c ", "\r"], ["\ud800"]])
+def test_a_corpus_holds_the_documents(documents, tokenizer) -> None:
+    if documents == ["\ud800"] and tokenizer == "bytes":
+        pytest.skip("lone surrogates have no bytes")
+    corpus = read_corpus(documents, tokenizer=tokenizer)
+    assert documents_of(corpus) == [document for document in documents if document]
+    assert len(corpus) == len(documents) - documents.count("")
+    assert corpus.characters == sum(map(len, documents))
+    assert corpus.tokens.dtype == corpus.tokenizer.dtype
+    assert not corpus.tokens.flags.writeable
+
+
+def test_a_text_is_one_document() -> None:
+    corpus = read_corpus(NAMES, "text")
+    assert corpus.tokenizer.decode(corpus.tokens) == "\n".join(NAMES)
+    assert (len(corpus), corpus.offsets.tolist()) == (1, [0, len(corpus.tokens) - 1])
+    assert corpus.characters == len(corpus.tokens)
+
+
+@pytest.mark.parametrize("format", ["lines", "text"])
+@pytest.mark.parametrize("tokenizer", ["characters", "bytes"])
+@pytest.mark.parametrize("block", [3, 1000])
+def test_files_give_what_strings_give(tmp_path, monkeypatch, format, tokenizer, block) -> None:
+    monkeypatch.setattr("microgpt.data.reading.BLOCK_SIZE", block)
+    monkeypatch.setattr("microgpt.data.documents.BLOCK_SIZE", block)
+    (tmp_path / "one.txt").write_text("\n".join(NAMES[:2]))
+    (tmp_path / "two.txt").write_text("\n".join(NAMES[2:]))
+    files = read_corpus([tmp_path / "one.txt", tmp_path / "two.txt"], format, tokenizer)
+    strings = read_corpus(NAMES, format, tokenizer)
+    assert files.fingerprint() == strings.fingerprint()
+    assert (files.tokenizer, files.characters) == (strings.tokenizer, strings.characters)
+    assert files.name == f"{tmp_path}/one.txt, {tmp_path}/two.txt"
+
+
+@pytest.mark.parametrize("format", ["lines", "text"])
+@pytest.mark.parametrize("in_memory", [0, 1, 20, 100])
+def test_a_corpus_beyond_memory_is_the_same(format, in_memory) -> None:
+    corpus, mapped = read_corpus(NAMES * 9, format), read_corpus(NAMES * 9, format, in_memory=in_memory)
+    assert isinstance(mapped.tokens.base, np.memmap)
+    assert not isinstance(corpus.tokens.base, np.memmap)
+    assert (mapped.tokens.dtype, mapped.tokens.tolist()) == (corpus.tokens.dtype, corpus.tokens.tolist())
+    assert mapped.offsets.tolist() == corpus.offsets.tolist()
+    assert mapped.fingerprint() == corpus.fingerprint()
+    assert not mapped.tokens.flags.writeable
+
+
+@pytest.mark.parametrize("format", ["lines", "text"])
+def test_a_model_trains_alike_beyond_memory(backend, monkeypatch, format) -> None:
+    options = {**SMALL, "format": format, "steps": 3, "batch_size": 2, "val_fraction": 0.3, "backend": backend}
+    expected = train(NAMES * 3, **options)
+    monkeypatch.setattr("microgpt.training.read_corpus", functools.partial(read_corpus, in_memory=10))
+    run = prepare(NAMES * 3, **options)
+    assert isinstance(run.corpus.tokens.base, np.memmap)
+    assert run.finish().losses.tolist() == expected.losses.tolist()
+
+
+def test_a_full_disk_is_one_line(monkeypatch) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda: open("/dev/full", "wb"))
+    with pytest.raises(ValueError, match=r"cannot keep tokens in .*: No space left on device \(TMPDIR names another"):
+        read_corpus(NAMES, in_memory=10)
+
+
+def test_fingerprints_tell_corpora_apart() -> None:
+    corpora = [read_corpus(documents) for documents in (NAMES, NAMES[::-1], NAMES[:4], ["a", "b"], ["b", "a"])]
+    corpora += [read_corpus(NAMES, "text"), read_corpus(NAMES, tokenizer="bytes")]
+    fingerprints = [corpus.fingerprint() for corpus in corpora]
+    assert len(set(fingerprints)) == len(corpora)
+    assert fingerprints[0] == read_corpus(NAMES).fingerprint()
+    assert all(len(fingerprint) == 32 and int(fingerprint, 16) >= 0 for fingerprint in fingerprints)
+
+
+@pytest.mark.parametrize("format", ["lines", "text"])
+def test_characters_that_a_tokenizer_does_not_know_are_placed(tmp_path, format) -> None:
+    (tmp_path / "one.txt").write_text("anna\n\n")
+    (tmp_path / "two.txt").write_text("anna\n\n nab\nann\n")
+    with pytest.raises(ValueError, match=r"two\.txt, line 3: character 'b' at position \d is not one the tokenizer"):
+        read_corpus([tmp_path / "one.txt", tmp_path / "two.txt"], format, CharTokenizer("an \n"))
+    with pytest.raises(ValueError, match=r"data\[3\]: character 'b' at position 2 is not one the tokenizer knows"):
+        read_corpus(["an", "", "n\na", "nab"], tokenizer=CharTokenizer("an\n"))
+    with pytest.raises(ValueError, match="data, line 2: character 'b' at position 2"):
+        read_corpus(["a\x0b\u2028n", "nab"], "text", CharTokenizer("an\n\x0b\u2028"))
+    with pytest.raises(ValueError, match=r"data, line 1: character '\\n' at position 2"):
+        read_corpus(["an", "na"], "text", CharTokenizer("an"))
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        ([1], TypeError, r"data\[0\] must be a string, got 1"),
+        (["a", Path("b")], TypeError, r"data\[1\] must be a string, got PosixPath|WindowsPath"),
+        ([], ValueError, "data must hold at least one document that is not empty, got none"),
+        (1.5, TypeError, "data must be a file, or a list of documents or of pathlib.Paths, got 1.5"),
+    ],
+)
+def test_bad_data_is_named(data, error, message) -> None:
+    with pytest.raises(error, match=message):
+        read_corpus(data)
+
+
+# --- Batches ----------------------------------------------------------------------------------------------------------
+
+
+def texts(batches: DocumentBatches, corpus: Corpus, count: int) -> list[str]:
+    return [corpus.tokenizer.decode(tokens) for tokens in sequences(batches.batch(0, count, 1))]
+
+
+def test_documents_come_in_order_and_again() -> None:
+    corpus, order = read_corpus(NAMES), np.array([2, 0, 4, 1, 3])
+    batches = DocumentBatches(corpus, order, length=100)
+    assert texts(batches, corpus, 7) == ["carlotta", "anna", "emma", "bob", "di", "carlotta", "anna"]
+    assert sequences(batches.batch(2, 2, 3)) == sequences(batches.batch(0, 12, 1))[6:]
+    assert batches.batch(0, 1, 1).tokens.dtype == np.int32
+    assert batches.validation() is None
+
+
+def test_long_documents_are_cut() -> None:
+    corpus, order = read_corpus(NAMES), np.array([2, 0, 4, 1, 3])
+    batches = DocumentBatches(corpus, order, length=4, validation_fraction=0.4)
+    assert texts(batches, corpus, 4) == ["car", "ann", "emm", "car"]
+    assert [corpus.tokenizer.decode(tokens) for tokens in sequences(batches.validation())] == ["bob", "di"]
+
+
+@pytest.mark.parametrize("context", [1, 2, 3, 4, 9, 50])
+def test_long_documents_are_split_so_that_every_token_is_predicted_once(context) -> None:
+    corpus, order = read_corpus(NAMES), np.array([2, 0, 4, 1, 3])
+    batches = DocumentBatches(corpus, order, context + 1, validation_fraction=0.4, long_documents="split")
+    training, validation = (
+        [
+            document[start : start + context + 1]
+            for document in (corpus.tokenizer.encode_document(NAMES[i]) for i in part)
+            for start in range(0, len(document) - 1, context)
+        ]
+        for part in (order[:3], order[3:])
+    )
+    assert sequences(batches.batch(0, 2 * len(training), 1)) == training + training
+    assert sequences(batches.validation()) == validation
+
+
+def test_validation_has_an_end() -> None:
+    corpus = read_corpus(["abc"] * 40_000)
+    batches = DocumentBatches(corpus, np.arange(40_000), length=17, validation_fraction=0.9)
+    assert len(batches.validation().tokens) == 32_768 // 5 * 5
+    longer = DocumentBatches(read_corpus(["a", "b" * 40_000]), np.arange(2), length=50_000, validation_fraction=0.5)
+    assert len(longer.validation().tokens) == 40_002
+
+
+def test_split_documents_train_to_the_same_bits_on_both_backends(backend) -> None:
+    options = {**SMALL, "steps": 4, "batch_size": 3, "backend": backend, "val_fraction": 0.2}
+    short = [train(["ab", "ba", "cd"], **options, long_documents=kind).losses.tolist() for kind in ("cut", "split")]
+    assert short[0] == short[1]
+    by_hand = prepare(["abcdefg"], long_documents="split", **{**options, "val_fraction": 0})
+    pieces = sequences(by_hand.batches.batch(0, 2, 1))
+    assert [by_hand.corpus.tokenizer.decode(piece) for piece in pieces] == ["abcd", "defg"]
+
+
+def test_many_steps_are_laid_out_in_chunks(monkeypatch) -> None:
+    options = {**SMALL, "steps": 9, "format": "text", "batch_size": 2, "val_fraction": 0.3, "eval_every": 3}
+    expected = train(NAMES, **options)
+    monkeypatch.setattr("microgpt.training.STRETCH_TOKENS", 20)
+    result = train(NAMES, **options)
+    assert result.losses.tolist() == expected.losses.tolist()
+    assert result.validation_losses == expected.validation_losses
+    assert [steps for steps, _ in result.validation_losses] == [0, 3, 6, 9]

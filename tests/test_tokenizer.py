@@ -1,0 +1,254 @@
+"""Tokenizers: what each does, and what all of them have in common."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from microgpt import GPT, ByteTokenizer, CharTokenizer, GPTConfig, HuggingFaceTokenizer, Tokenizer, train
+
+
+def test_characters_are_sorted_and_bos_comes_last() -> None:
+    tokenizer = CharTokenizer.from_documents(["bob", "añ"])
+    assert tokenizer.characters == "aboñ"
+    assert (tokenizer.bos, tokenizer.vocab_size) == (4, 5)
+    assert tokenizer.encode("bañ") == [1, 0, 3]
+    assert tokenizer.encode("") == []
+    assert tokenizer.encode_document("ob") == [4, 2, 1, 4]
+    assert tokenizer.decode([4, 2, 1, 4]) == "ob"
+    assert tokenizer == CharTokenizer("ñobba") != CharTokenizer("ab")
+
+
+def test_a_character_can_be_bos() -> None:
+    tokenizer = CharTokenizer("abc\n", bos="\n")
+    assert (tokenizer.bos, tokenizer.vocab_size) == (0, 4)
+    assert tokenizer.encode("a\nb") == [1, 0, 2]
+    assert tokenizer.decode([1, 0, 2]) == "a\nb"
+    assert tokenizer.encode_document("ab") == [0, 1, 2, 0]
+    assert tokenizer == CharTokenizer("cba\n", bos="\n") != CharTokenizer("abc\n")
+    assert eval(repr(tokenizer)) == tokenizer
+    assert eval(repr(CharTokenizer("ab"))) == CharTokenizer("ab")
+    for bos in ("x", "ab", ""):
+        with pytest.raises(ValueError, match="bos must be one of the characters, got "):
+            CharTokenizer("abc", bos=bos)
+
+
+def test_unknown_characters_and_tokens_are_named() -> None:
+    tokenizer = CharTokenizer("abc")
+    with pytest.raises(ValueError, match="character 'x' at position 2 is not one the tokenizer knows"):
+        tokenizer.encode("abxc")
+    with pytest.raises(ValueError, match="character '𝄞' at position 0"):
+        tokenizer.encode("𝄞")
+    with pytest.raises(ValueError, match="token id 4 is out of range for vocab_size=4"):
+        tokenizer.decode([0, 4])
+    with pytest.raises(ValueError, match="token id -1 is out of range"):
+        tokenizer.decode([-1])
+    with pytest.raises(ValueError, match="characters must hold at least one character, got none"):
+        CharTokenizer("")
+
+
+def hugging_face(**changes: object) -> str:
+    """A byte-level tokenizers file with one merge."""
+    tokenizers = pytest.importorskip("tokenizers")
+    vocabulary = {chr(code): i for i, code in enumerate([*range(33, 127), 0x120, 0x10A, 0xC3, 0xB6])}
+    model = tokenizers.models.BPE(vocab={**vocabulary, "an": len(vocabulary)}, merges=[("a", "n")])
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    return json.dumps({**json.loads(tokenizer.to_str()), **changes})
+
+
+TOKENIZERS = {
+    "characters": lambda: CharTokenizer("anb ö\n"),
+    "characters of a text": lambda: CharTokenizer("anb ö\n", bos="\n"),
+    "bytes": ByteTokenizer,
+    "bytes of a text": lambda: ByteTokenizer(bos="\n"),
+    "huggingface": lambda: HuggingFaceTokenizer(hugging_face()),
+    "huggingface of a text": lambda: HuggingFaceTokenizer(hugging_face(), bos="\n"),
+}
+
+
+@pytest.fixture(params=TOKENIZERS)
+def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
+    return TOKENIZERS[request.param]()
+
+
+def test_text_goes_there_and_back(tokenizer) -> None:
+    for text in ("", "anna", "nö b\nan", "\n"):
+        ids = tokenizer.encode(text)
+        assert all(0 <= token < tokenizer.vocab_size for token in ids)
+        assert tokenizer.decode(ids) == text
+        assert tokenizer.encode_array(text).tolist() == ids
+        assert tokenizer.encode_array(text).dtype == tokenizer.dtype
+        assert tokenizer.encode_document(text) == [tokenizer.bos, *ids, tokenizer.bos]
+
+
+def test_bos_is_text_or_nothing(tokenizer) -> None:
+    assert 0 <= tokenizer.bos < tokenizer.vocab_size
+    assert tokenizer.decode([tokenizer.bos]) == ("\n" if tokenizer.bos_is_text else "")
+    for token in (-1, tokenizer.vocab_size):
+        with pytest.raises(ValueError, match=f"token id {token} is out of range for vocab_size={tokenizer.vocab_size}"):
+            tokenizer.decode([token])
+
+
+def test_many_documents_are_encoded_as_one_by_one(tokenizer) -> None:
+    for documents in (["anna", "ö", "b an"], ["an\nna", "b"], ["", "b", ""], []):
+        ids, ends = tokenizer.encode_documents(documents)
+        expected = [token for document in documents for token in tokenizer.encode_document(document)[1:]]
+        assert ids.tolist() == expected
+        assert (ids.dtype, ends.dtype) == (tokenizer.dtype, np.int64)
+        assert np.diff(ends, prepend=-1).tolist() == [len(tokenizer.encode(document)) + 1 for document in documents]
+
+
+def test_tokenizers_survive_json(tokenizer) -> None:
+    copy = Tokenizer.from_json(json.loads(json.dumps(tokenizer.to_json())))
+    assert copy == tokenizer
+    assert hash(copy) == hash(tokenizer)
+    assert (type(copy), copy.bos, copy.vocab_size) == (type(tokenizer), tokenizer.bos, tokenizer.vocab_size)
+    assert copy.encode("nö b\nan") == tokenizer.encode("nö b\nan")
+    assert copy != CharTokenizer("xyz") != tokenizer
+
+
+def test_a_model_speaks_with_any_tokenizer(tokenizer, backend) -> None:
+    options = {"steps": 2, "n_embd": 4, "n_head": 2, "block_size": 4, "backend": backend, "tokenizer": tokenizer}
+    format = "text" if tokenizer.bos_is_text else "lines"
+    model = train(["anna", "b önanna"], format=format, **options).model
+    assert model.tokenizer is tokenizer
+    assert all(isinstance(text, str) for text in model.generate(3))
+
+
+def test_bytes_that_are_not_text_are_replaced() -> None:
+    assert ByteTokenizer().encode_document("aß") == [256, 97, 195, 159, 256]
+    assert ByteTokenizer().decode([97, 195, 256, 159]) == "aß"
+    assert ByteTokenizer().decode([195, 97]) == "\ufffda"
+    assert repr(ByteTokenizer()) == "ByteTokenizer()"
+    assert eval(repr(ByteTokenizer("\n"))) == ByteTokenizer("\n") != ByteTokenizer()
+    for bos in ("", "ab", "ß"):
+        with pytest.raises(ValueError, match="bos must be one ASCII character, got "):
+            ByteTokenizer(bos)
+
+
+@pytest.mark.parametrize(("size", "dtype"), [(255, "uint8"), (256, "uint16"), (65535, "uint16"), (65536, "int32")])
+def test_ids_take_no_more_room_than_they_need(size, dtype) -> None:
+    characters = "".join(map(chr, [*range(0xD800), *range(0xE000, 0xE000 + 2**16)][:size]))
+    tokenizer = CharTokenizer(characters)
+    assert tokenizer.dtype == tokenizer.encode_array(characters).dtype == dtype
+    assert tokenizer.encode(characters) == list(range(size))
+    assert tokenizer.encode_lines("\n")[0].tolist() == [size]
+    with pytest.raises(ValueError, match=r"character '\\U0010ffff' at position 1"):
+        tokenizer.encode("a\U0010ffff")
+
+
+def test_truncation_and_padding_of_a_file_are_left_out() -> None:
+    limits = {
+        "truncation": {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0},
+        "padding": {
+            "strategy": {"Fixed": 7},
+            "direction": "Right",
+            "pad_to_multiple_of": None,
+            "pad_id": 0,
+            "pad_type_id": 0,
+            "pad_token": "!",
+        },
+    }
+    tokenizer = HuggingFaceTokenizer(hugging_face(**limits))
+    assert tokenizer.decode(tokenizer.encode("anna bab")) == "anna bab"
+    assert tokenizer.encode("an") == [98]
+    assert len(tokenizer.encode_lines("an\n")[0]) == 2
+
+
+def test_a_tokenizers_file_that_drops_line_feeds_gets_a_bos_of_its_own() -> None:
+    tokenizer = HuggingFaceTokenizer(hugging_face(pre_tokenizer={"type": "Whitespace"}, decoder=None), bos="\n")
+    assert (tokenizer.bos, tokenizer.vocab_size, tokenizer.bos_is_text) == (99, 100, False)
+    assert Tokenizer.from_json(tokenizer.to_json()) == tokenizer
+
+
+def test_a_tokenizers_file_is_an_option_of_train(tmp_path) -> None:
+    (tmp_path / "bpe.json").write_text(hugging_face())
+    options = {"steps": 1, "n_embd": 4, "n_head": 2, "block_size": 4}
+    assert train(["anna"], tokenizer=str(tmp_path / "bpe.json"), **options).model.config.vocab_size == 100
+    assert train(["anna" * 9], tokenizer=tmp_path / "bpe.json", format="text", **options).model.config.vocab_size == 99
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot read .*bpe.json: No such file"),
+        (b"", "bpe.json: not a tokenizers JSON file"),
+        (b"{}", "bpe.json: not a tokenizers JSON file"),
+        (b"[" * 100_000, "bpe.json: not a tokenizers JSON file"),
+        (b"\xff", "cannot read .*bpe.json.*can't decode byte 0xff"),
+    ],
+)
+def test_bad_tokenizers_files_are_named(tmp_path, content, message) -> None:
+    pytest.importorskip("tokenizers")
+    if content is not None:
+        (tmp_path / "bpe.json").write_bytes(content)
+    with pytest.raises(ValueError, match=message) as error:
+        train(["anna"], tokenizer=tmp_path / "bpe.json")
+    assert "\n" not in str(error.value)
+
+
+def test_an_absent_package_is_named() -> None:
+    script = "import sys; sys.modules['tokenizers'] = None; import microgpt; microgpt.HuggingFaceTokenizer('{}')"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parent)
+    wanted = 'ImportError: this tokenizer needs the tokenizers package: pip install "microgpt-fast[tokenizers]"\n'
+    assert result.stderr.endswith(wanted)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        [],
+        "characters",
+        {},
+        {"type": None},
+        {"type": []},
+        {"type": "words"},
+        {"type": "characters" * 1_000_000},
+        {"type": "bytes"},
+        {"type": "bytes", "bos": 10},
+        {"type": "bytes", "bos": ""},
+        {"type": "bytes", "bos": "\n" * 1_000_000},
+        {"type": "bytes", "bos": None, "size": 10**100},
+        {"type": "characters", "bos": None},
+        {"type": "characters", "characters": "", "bos": None},
+        {"type": "characters", "characters": "ba", "bos": None},
+        {"type": "characters", "characters": "aab", "bos": None},
+        {"type": "characters", "characters": "ab", "bos": "x"},
+        {"type": "characters", "characters": "x" * 1_000_000, "bos": "x" * 1_000_000},
+        {"type": "characters", "characters": ["a", "b"], "bos": None},
+        {"type": "characters", "characters": 10**18, "bos": None},
+        {"type": "characters", "characters": None, "bos": None},
+        {"type": "characters", "characters": {"a": 1}, "bos": False},
+        {"type": "huggingface", "json": None, "bos": None},
+        {"type": "huggingface", "json": "{", "bos": None},
+        {"type": "huggingface", "json": "\n\0", "bos": "\n"},
+        {"type": "huggingface", "json": "\ud800", "bos": None},
+        {"type": "huggingface", "json": {}, "bos": None},
+    ],
+)
+def test_hostile_json_is_refused_in_one_line(content) -> None:
+    with pytest.raises(ValueError) as error:
+        Tokenizer.from_json(content)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 300
+
+
+def test_absurd_token_ids_are_refused() -> None:
+    model = {"type": "WordLevel", "vocab": {"a": 4_000_000_000}, "unk_token": "a"}
+    with pytest.raises(ValueError, match="must have 1 to 16,777,216 tokens, got 4,000,000,001"):
+        HuggingFaceTokenizer(hugging_face(model=model))
+    with pytest.raises(ValueError, match="must have 1 to 16,777,216 tokens, got 0"):
+        HuggingFaceTokenizer(hugging_face(model={**model, "vocab": {}}))
+
+
+def test_the_tokenizer_of_a_model_has_its_size() -> None:
+    with pytest.raises(ValueError, match="vocab_size must be the tokenizer's 257, got a config with 256"):
+        GPT(GPTConfig(vocab_size=256), tokenizer=ByteTokenizer())
