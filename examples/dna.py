@@ -2,8 +2,6 @@
 
 Sequences come from a small Markov chain in which each base prefers some followers; into each, the motif TATAAT is put
 at a random place. The model is told nothing of either.
-
-    python examples/dna.py
 """
 
 import random

@@ -1,9 +1,7 @@
 """Moves: a model that learns the rules of tic-tac-toe from random games.
 
-A game is the cells 1 to 9 in the order in which they are taken, such as "51932": legal where no cell is taken twice, and
-where it ends as soon as three are in a row, and not before, unless the board is full.
-
-    python examples/moves.py
+A game is the cells 1 to 9 in the order in which they are taken, such as "51932". It is legal where no cell is taken
+twice, and where it ends as soon as there are three in a row or the board is full, and not before.
 """
 
 import random

@@ -1,7 +1,4 @@
-"""Names: train on a file of names, by default those of the package, and print new ones.
-
-    python examples/names.py [FILE]
-"""
+"""Names: train on a file of names, by default those of the package, and print new ones: names.py [FILE]"""
 
 import sys
 

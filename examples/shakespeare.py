@@ -1,8 +1,6 @@
-"""Continuous text: train on a file, by default two sonnets, and let the model write on.
+"""Continuous text: train on a file, by default two sonnets, and let the model write on.: shakespeare.py [FILE]
 
-With all of Shakespeare in FILE, more steps and a larger model, this is nanoGPT's example for a laptop.
-
-    python examples/shakespeare.py [FILE]
+With all of Shakespeare in FILE, more steps and a larger model, it is nanoGPT's example for a laptop.
 """
 
 import sys
@@ -40,7 +38,8 @@ result = microgpt.train(
     [text], format="text", steps=1000, n_embd=64, block_size=64, batch_size=8, learning_rate=0.005, dtype="float32"
 )
 print(f"{len(text):,} characters, {result.model.num_params:,} parameters")
-print(f"loss of the first ten steps {result.losses[:10].mean():.2f} nats, of the last ten {result.losses[-10:].mean():.2f}")
+first, last = result.losses[:10].mean(), result.losses[-10:].mean()
+print(f"loss of the first ten steps {first:.2f} nats, of the last ten {last:.2f}")
 
 words, written = set(text.split()), ""
 print("\nShall I ", end="")
