@@ -6,7 +6,6 @@ of one line that names the file.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -229,6 +228,8 @@ def _typed(name: str, value: Any, kind: Callable[..., T]) -> T:
 
 def _checksum(arrays: Mapping[str, NDArray[Any]], texts: Mapping[str, str]) -> str:
     """Of everything in a file: the format itself would not notice a wrong bit in an array."""
+    import hashlib  # only who uses it pays for its import
+
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(texts):
         digest.update(f"{name}={len(texts[name])}={texts[name]}".encode())

@@ -14,6 +14,7 @@ from microgpt.arguments import number, positive_integer
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+TEXT_TOKENS = 500  # of a continuous text, unless told otherwise
 PLACES = 64  # documents that are continued together: more would gain little and take memory
 
 

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -116,6 +117,11 @@ class Run:
         self.tokens_per_step = recipe.batch_size * batches.mean_positions()
         self._pace = PAUSE  # seconds a step
         self._reported = 0  # to whoever wants to know about progress
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the data: what a run that goes on is compared by."""
+        return self.corpus.fingerprint()
 
     @property
     def step(self) -> int:
@@ -249,7 +255,7 @@ class Run:
         for name, value in plain(self.recipe.options()).items():
             if name not in ("steps", "epochs", "time") and history.options.get(name) != value:
                 raise ValueError(f"{name} is {value!r}, but {path} was begun with {history.options.get(name)!r}")
-        if progress.fingerprint != self.corpus.fingerprint():
+        if progress.fingerprint != self.fingerprint:
             raise ValueError(f"the data are not those that {path} was begun with")
         self.model.load_state_dict(checkpoint.parameters)
         self.model.generator.setstate(checkpoint.generator)
@@ -270,7 +276,7 @@ class Run:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a checkpoint from which `prepare(..., resume=True)` goes on as if nothing had happened."""
         self.model.history = self.history()
-        save(path, self.model, self.optimizer, self.corpus.fingerprint())
+        save(path, self.model, self.optimizer, self.fingerprint)
 
 
 def prepare(

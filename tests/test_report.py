@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -243,3 +244,11 @@ def test_chromium_shows_every_figure_without_error_or_request(browser, tmp_path,
     assert browser.execute_script(decoded) == [9] * 4
     overflow = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert browser.execute_script(overflow) <= 0
+
+
+def test_a_model_of_continuous_text_shows_a_text() -> None:
+    model = GPT(GPTConfig(vocab_size=7, n_embd=6, block_size=5, n_head=2), 3, tokenizer=CharTokenizer("abcde<\n", bos="\n"))
+    page = report_page(model, seed=1)
+    text = "".join(model.stream(temperature=0.5, seed=1, max_tokens=500))
+    assert len(text) == 500
+    assert f'<p class="text"><bdi>{html.escape(text)}</bdi></p>' in page

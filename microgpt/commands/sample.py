@@ -15,8 +15,9 @@ from typing import Any
 from microgpt.arguments import integer
 from microgpt.commands.trained import add_model_arguments, load_model
 from microgpt.model import GPT
+from microgpt.sampling import TEXT_TOKENS
 
-DOCUMENTS, TEXT_TOKENS = 20, 500  # what is drawn unless told otherwise
+DOCUMENTS = 20  # unless told otherwise
 SEPARATOR = "-" * 15  # nanoGPT's
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
@@ -57,6 +55,8 @@ class Corpus:
 
     def fingerprint(self) -> str:
         """32 hexadecimal digits that no other tokens or documents have. Reads all of them."""
+        import hashlib  # only who uses it pays for its import
+
         digest = hashlib.blake2b(digest_size=16)
         for array in (self.offsets, self.tokens):
             digest.update(f"{array.dtype} {len(array)} ".encode())
@@ -152,6 +152,8 @@ class _GrowingArray:
         self._length = end
 
     def _write(self, array: NDArray[Any]) -> None:
+        import tempfile  # only who uses it pays for its import
+
         try:
             if self._file is None:
                 self._file = tempfile.TemporaryFile()

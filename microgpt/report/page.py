@@ -17,6 +17,7 @@ from microgpt.report.figures import attention_axes, attention_legend, attention_
 from microgpt.report.inspection import forward, principal_components, softmax
 from microgpt.report.labels import token_labels
 from microgpt.report.markup import escaped, facts_table
+from microgpt.sampling import TEXT_TOKENS
 from microgpt.summary import describe_model, describe_training
 from microgpt.writing import check_writable, write_atomically
 
@@ -51,7 +52,7 @@ def report_page(model: GPT, *, text: str | None = None, samples: int = 20, seed:
 
     Args:
         text: what the model is watched reading, up to its context or 64 tokens; by default the first sample with any.
-        samples: how many documents to draw, at temperature 0.5.
+        samples: how many documents to draw, at temperature 0.5; of a model of continuous text, 500 tokens are drawn.
         seed: of the samples: the same model and seed give the same page.
 
     `ValueError` names a character of `text` that the model does not know; `ImportError` says what to install where
@@ -125,6 +126,12 @@ def _losses(model: GPT) -> str:
 
 
 def _samples(model: GPT, documents: list[list[int]], seed: int) -> str:
+    if model.tokenizer and model.tokenizer.bos_is_text:
+        text = "".join(model.stream(temperature=TEMPERATURE, seed=seed, max_tokens=TEXT_TOKENS))
+        return (
+            f"<p>{TEXT_TOKENS} tokens drawn at temperature {TEMPERATURE:g} with seed {seed}.</p>\n"
+            f'<p class="text"><bdi>{escaped(text)}</bdi></p>\n'
+        )
     texts = [_document(model, document) for document in documents]
     width = min(40.0, max(12.0, 0.6 * max(map(len, texts), default=0)))
     items = "".join(f"<li><bdi>{escaped(text)}</bdi></li>\n" for text in texts)
