@@ -1,0 +1,127 @@
+"""The README and docs/: that everything they show works as it stands there.
+
+A page's Python blocks run in one namespace, its `microgpt` command lines as a user would type them, all in the order of
+the page and in one folder, where the files are that the pages speak of. No run makes more than MOST_STEPS steps there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import io
+import random
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import microgpt
+from microgpt.cli import build_parser, main
+from microgpt.recipe import Recipe
+
+from conftest import needs_compiled
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MOST_STEPS = 20
+TESTED_ELSEWHERE = {"bench"}  # and slow: here only its arguments are looked at
+
+BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(r"^((?:.* \| )?microgpt (?:.*\\\n)*.*)$", re.MULTILINE)  # and what is piped into it
+
+
+def examples(page: Path) -> Iterator[tuple[int, str, str]]:
+    """Line, kind ("python" or "command") and source of everything that a page shows, in its order."""
+    text = page.read_text(encoding="utf-8")
+    for block in BLOCK.finditer(text):
+        line = text.count("\n", 0, block.start(2))
+        if block[1] == "python":
+            yield line, "python", block[2]
+        else:
+            for command in COMMAND.findall(block[2]):
+                yield line, "command", command
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The files that the pages speak of, and short runs."""
+    names, draw = microgpt.read_documents()[:1000], random.Random(0)
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    (tmp_path / "more-names.txt.gz").write_bytes(gzip.compress("\n".join(names).encode()))
+    speeches = [f"{draw.choice(['ROMEO', 'JULIET'])}:\n{' '.join(draw.choices(names, k=9))}\n" for _ in range(500)]
+    for name in ("shakespeare.txt", "text.txt"):
+        (tmp_path / name).write_text("\n".join(speeches))
+
+    step_count = Recipe.step_count
+    monkeypatch.setattr(Recipe, "step_count", lambda *arguments: min(step_count(*arguments) or MOST_STEPS, MOST_STEPS))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run_command(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command line, and what is piped into it."""
+    *piped, line = line.replace("\\\n", "").split(" | ")
+    if piped:
+        content = subprocess.run(shlex.split(piped[0]), capture_output=True, check=True).stdout
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    _, *arguments = shlex.split(line, comments=True)
+    if arguments and arguments[0] in TESTED_ELSEWHERE:
+        build_parser().parse_args(arguments)
+    else:
+        assert main(arguments) == 0, line
+
+
+@needs_compiled
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_shows_works(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    if page.name == "file-format.md":  # it begins with a model that is there
+        microgpt.train("names.txt", out="names.safetensors")
+    namespace: dict[str, Any] = {}
+    for line, kind, source in examples(page):
+        if kind == "python":
+            exec(compile("\n" * line + source, str(page), "exec"), namespace)
+        else:
+            run_command(source, monkeypatch)
+
+
+def test_examples_are_found() -> None:
+    """Each kind, in the form in which each page has it."""
+    shown = {page.name: [kind for _, kind, _ in examples(page)] for page in PAGES}
+    assert shown["README.md"].count("python") == 2
+    assert shown["README.md"].count("command") == 10
+    for name, kinds in shown.items():
+        assert len(kinds) >= {"numerics.md": 1, "architecture.md": 0}.get(name, 2), name
+
+
+def test_every_option_that_a_page_names_is_there() -> None:
+    parser = build_parser()
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    known = {option for each in (parser, *commands.choices.values()) for option in each._option_string_actions}
+    for page in (*PAGES, ROOT / "CONTRIBUTING.md"):
+        named = re.findall(r"`(?:[^`\n]* )?(--[a-z-]+)[^`\n]*`", page.read_text(encoding="utf-8"))
+        assert set(named) <= known, page
+
+
+def test_links_lead_somewhere() -> None:
+    for page in (*PAGES, ROOT / "CONTRIBUTING.md"):
+        for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
+            assert target.startswith("https://") or (page.parent / target).exists(), f"{page}: {target}"
+
+
+def test_the_architecture_page_says_what_every_file_holds() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    sources = {".py", ".pyi", ".pyx", ".h", ".c", ".txt", ".html"}
+    files = [
+        path.relative_to(ROOT / top).as_posix()
+        for top in ("microgpt", "csrc")
+        for path in (ROOT / top).rglob("*")
+        if path.suffix in sources and not path.name.startswith("__") and path.parent.name != "commands"
+    ]
+    assert len(files) > 40
+    assert [file for file in files if f"`{file}`" not in text] == []
