@@ -63,7 +63,7 @@ cdef extern from "kernels/interface.h" nogil:
         void *scratch
 
     ctypedef struct Stage:
-        void (*run)(const Operation *, const Workspace *, Share) noexcept nogil
+        void (*run)(const Operation *, const Workspace *, const Share *) noexcept nogil
         int64_t (*units)(const Operation *, const Workspace *) noexcept nogil
         int64_t grain
 
@@ -168,7 +168,7 @@ cdef void run_stage(void *context, int64_t first, int64_t past, int thread) noex
     cdef Job *job = <Job *>context
     cdef Share share
     share.first, share.past, share.scratch = first, past, job.scratch + thread * job.scratch_bytes
-    job.stage.run(job.operation, job.workspace, share)
+    job.stage.run(job.operation, job.workspace, &share)
 
 
 cdef struct AdamJob:
@@ -444,6 +444,9 @@ cdef class Engine:
 
         They live no longer than a call: there is nothing to inherit at a fork, and nothing to wait for at exit.
         """
+        if self.team.size > 1:  # a callback of a call that has one
+            yield
+            return
         size = self.threads if rows * self.num_params >= SHARED_WORK else 1
         helpers = [threading.Thread(target=self.help, args=(i,), daemon=True) for i in range(1, size)]
         team_start(&self.team, size)

@@ -9,7 +9,8 @@ import threading
 import numpy as np
 import pytest
 
-from microgpt import GPT, Adam, GPTConfig
+from microgpt import GPT, Adam, GPTConfig, train
+from microgpt.training import prepare
 
 from conftest import needs_compiled
 
@@ -57,3 +58,12 @@ def test_a_forked_process_trains_on() -> None:
     if child == 0:
         os._exit(0 if trained(*CASES[1], "float32", 2) == expected else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_progress_may_ask_for_a_loss_while_threads_train() -> None:
+    options = {"steps": 40, "batch_size": 60, "n_embd": 48, "threads": 3, "dtype": "float32"}
+    expected = train(["carlotta" * 2, "bob"] * 60, **options)
+    run, asked = prepare(["carlotta" * 2, "bob"] * 60, **options), []
+    assert run.finish(lambda completed: asked.append(run.model.loss([[0, 1, 2]] * 200))).losses.tolist() == expected.losses.tolist()
+    assert asked
+    assert np.isfinite(asked).all()

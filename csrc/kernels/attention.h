@@ -212,35 +212,35 @@ static void attention_forward_cached(const Operation *op, const Workspace *w, in
     }
 }
 
-static void attention_forward(const Operation *op, const Workspace *w, Share share) {
-    for (int64_t strip = share.first; strip < share.past; strip++) {
+static void attention_forward(const Operation *op, const Workspace *w, const Share *share) {
+    for (int64_t strip = share->first; strip < share->past; strip++) {
         if (w->caches || attention_is_short(w)) {
             const int64_t first = strip * STRIP_PANELS, past = minimum(first + STRIP_PANELS, lines(w->rows));
             for (int64_t panel = first; panel < past; panel++)
-                (w->caches ? attention_forward_cached : attention_short_forward)(op, w, panel, share.scratch);
+                (w->caches ? attention_forward_cached : attention_short_forward)(op, w, panel, share->scratch);
             continue;
         }
         for (int64_t head = 0; head < w->n_head; head++) {
             const Head h = head_of(op, w, strip, head);
-            attention_forward_head(&h, w, (real *)w->arena + op->input, (real *)w->arena + op->output, share.scratch);
+            attention_forward_head(&h, w, (real *)w->arena + op->input, (real *)w->arena + op->output, share->scratch);
         }
     }
 }
 
-static void attention_backward(const Operation *op, const Workspace *w, Share share) {
-    for (int64_t unit = share.first, next; unit < share.past; unit = next) {
+static void attention_backward(const Operation *op, const Workspace *w, const Share *share) {
+    for (int64_t unit = share->first, next; unit < share->past; unit = next) {
         const int64_t group = unit / w->n_head, first = w->group_start[group], past = w->group_start[group + 1];
-        next = minimum((group + 1) * w->n_head, share.past);
+        next = minimum((group + 1) * w->n_head, share->past);
         const int64_t first_head = unit - group * w->n_head, past_head = next - group * w->n_head;
         if (attention_is_short(w)) {
-            attention_short_backward(op, w, first, past, first_head, past_head, share.scratch);
+            attention_short_backward(op, w, first, past, first_head, past_head, share->scratch);
             continue;
         }
         for (int64_t head = first_head; head < past_head; head++)
             for (int64_t strip = (past - 1) / STRIP_PANELS; strip >= first / STRIP_PANELS; strip--) {
                 const Head h = head_of(op, w, strip, head);
                 attention_backward_head(&h, (real *)w->arena + op->input, (real *)w->arena + op->output_gradient,
-                                        (real *)w->arena + op->input_gradient, share.scratch);
+                                        (real *)w->arena + op->input_gradient, share->scratch);
             }
     }
 }

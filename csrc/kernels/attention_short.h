@@ -125,7 +125,7 @@ static void attention_short_backward(const Operation *op, const Workspace *w, in
     real *queries = scratch, *keys = queries + heads * part, *values = keys + heads * part;
     real *d_outputs = values + heads * part, *d_logits = d_outputs + heads * part;
     real *weights = d_logits + heads * triangle;
-    memset(d_logits, 0, 2 * heads * triangle * sizeof(real));
+    clear(d_logits, 2 * heads * triangle);
     for (int64_t panel = past - 1; panel >= first; panel--) {
         const int64_t next = op->n_in * LINE, output_next = op->n_out * LINE;
         const real *input = (real *)w->arena + op->input + panel * next;
@@ -144,7 +144,7 @@ static void attention_short_backward(const Operation *op, const Workspace *w, in
         }
         if (has_right)
             for (int64_t i = 0; i < 2 * heads * triangle; i += WINDOW) /* of d_logits and weights */
-                memcpy(d_logits + i + LINE, d_logits + i, LINE * sizeof(real));
+                copy(d_logits + i + LINE, d_logits + i, LINE);
         for (int v = 0; v < LINE; v += LANES) {
             for (int64_t h = 0; h < heads; h++) {
                 const real *d_output = output_gradient + ((first_head + h + 1) * head_dim - 1) * LINE + v;

@@ -23,9 +23,9 @@ INLINE void gather_rows(const real *table, const int32_t *indices, const real *o
 }
 
 /* output[r] = wte[tokens[r]] + wpe[positions[r]] */
-static void embedding_forward(const Operation *op, const Workspace *w, Share share) {
+static void embedding_forward(const Operation *op, const Workspace *w, const Share *share) {
     const real *wte = w->parameters, *wpe = wte + w->num_wte;
-    for (int64_t panel = share.first; panel < share.past; panel++)
+    for (int64_t panel = share->first; panel < share->past; panel++)
         gather_rows(wte, w->tokens + panel * LINE, wpe, w->positions + panel * LINE, op->n_out,
                     (real *)w->arena + op->output + panel * op->n_out * LINE);
 }
@@ -38,12 +38,12 @@ INLINE void add_to(real *sums, const real *terms, int64_t n) {
 }
 
 /* Each row's gradient goes to its token and to its position, rows last to first. A unit is a line of features. */
-static void embedding_backward(const Operation *op, const Workspace *w, Share share) {
+static void embedding_backward(const Operation *op, const Workspace *w, const Share *share) {
     const int64_t n = op->n_out, panels = lines(w->rows);
-    for (int64_t feature = share.first * LINE; feature < minimum(share.past * LINE, n); feature += LINE) {
+    for (int64_t feature = share->first * LINE; feature < minimum(share->past * LINE, n); feature += LINE) {
         const int64_t width = minimum(LINE, n - feature);
         real *wte = (real *)w->gradients + feature, *wpe = wte + w->num_wte, rows[LINE * LINE];
-        for (int64_t i = 0; i < w->num_wte + w->num_wpe; i += n) memset(wte + i, 0, width * sizeof(real));
+        for (int64_t i = 0; i < w->num_wte + w->num_wpe; i += n) clear(wte + i, width);
         for (int64_t panel = panels - 1; panel >= 0; panel--) {
             const real *gradient = (real *)w->arena + op->output_gradient + (panel * n + feature) * LINE;
             transpose_lines(gradient, LINE, rows, LINE);

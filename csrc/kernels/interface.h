@@ -92,7 +92,7 @@ typedef struct {
 
 /* Work that can be shared: no unit waits for another, and none adds to what another writes. */
 typedef struct {
-    void (*run)(const Operation *, const Workspace *, Share);
+    void (*run)(const Operation *, const Workspace *, const Share *);
     int64_t (*units)(const Operation *, const Workspace *);
     int64_t grain;                  /* units that are better done together */
 } Stage;

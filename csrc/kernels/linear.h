@@ -10,33 +10,32 @@ INLINE const real *weights_of(const Operation *op, const Workspace *w) {
     return op->weight_rows ? (real *)w->arena + op->gathered : (const real *)w->parameters + op->weight;
 }
 
-static void linear_gather(const Operation *op, const Workspace *w, Share share) {
-    for (int64_t o = share.first; o < share.past; o++)
-        memcpy((real *)w->arena + op->gathered + o * op->n_in, (const real *)w->parameters + op->weight_rows[o],
-               op->n_in * sizeof(real));
+static void linear_gather(const Operation *op, const Workspace *w, const Share *share) {
+    for (int64_t o = share->first; o < share->past; o++)
+        copy((real *)w->arena + op->gathered + o * op->n_in, (const real *)w->parameters + op->weight_rows[o], op->n_in);
 }
 
 /* output[r][o] = sum over i of weight[o][i] * input[r][i] */
-static void linear_forward(const Operation *op, const Workspace *w, Share share) {
+static void linear_forward(const Operation *op, const Workspace *w, const Share *share) {
     real *arena = w->arena;
     multiply(&(Product){.a = weights_of(op, w), .a_row = op->n_in, .a_step = 1, .first_run = op->n_in,
                         .b = arena + op->input, .b_step = LINE, .b_line = op->n_in * LINE,
                         .depth = op->n_in,
                         .c = arena + op->output, .c_row = LINE, .c_line = op->n_out * LINE,
                         .epilogue = op->epilogue, .extra = arena + op->residual},
-             op->n_out, share.first, share.past);
+             op->n_out, share->first, share->past);
 }
 
 /* Backward reads weights along their columns: of large matrices rather from a transposed copy, [n_in][n_out]. */
-static void linear_transpose(const Operation *op, const Workspace *w, Share share) {
+static void linear_transpose(const Operation *op, const Workspace *w, const Share *share) {
     real *transposed = (real *)w->arena + op->transposed;
-    for (int64_t o = share.first * LINE; o < share.past * LINE; o += LINE)
+    for (int64_t o = share->first * LINE; o < share->past * LINE; o += LINE)
         for (int64_t i = 0; i < op->n_in; i += LINE)
             transpose_lines(weights_of(op, w) + o * op->n_in + i, op->n_in, transposed + i * op->n_out + o, op->n_out);
 }
 
 /* input_gradient[r][i] = sum over o, last to first, of weight[o][i] * output_gradient[r][o] */
-static void linear_backward_input(const Operation *op, const Workspace *w, Share share) {
+static void linear_backward_input(const Operation *op, const Workspace *w, const Share *share) {
     real *arena = w->arena;
     const int64_t last = op->n_out - 1;
     const int is_transposed = op->transposed >= 0;
@@ -47,7 +46,7 @@ static void linear_backward_input(const Operation *op, const Workspace *w, Share
                         .depth = op->n_out,
                         .c = arena + op->input_gradient, .c_row = LINE, .c_line = op->n_in * LINE,
                         .epilogue = op->backward_epilogue, .extra = arena + op->input},
-             op->n_in, share.first, share.past);
+             op->n_in, share->first, share->past);
 }
 
 /* weight_gradient[o][i] = sum over rows, last to first, of output_gradient[r][o] * input[r][i]
@@ -56,14 +55,14 @@ enum { GRADIENT_LINES = 8 };
 
 INLINE int64_t gradient_block_rows(int64_t rows) { return minimum(lines(rows) * LINE, DEPTH_BLOCK); }
 
-static void linear_backward_weight(const Operation *op, const Workspace *w, Share share) {
+static void linear_backward_weight(const Operation *op, const Workspace *w, const Share *share) {
     const int64_t n_in = op->n_in, n_out = op->n_out, panels = lines(w->rows);
     const real *input = (real *)w->arena + op->input, *output_gradient = (real *)w->arena + op->output_gradient;
     real *gradient = op->weight_rows ? (real *)w->arena + op->gathered_gradient : (real *)w->gradients + op->weight;
     const int is_padded = n_in % LINE > 0;
-    real *transposed = share.scratch, *padded = transposed + GRADIENT_LINES * LINE * gradient_block_rows(w->rows);
-    for (int64_t line = share.first; line < share.past; line += GRADIENT_LINES) {
-        const int64_t block_lines = minimum(GRADIENT_LINES, share.past - line);
+    real *transposed = share->scratch, *padded = transposed + GRADIENT_LINES * LINE * gradient_block_rows(w->rows);
+    for (int64_t line = share->first; line < share->past; line += GRADIENT_LINES) {
+        const int64_t block_lines = minimum(GRADIENT_LINES, share->past - line);
         real *c = is_padded ? padded : gradient + line * LINE;
         const int64_t c_row = is_padded ? block_lines * LINE : n_in;
         for (int64_t past = panels; past > 0; past -= minimum(past, DEPTH_BLOCK / LINE)) {
@@ -84,15 +83,14 @@ static void linear_backward_weight(const Operation *op, const Workspace *w, Shar
         }
         if (is_padded)
             for (int64_t o = 0; o < n_out; o++)
-                memcpy(gradient + o * n_in + line * LINE, c + o * c_row,
-                       minimum(c_row, n_in - line * LINE) * sizeof(real));
+                copy(gradient + o * n_in + line * LINE, c + o * c_row, minimum(c_row, n_in - line * LINE));
     }
 }
 
-static void linear_scatter(const Operation *op, const Workspace *w, Share share) {
-    for (int64_t o = share.first; o < share.past; o++)
-        memcpy((real *)w->gradients + op->weight_rows[o], (const real *)w->arena + op->gathered_gradient + o * op->n_in,
-               op->n_in * sizeof(real));
+static void linear_scatter(const Operation *op, const Workspace *w, const Share *share) {
+    for (int64_t o = share->first; o < share->past; o++)
+        copy((real *)w->gradients + op->weight_rows[o], (const real *)w->arena + op->gathered_gradient + o * op->n_in,
+             op->n_in);
 }
 
 INLINE int64_t linear_scratch_size(const Workspace *w, int64_t rows) {
@@ -102,18 +100,18 @@ INLINE int64_t linear_scratch_size(const Workspace *w, int64_t rows) {
 
 /* In the reference's graph the target's logit is reached first through the loss's numerator, so that its row is the
  * last to be added to the input's gradient. Leaving it out first is adding 0 times it, which changes no bit. */
-static void unembedding_backward_input(const Operation *op, const Workspace *w, Share share) {
+static void unembedding_backward_input(const Operation *op, const Workspace *w, const Share *share) {
 #if MICROGPT_EXACT
-    real *arena = w->arena, *rows = share.scratch;
+    real *arena = w->arena, *rows = share->scratch;
     const int64_t n_in = op->n_in;
-    for (int64_t panel = share.first; panel < share.past; panel++) {
+    for (int64_t panel = share->first; panel < share->past; panel++) {
         const int32_t *targets = w->targets + panel * LINE;
         real *gradient = arena + op->output_gradient + panel * op->n_out * LINE, target_gradient[LINE];
         for (int r = 0; r < LINE; r++) {
             target_gradient[r] = gradient[targets[r] * LINE + r];
             gradient[targets[r] * LINE + r] = 0;
         }
-        linear_backward_input(op, w, (Share){panel, panel + 1, share.scratch});
+        linear_backward_input(op, w, &(Share){panel, panel + 1, share->scratch});
         gather_rows(weights_of(op, w), targets, NULL, NULL, n_in, rows);
         real *input_gradient = arena + op->input_gradient + panel * n_in * LINE;
         for (int64_t i = 0; i < n_in * LINE; i += LANES)

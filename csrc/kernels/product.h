@@ -159,12 +159,14 @@ static Tile *const tiles[TILE_LINES + 1][TILE_ROWS + 1][ARRANGEMENTS] = {
 /* The product for a few lines, rows in blocks of nearly the same size. */
 static void multiply_lines(const Product *p, int64_t rows, int64_t line, int64_t tile_lines) {
     const Arrangement arrangement = arrangement_of(p);
-    const int64_t blocks = (rows + tile_rows[tile_lines] - 1) / tile_rows[tile_lines];
-    for (int64_t block = 0, m = 0; block < blocks; block++) {
-        const int64_t next = rows * (block + 1) / blocks;
-        tiles[tile_lines][next - m][arrangement](p, p->a + m * p->a_row, p->b + line * p->b_line,
-                                                 p->c + m * p->c_row + line * p->c_line);
-        m = next;
+    for (int64_t m = 0, left = rows, next; left; m += next, left -= next) {
+        next = left;
+        if (left > tile_rows[tile_lines]) { /* divisions of 32 bits: those of 64 take longer than a small product */
+            const uint32_t blocks = ((uint32_t)left + tile_rows[tile_lines] - 1) / (uint32_t)tile_rows[tile_lines];
+            next = (uint32_t)left / blocks;
+        }
+        tiles[tile_lines][next][arrangement](p, p->a + m * p->a_row, p->b + line * p->b_line,
+                                             p->c + m * p->c_row + line * p->c_line);
     }
 }
 

@@ -57,6 +57,18 @@ typedef real unaligned_vec __attribute__((vector_size(VECTOR_BYTES), aligned(siz
 
 INLINE vec load(const real *p) { return *(const unaligned_vec *)p; }
 INLINE void store(real *p, vec v) { *(unaligned_vec *)p = v; }
+/* As memset to 0 and memcpy, whose calls take longer than their work for a row of a small model. */
+INLINE void clear(real *to, int64_t n) {
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) store(to + i, (vec){0});
+    for (; i < n; i++) to[i] = 0;
+}
+INLINE void copy(real *to, const real *from, int64_t n) {
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) store(to + i, load(from + i));
+    for (; i < n; i++) to[i] = from[i];
+}
+
 INLINE int64_t lines(int64_t n) { return (n + LINE - 1) / LINE; }
 INLINE int64_t minimum(int64_t a, int64_t b) { return a < b ? a : b; }
 
