@@ -13,11 +13,13 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
-from setuptools.errors import CompileError
+from setuptools.errors import CompileError, PlatformError
 
 from distutils.ccompiler import new_compiler  # isort: skip (setuptools provides it)
 from distutils.sysconfig import customize_compiler  # isort: skip
 
+if sys.platform == "darwin":  # a universal Python would compile for two processors at once, and kernels are for one
+    os.environ.setdefault("ARCHFLAGS", f"-arch {platform.machine()}")
 REQUIRED = os.environ.get("MICROGPT_REQUIRE_EXTENSIONS") == "1"
 
 # pow, exp and log have to stay calls of the C library: the compiler would make x * x of pow(x, 2), whose last bit
@@ -41,7 +43,9 @@ INSTRUCTION_SETS = {
 
 
 def instruction_sets():
-    machine = platform.machine().lower()
+    """Those of the machine to compile for, which may be another than this one: sysconfig.get_platform() tells."""
+    machine = sysconfig.get_platform().rpartition("-")[2]
+    machine = platform.machine().lower() if machine == "universal2" else machine
     machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
     return INSTRUCTION_SETS.get(machine, {"baseline": []})
 
@@ -73,9 +77,9 @@ def why_pure():
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "probe.c")
         source.write_text("#include <Python.h>\ntypedef double pair __attribute__((vector_size(16)));\n")
-        try:
+        try:  # where there is no compiler at all, Windows has another error for it
             compiler.compile([str(source)], folder, include_dirs=[sysconfig.get_path("include")], extra_postargs=EXACT)
-        except CompileError as error:
+        except (CompileError, PlatformError) as error:
             return f"no C compiler with vector extensions and the Python headers ({error})"
     return None
 
@@ -84,7 +88,11 @@ def extensions():
     from Cython.Build import cythonize
 
     headers = sorted(map(str, Path("csrc").rglob("*.h")))
-    settings = {"extra_compile_args": EXACT, "depends": [*headers, "csrc/kernels/kernels.c"]}
+    settings = {
+        "extra_compile_args": EXACT,
+        "libraries": ["m"] if os.name == "posix" else [],  # or pow and exp were of whatever version is loaded already
+        "depends": [*headers, "csrc/kernels/kernels.c"],
+    }
     return cythonize(
         [
             Extension("microgpt._engine", ["csrc/engine.pyx"], **settings),
