@@ -10,6 +10,7 @@ from libc.stdint cimport int32_t, int64_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 
 import contextlib
+import functools
 import threading
 
 import numpy
@@ -231,6 +232,17 @@ cdef class Cache:
         self.addresses = store.ctypes.data + numpy.arange(len(store), dtype=numpy.uintp) * store.strides[0]
 
 
+def one_at_a_time(method):
+    """A method that one thread runs at a time: an engine has one arena, and no GIL to guard it while it computes."""
+
+    @functools.wraps(method)
+    def guarded(self, *arguments, **options):
+        with self.lock:
+            return method(self, *arguments, **options)
+
+    return guarded
+
+
 cdef class Engine:
     """The compiled engine behind `GPT`.
 
@@ -249,7 +261,7 @@ cdef class Engine:
     cdef int64_t logits, num_params, line
     cdef int64_t looked_up
     cdef bint heavy
-    cdef readonly object config, parameters, gradients, threads
+    cdef readonly object config, parameters, gradients, threads, lock
     cdef object dtype, progress
     cdef object arena, scratch, weights, head_rows  # what the addresses above point into
     cdef object tokens, targets, positions, first_rows, loss_gradient, losses, attention_start, group_start
@@ -259,6 +271,7 @@ cdef class Engine:
 
     def __init__(self, config, parameters, gradients, str instruction_set, threads):
         self.config = config
+        self.lock = threading.RLock()  # a progress callback may ask for a loss
         self.dtype = parameters.dtype
         self.kernels = find_kernels(self.dtype.name, instruction_set)
         self.num_params = config.num_params
@@ -568,6 +581,7 @@ cdef class Engine:
             r += n
         return total * share
 
+    @one_at_a_time
     def loss(self, packed, bint gradients=False):
         """Mean over the documents of `packed` of the mean over their positions, in nats.
 
@@ -583,11 +597,13 @@ cdef class Engine:
                     self.backward()
         return loss
 
+    @one_at_a_time
     def adam_step(self, adam, double learning_rate):
         """Move `parameters` against `gradients`, see `update_with_adam`."""
         update_with_adam(self.parameters, self.gradients, adam, learning_rate,
                          self.kernels.instruction_set.decode())
 
+    @one_at_a_time
     def train(self, packed, int64_t batch_size, const double[::1] learning_rates, adam, double[::1] losses, progress):
         """Run one step of Adam for each learning rate, each on the next `batch_size` documents of `packed`.
 
@@ -626,6 +642,7 @@ cdef class Engine:
 
     # --- Inference ----------------------------------------------------------------------------------------------------
 
+    @one_at_a_time
     def logits_of(self, const int32_t[::1] tokens):
         """Logits over what follows each of up to block_size tokens, shape (len(tokens), vocab_size)."""
         cdef int64_t r, n = tokens.shape[0], vocab_size = self.workspace.vocab_size
@@ -647,6 +664,7 @@ cdef class Engine:
         size = self.config.n_layer * self.cache_elements()
         return Cache(samples, numpy.zeros((self.panels(samples), size), self.dtype))
 
+    @one_at_a_time
     def next_probabilities(self, Cache cache, const int32_t[::1] tokens, double temperature):
         """Append a token to each document of `cache`: probabilities of what follows, (documents, vocab_size)."""
         probabilities = numpy.empty((tokens.shape[0], self.workspace.vocab_size))
@@ -655,6 +673,7 @@ cdef class Engine:
         self.append(cache, tokens, temperature)
         return probabilities
 
+    @one_at_a_time
     def draw_tokens(self, Cache cache, const int32_t[::1] tokens, double temperature, const double[::1] uniforms):
         """Append a token to each document of `cache`: int32, what follows, drawn as `random.choices` draws.
 
@@ -667,6 +686,7 @@ cdef class Engine:
         self.append(cache, tokens, temperature)
         return drawn
 
+    @one_at_a_time
     def draw_documents(self, uint64_t seed, int64_t n, int32_t bos, double temperature):
         """`n` documents of their own: int32 (n, block_size) what follows `bos`, and int64 (n,) how much of it counts.
 

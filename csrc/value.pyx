@@ -6,6 +6,7 @@ lives as long as anything refers to it: a handle, or a node that was computed fr
 
 Threads: there is one tape for the process, and the GIL guards it. Nothing here releases the GIL, or runs Python code
 while the tape is half changed. With a tape for each thread, a Value could not leave the thread that made it.
+So this module does not declare that it can do without the GIL, and a free-threaded Python turns it on to import it.
 Forks: the tape is plain memory, with no lock and no thread of its own, so a forked process goes on with its copy.
 """
 cimport cython

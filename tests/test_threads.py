@@ -1,10 +1,13 @@
-"""Threads: how many share the work changes no bit."""
+"""Threads: how many share the work changes no bit, nor does how many use a model, or models, at once."""
 
 from __future__ import annotations
 
 import os
 import random
+import sys
+import sysconfig
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -43,6 +46,29 @@ def test_the_same_bits_for_every_number_of_threads(case: int, dtype: str) -> Non
     alone = trained(*CASES[case], dtype, 1)
     for threads in (2, 3, 5):
         assert trained(*CASES[case], dtype, threads) == alone
+
+
+def test_models_with_teams_of_their_own_do_not_disturb_each_other() -> None:
+    alone = [trained(*case, dtype, 1) for case in CASES for dtype in ("float64", "float32")]
+    with ThreadPoolExecutor(12) as pool:  # two of each, and each with a team of its own
+        work = [pool.submit(trained, *case, dtype, 2) for case in 2 * CASES for dtype in ("float64", "float32")]
+        assert [future.result() for future in work] == 2 * alone
+
+
+def test_threads_may_share_a_model() -> None:
+    """Each asks for more or less memory than the one before, and may find the arena being moved."""
+    config, _ = CASES[0]
+    batches = [[[1, 2, 3] * (n // 3)] * size for n, size in ((15, 60), (3, 1), (9, 300), (15, 600))]
+    alone = [GPT(config, 1).loss(batch) for batch in batches]
+    shared = GPT(config, 1)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(shared.loss, batches * 25)) == alone * 25
+
+
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python always has its GIL")
+def test_a_free_threaded_python_turns_the_gil_on() -> None:
+    """The tape of Values needs it, see csrc/value.pyx."""
+    assert sys._is_gil_enabled()
 
 
 def test_threads_end_with_the_call_that_needed_them() -> None:
