@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 COMPILED_IS_THERE = backends.compiled_engine() is not None
 
 needs_compiled = pytest.mark.skipif(not COMPILED_IS_THERE, reason="this installation has no compiled engine")
+needs_processes = pytest.mark.skipif(sys.platform == "emscripten", reason="WebAssembly has no processes and no threads")
 compiled = pytest.param("compiled", marks=needs_compiled)
 
 

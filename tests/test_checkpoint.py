@@ -23,7 +23,7 @@ from microgpt import GPT, GPTConfig, load, train
 from microgpt.checkpoint import VERSION, read
 from microgpt.training import Run, prepare
 
-from conftest import needs_compiled, shared
+from conftest import needs_compiled, needs_processes, shared
 
 SMALL = {"n_embd": 4, "n_head": 2, "block_size": 4}
 NAMES = ["anna", "bob", "carlotta", "di", "emma"] * 4
@@ -153,6 +153,7 @@ def test_signals_save_before_they_end_the_run(tmp_path: Path, backend: str, numb
     assert state(resumed.model, resumed.optimizer) == state(twin.model, twin.optimizer)
 
 
+@needs_processes
 def test_checkpoints_can_be_written_in_any_thread(tmp_path: Path) -> None:
     thread = threading.Thread(target=train, args=[NAMES], kwargs={"steps": 2, "out": tmp_path / "m.safetensors", **SMALL})
     thread.start()

@@ -17,7 +17,9 @@ import microgpt
 from microgpt import backend as backends
 from microgpt.cli import COMMANDS
 
-from conftest import COMPILED_IS_THERE, compiled, needs_compiled
+from conftest import COMPILED_IS_THERE, compiled, needs_compiled, needs_processes
+
+pytestmark = needs_processes
 
 SMALL = ["--n-embd=4", "--n-head=2", "--block-size=4"]
 

@@ -15,6 +15,8 @@ import pytest
 from microgpt import GPT, CharTokenizer, Evaluation, GPTConfig
 from microgpt.cli import main
 
+from conftest import needs_processes
+
 CONFIG = GPTConfig(vocab_size=7, n_embd=6, block_size=5, n_head=2)
 LETTERS, VERSE = CharTokenizer("abcdef"), CharTokenizer("abcdef\n", bos="\n")
 
@@ -126,6 +128,7 @@ def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str], arguments: li
     assert (printed.out, printed.err) == ("", f"microgpt: error: {message}\n")
 
 
+@needs_processes
 @pytest.mark.parametrize("way_to_end", ["Ctrl-C", "a closed pipe"])
 def test_a_stream_that_is_cut_ends_quietly(tmp_path: Path, way_to_end: str) -> None:
     new_model(VERSE).save(tmp_path / "verse.safetensors")

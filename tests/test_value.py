@@ -17,7 +17,6 @@ import pickle
 import subprocess
 import sys
 import threading
-import tracemalloc
 from fractions import Fraction
 
 import numpy as np
@@ -25,6 +24,8 @@ import pytest
 
 import microgpt
 from microgpt import reference
+
+from conftest import needs_processes
 
 
 @pytest.fixture(params=["reference", "compiled"])
@@ -604,6 +605,7 @@ def test_adam_errors(scalars):
 
 
 def test_memory_is_given_back(scalars):
+    tracemalloc = pytest.importorskip("tracemalloc", reason="PyPy does not count its memory so")
     a, x = scalars.Value(0.5), [scalars.Value(0.1 * i) for i in range(10)]
 
     def cycle():
@@ -630,6 +632,7 @@ def test_memory_is_given_back(scalars):
         tracemalloc.stop()
 
 
+@needs_processes
 def test_two_threads(scalars):
     results = {}
 
