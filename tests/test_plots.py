@@ -15,6 +15,8 @@ from microgpt import cli, train
 from microgpt.history import TrainingHistory
 from microgpt.plots import check_plot_path, losses_svg, plot_losses
 
+from conftest import needs_processes
+
 TINY = {"steps": 5, "n_embd": 4, "n_head": 2, "block_size": 4}
 TINY_OPTIONS = ["--steps=5", "--n-embd=4", "--n-head=2", "--block-size=4", "--samples=0"]
 SIGNATURES = {"png": b"\x89PNG\r\n", "svg": b"<?xml", "pdf": b"%PDF-"}
@@ -112,6 +114,7 @@ def test_notebooks_show_tables_without_matplotlib(without_matplotlib) -> None:
     assert "<svg" not in shown
 
 
+@needs_processes
 def test_drawing_and_showing_are_imported_when_used() -> None:
     code = "import sys, microgpt.cli; print({'matplotlib', 'microgpt.report.markup', 'microgpt.report'} & sys.modules.keys())"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"

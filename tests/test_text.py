@@ -17,6 +17,8 @@ import pytest
 from microgpt import read_documents, read_text, train
 from microgpt.data.characters import distinct_characters, stripped_lines
 
+from conftest import needs_processes
+
 
 def write(folder: Path, content: bytes) -> Path:
     file = folder / "documents.txt"
@@ -133,6 +135,7 @@ def test_standard_input_is_read_once_and_used_twice(monkeypatch) -> None:
         read_text("-")
 
 
+@needs_processes
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_a_pipe_is_read_once_and_used_twice(tmp_path) -> None:
     pipe = tmp_path / "pipe.gz"
