@@ -80,7 +80,8 @@ cdef extern from "kernels/interface.h" nogil:
         int64_t (*scratch_size)(const Workspace *, int64_t rows) noexcept nogil
         int64_t (*attention_size)(const Workspace *, int64_t panel) noexcept nogil
         double (*sum_of_squares)(int64_t n, const void *gradients) noexcept nogil
-        void (*adam)(int64_t n, void *parameters, const void *gradients, void *m, void *v, const AdamStep *) noexcept nogil
+        void (*adam)(int64_t n, void *parameters, const void *gradients, void *m, void *v,
+                     const AdamStep *) noexcept nogil
         double (*multiply_add_loop)(int64_t iterations) noexcept nogil
         double (*divide_root_loop)(int64_t iterations) noexcept nogil
         int64_t multiply_adds_per_iteration, divide_roots_per_iteration
@@ -194,7 +195,8 @@ cdef void run_adam(void *context, int64_t first, int64_t past, int thread) noexc
 cdef int prepare_adam(AdamJob *job, const Kernels *kernels, parameters, gradients, adam) except -1:
     dtype, job.size = parameters.dtype, len(parameters)
     job.kernels = kernels
-    job.parameters, job.gradients = <char *>address(parameters, dtype, job.size), <char *>address(gradients, dtype, job.size)
+    job.parameters = <char *>address(parameters, dtype, job.size)
+    job.gradients = <char *>address(gradients, dtype, job.size)
     job.m, job.v = <char *>address(adam.m, dtype, job.size), <char *>address(adam.v, dtype, job.size)
     job.step.beta1, job.step.beta2, job.step.eps = adam.beta1, adam.beta2, adam.eps
     job.weight_decay = adam.weight_decay
@@ -232,7 +234,7 @@ cdef class Cache:
         self.addresses = store.ctypes.data + numpy.arange(len(store), dtype=numpy.uintp) * store.strides[0]
 
 
-def one_at_a_time(method):
+def _one_at_a_time(method):
     """A method that one thread runs at a time: an engine has one arena, and no GIL to guard it while it computes."""
 
     @functools.wraps(method)
@@ -405,10 +407,10 @@ cdef class Engine:
         op.input_gradient, op.saved = d_logits, take_rows(2)
         take(self.line * self.line)  # kernels may read, not use, the rest of a square of lines past the end of an array
 
-        self.arena = self.new_memory(size, f"a batch of {rows} positions")
+        self.arena = self._new_memory(size, f"a batch of {rows} positions")
         self.workspace.arena = self.start_of(self.arena)
         scratch = int((self.kernels.scratch_size(&self.workspace, rows) + self.line - 1) // self.line * self.line)
-        self.scratch = self.new_memory(scratch * self.threads, f"{self.threads} threads")
+        self.scratch = self._new_memory(scratch * self.threads, f"{self.threads} threads")
         self.job.scratch, self.job.scratch_bytes = <char *>self.start_of(self.scratch), scratch * self.dtype.itemsize
 
         self.row_capacity, self.attention_capacity = padded_rows, attention
@@ -425,11 +427,12 @@ cdef class Engine:
         self.workspace.first_rows = <int32_t *>address(self.first_rows, numpy.int32, padded_rows)
         self.workspace.loss_gradient = <double *>address(self.loss_gradient, numpy.float64, padded_rows)
         self.workspace.losses = <double *>address(self.losses, numpy.float64, padded_rows)
-        self.workspace.attention_start = <int64_t *>address(self.attention_start, numpy.int64, len(self.attention_start))
-        self.workspace.group_start = <int64_t *>address(self.group_start, numpy.int64, len(self.group_start))
+        starts = len(self.attention_start)
+        self.workspace.attention_start = <int64_t *>address(self.attention_start, numpy.int64, starts)
+        self.workspace.group_start = <int64_t *>address(self.group_start, numpy.int64, starts)
         return 0
 
-    def new_memory(self, elements, purpose):
+    def _new_memory(self, elements, purpose):
         """Zeros, with room to start on a line."""
         size = elements * self.dtype.itemsize + LINE_BYTES
         try:
@@ -446,13 +449,13 @@ cdef class Engine:
 
     # --- The team -----------------------------------------------------------------------------------------------------
 
-    def help(self, int thread):
+    def _help(self, int thread):
         """What a thread of the team does until it is dismissed."""
         with nogil:
             team_help(&self.team, thread)
 
     @contextlib.contextmanager
-    def assembled_team(self, rows):
+    def _assembled_team(self, rows):
         """Let `threads` share the work of what is run in the meantime, where it is enough for them.
 
         They live no longer than a call: there is nothing to inherit at a fork, and nothing to wait for at exit.
@@ -461,7 +464,7 @@ cdef class Engine:
             yield
             return
         size = self.threads if rows * self.num_params >= SHARED_WORK else 1
-        helpers = [threading.Thread(target=self.help, args=(i,), daemon=True) for i in range(1, size)]
+        helpers = [threading.Thread(target=self._help, args=(i,), daemon=True) for i in range(1, size)]
         team_start(&self.team, size)
         try:
             for helper in helpers:
@@ -581,7 +584,7 @@ cdef class Engine:
             r += n
         return total * share
 
-    @one_at_a_time
+    @_one_at_a_time
     def loss(self, packed, bint gradients=False):
         """Mean over the documents of `packed` of the mean over their positions, in nats.
 
@@ -590,20 +593,20 @@ cdef class Engine:
         cdef const int32_t[::1] tokens = packed.tokens
         cdef const int64_t[::1] starts = packed.starts, lengths = packed.lengths
         cdef double loss
-        with self.assembled_team(self.reserve(lengths, lengths.shape[0])):
+        with self._assembled_team(self.reserve(lengths, lengths.shape[0])):
             with nogil:
                 loss = self.batch(&tokens[0], &starts[0], &lengths[0], lengths.shape[0])
                 if gradients:
                     self.backward()
         return loss
 
-    @one_at_a_time
+    @_one_at_a_time
     def adam_step(self, adam, double learning_rate):
         """Move `parameters` against `gradients`, see `update_with_adam`."""
         update_with_adam(self.parameters, self.gradients, adam, learning_rate,
                          self.kernels.instruction_set.decode())
 
-    @one_at_a_time
+    @_one_at_a_time
     def train(self, packed, int64_t batch_size, const double[::1] learning_rates, adam, double[::1] losses, progress):
         """Run one step of Adam for each learning rate, each on the next `batch_size` documents of `packed`.
 
@@ -617,13 +620,15 @@ cdef class Engine:
         cdef AdamJob update
         prepare_adam(&update, self.kernels, self.parameters, self.gradients, adam)
         if starts.shape[0] != steps * batch_size or lengths.shape[0] != starts.shape[0] or losses.shape[0] != steps:
-            raise ValueError(f"{starts.shape[0]} documents and {losses.shape[0]} losses for {steps} steps of {batch_size}")
+            raise ValueError(
+                f"{starts.shape[0]} documents and {losses.shape[0]} losses for {steps} steps of {batch_size}"
+            )
         if steps == 0:
             return 0
         self.progress = progress
         self.looked_up = now_ns()
         try:
-            with self.assembled_team(self.reserve(lengths, batch_size)):
+            with self._assembled_team(self.reserve(lengths, batch_size)):
                 with nogil:
                     while completed < steps:
                         losses[completed] = self.batch(&tokens[0], &starts[completed * batch_size],
@@ -642,7 +647,7 @@ cdef class Engine:
 
     # --- Inference ----------------------------------------------------------------------------------------------------
 
-    @one_at_a_time
+    @_one_at_a_time
     def logits_of(self, const int32_t[::1] tokens):
         """Logits over what follows each of up to block_size tokens, shape (len(tokens), vocab_size)."""
         cdef int64_t r, n = tokens.shape[0], vocab_size = self.workspace.vocab_size
@@ -664,7 +669,7 @@ cdef class Engine:
         size = self.config.n_layer * self.cache_elements()
         return Cache(samples, numpy.zeros((self.panels(samples), size), self.dtype))
 
-    @one_at_a_time
+    @_one_at_a_time
     def next_probabilities(self, Cache cache, const int32_t[::1] tokens, double temperature):
         """Append a token to each document of `cache`: probabilities of what follows, (documents, vocab_size)."""
         probabilities = numpy.empty((tokens.shape[0], self.workspace.vocab_size))
@@ -673,7 +678,7 @@ cdef class Engine:
         self.append(cache, tokens, temperature)
         return probabilities
 
-    @one_at_a_time
+    @_one_at_a_time
     def draw_tokens(self, Cache cache, const int32_t[::1] tokens, double temperature, const double[::1] uniforms):
         """Append a token to each document of `cache`: int32, what follows, drawn as `random.choices` draws.
 
@@ -681,12 +686,12 @@ cdef class Engine:
         """
         drawn = numpy.empty(tokens.shape[0], numpy.int32)
         cdef int32_t[::1] out = drawn
-        cdef double[::1] padded = self.padded(uniforms)
+        cdef double[::1] padded = self._padded(uniforms)
         self.workspace.uniforms, self.workspace.drawn = &padded[0], &out[0]
         self.append(cache, tokens, temperature)
         return drawn
 
-    @one_at_a_time
+    @_one_at_a_time
     def draw_documents(self, uint64_t seed, int64_t n, int32_t bos, double temperature):
         """`n` documents of their own: int32 (n, block_size) what follows `bos`, and int64 (n,) how much of it counts.
 
@@ -700,13 +705,13 @@ cdef class Engine:
         cdef int64_t[::1] text_lengths = lengths
         cdef int64_t[::1] documents = numpy.arange(places)
         cdef int32_t[::1] last = numpy.full(places, bos, numpy.int32), drawn = numpy.empty(places, numpy.int32)
-        cdef double[::1] uniforms = self.padded(numpy.zeros(places))
+        cdef double[::1] uniforms = self._padded(numpy.zeros(places))
         cdef Cache cache = self.new_cache(places)
         cdef int32_t[::1] positions = cache.lengths
         if n == 0:
             return tokens, lengths
         self.looked_up = now_ns()
-        with self.assembled_team(places):
+        with self._assembled_team(places):
             while finished < n:
                 for r in range(places):
                     uniforms[r] = uniform_of(seed, documents[r], positions[r])
@@ -726,7 +731,7 @@ cdef class Engine:
                 self.look_up(-1)
         return tokens, lengths
 
-    def padded(self, array):
+    def _padded(self, array):
         """A copy with room for whole panels."""
         size = len(array)
         return numpy.concatenate([array, numpy.zeros(self.panels(size) * self.line - size)])

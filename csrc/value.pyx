@@ -596,7 +596,7 @@ cdef inline double logarithm(double x) except? -1:
 
 # --- Value ------------------------------------------------------------------------------------------------------------
 
-LABELS = {LEAF: "", ADD: "+", MULTIPLY: "*", EXP: "exp", LOG: "log", RELU: "ReLU", TANH: "tanh", DOT: "+"}
+cdef dict LABELS = {LEAF: "", ADD: "+", MULTIPLY: "*", EXP: "exp", LOG: "log", RELU: "ReLU", TANH: "tanh", DOT: "+"}
 
 # Handles come and go with every operation, so their memory is kept for the next ones. This does what `freelist` and
 # `__dealloc__` do, without what Cython must add to protect Python code, which only those need that were walked to.

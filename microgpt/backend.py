@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from microgpt.arguments import choice
 from microgpt.cores import physical_cores
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from microgpt.config import GPTConfig
+    from microgpt.interface import Engine, Generator, Parameters
 
 BACKENDS = ("compiled", "reference")
 
@@ -41,7 +48,10 @@ def _import_compiled(name: str) -> ModuleType | None:
         return None
 
 
-_engine, _generator, _value = map(_import_compiled, ("_engine", "_generator", "_value"))
+if TYPE_CHECKING:
+    from microgpt import _engine, _generator, _value
+else:
+    _engine, _generator, _value = map(_import_compiled, ("_engine", "_generator", "_value"))
 _PURE = "this installation has no compiled engine (no C compiler when it was built, or MICROGPT_NO_EXTENSIONS=1)"
 
 
@@ -83,26 +93,29 @@ def instruction_set() -> str | None:
     return instruction_sets()[0] if _engine else None
 
 
-def new_engine(backend: str, config: Any, parameters: Any, gradients: Any, threads: int) -> Any:
+def new_engine(
+    backend: str, config: GPTConfig, parameters: NDArray[Any], gradients: NDArray[Any], threads: int
+) -> Engine:
     """An engine over these flat arrays; the reference engine and the compiled one have the same methods."""
     if backend == "compiled":
-        return _engine.Engine(config, parameters, gradients, instruction_set(), threads)  # type: ignore[union-attr]
+        return _engine.Engine(config, parameters, gradients, instruction_set(), threads)
     from microgpt.reference_engine import Engine  # only who uses it pays for its import
 
     return Engine(config, parameters, gradients)
 
 
-def new_generator(backend: str, seed: Any) -> Any:
+def new_generator(backend: str, seed: Any) -> Generator:
     """A random number generator: the reference's is a `random.Random`, the compiled one gives the same numbers."""
     if backend == "compiled":
-        return _generator.Generator(seed)  # type: ignore[union-attr]
+        return _generator.Generator(seed)
     from microgpt.generator import Generator
 
     return Generator(seed)
 
 
-def new_parameters(values: list[Any]) -> Any:
+def new_parameters(values: list[Any]) -> Parameters:
     """Values, all of them of one backend, behind the interface that `Adam` talks to."""
+    parameters: Callable[[list[Any]], Parameters]
     if _value and values and isinstance(values[0], _value.Value):
         kind, parameters = _value.Value, _value.Parameters
     else:

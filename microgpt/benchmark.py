@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from microgpt.config import GPTConfig
 from microgpt.model import DTYPES
 from microgpt.packing import PackedSequences
 from microgpt.training import Run, prepare
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 REFERENCE_STEPS = 3  # the reference is four orders of magnitude slower
 SAMPLED = 10_000  # documents
@@ -78,7 +81,9 @@ class Ceiling:
 
 def measure_ceiling(dtype: str, threads: int = 1, seconds: float = 0.02) -> Ceiling:
     """Run the kernels' two loops, each for about `seconds`, in so many threads at once."""
-    engine, instruction_set = backends.compiled_engine(), backends.instruction_set()
+    from microgpt import _engine as engine
+
+    instruction_set = backends.instruction_set()
 
     def rate(loop: Callable[[str, str | None, int], int]) -> float:
         iterations = 1000
@@ -97,7 +102,7 @@ def measure_ceiling(dtype: str, threads: int = 1, seconds: float = 0.02) -> Ceil
     return Ceiling(rates(engine.multiply_adds), rates(engine.divisions_and_roots))
 
 
-def multiply_adds(config: GPTConfig, lengths: np.ndarray) -> int:
+def multiply_adds(config: GPTConfig, lengths: NDArray[np.int64]) -> int:
     """Multiply-adds of training on sequences of these numbers of positions: forward, and twice that backward."""
     shapes = config.parameter_shapes()
     products = sum(rows * columns for name, (rows, columns) in shapes.items() if name not in ("wte", "wpe"))

@@ -1,14 +1,14 @@
 """Models and runs in one safetensors file: docs/file-format.md says what is where.
 
-Every file is treated as hostile: nothing is believed before it has been checked, and whatever is wrong is a `ValueError`
-of one line that names the file.
+Every file is treated as hostile: nothing is believed before it has been checked, and whatever is wrong is a
+`ValueError` of one line that names the file.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -85,7 +85,7 @@ class Checkpoint:
 def save(
     path: str | os.PathLike[str], model: GPT, optimizer: Adam | None = None, fingerprint: str | None = None
 ) -> None:
-    """Write a model and its history, and with an optimizer and the fingerprint of the data, all that a run needs to go on.
+    """Write a model, its history, and with an optimizer and the fingerprint of the data, all that a run needs to go on.
 
     The file is whole, or it is what it was before. `ValueError` where it cannot be written.
     """
@@ -178,7 +178,8 @@ def _interpret(arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Checkp
         raise ValueError(f"dtype must be {' or '.join(map(repr, DTYPES))}, got {dtype!r}")
 
     def matrices(prefix: str) -> dict[str, NDArray[Any]]:
-        return {name: _checked(arrays, prefix + name, dtype, shape) for name, shape in config.parameter_shapes().items()}
+        shapes = config.parameter_shapes()
+        return {name: _checked(arrays, prefix + name, dtype, shape) for name, shape in shapes.items()}
 
     parameters, history, progress = matrices(""), None, None
     if "history" in metadata:
@@ -220,9 +221,9 @@ def _checked(arrays: Mapping[str, NDArray[Any]], name: str, dtype: str, shape: t
     return array
 
 
-def _typed(name: str, value: Any, kind: Callable[..., T]) -> T:
-    if not isinstance(value, kind):  # type: ignore[arg-type]
-        raise TypeError(f"{name} must be a {kind.__name__}, got {value!r:.60}")  # type: ignore[attr-defined]
+def _typed(name: str, value: Any, kind: type[T]) -> T:
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be a {kind.__name__}, got {value!r:.60}")
     return value
 
 

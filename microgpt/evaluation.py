@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from microgpt.packing import PackedSequences, pack
+
+if TYPE_CHECKING:
+    from microgpt.interface import Engine
 
 EVALUATED_ROWS = 1024  # positions that are looked at together: more would not fit the caches
 
@@ -32,7 +35,7 @@ class Evaluation:
     characters: int
 
 
-def mean_loss(engine: Any, packed: PackedSequences) -> float:
+def mean_loss(engine: Engine, packed: PackedSequences) -> float:
     """The loss of many sequences, as an engine gives it for a few: in batches that fit the caches."""
     length = int(packed.lengths.max())
     count = max(1, EVALUATED_ROWS // min(length, engine.config.block_size))
@@ -43,7 +46,7 @@ def mean_loss(engine: Any, packed: PackedSequences) -> float:
     return total / len(packed)
 
 
-def evaluate(engine: Any, sequences: Sequence[Sequence[int]], characters: int) -> Evaluation:
+def evaluate(engine: Engine, sequences: Sequence[Sequence[int]], characters: int) -> Evaluation:
     """Predict every token of these sequences but their first once, in pieces that fit the context.
 
     `characters` is how many characters the predicted tokens stand for.

@@ -18,6 +18,7 @@ class Generator(random.Random):
     """
 
     def __new__(cls, seed: Any = None) -> Generator:
+        """Take a seed that `random.Random` would try to hash."""
         return super().__new__(cls)
 
     def __init__(self, seed: Any = None) -> None:
@@ -27,7 +28,7 @@ class Generator(random.Random):
         else:
             super().__init__(seed)
 
-    def fill_gauss(self, array: Any, sigma: float) -> None:
+    def fill_gauss(self, array: NDArray[Any], sigma: float) -> None:
         """Fill a one-dimensional float array with `gauss(0, sigma)`, in order."""
         for i in range(len(array)):
             array[i] = self.gauss(0.0, sigma)

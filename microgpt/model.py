@@ -284,7 +284,7 @@ class GPT:
         return self.tokenizer
 
     def by_name(self, flat: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """Views of the parts of an array with a number for each parameter, with the names and shapes of `state_dict`."""
+        """Views of the parts of an array with a number for each parameter, by the names and shapes of `state_dict`."""
         arrays, start = {}, 0
         for name, (rows, columns) in self.config.parameter_shapes().items():
             arrays[name] = flat[start : start + rows * columns].reshape(rows, columns)

@@ -11,6 +11,7 @@ from microgpt.arrays import aligned_zeros
 from microgpt.model import GPT
 
 if TYPE_CHECKING:
+    from microgpt.interface import Parameters
     from microgpt.reference import Value
 
 
@@ -41,6 +42,7 @@ class Adam:
         weight_decay: float = 0.0,
         max_grad_norm: float | None = None,
     ) -> None:
+        self._parameters: Parameters
         if isinstance(model, GPT):
             self._parameters, size, dtype = model.engine, model.num_params, model.dtype
         elif isinstance(model, Iterable):

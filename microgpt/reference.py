@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from microgpt.config import GPTConfig
 
-# --- Autograd: the chain rule, applied through a graph of scalars ----------------------------------------------------
+# --- Autograd: the chain rule, applied through a graph of scalars -----------------------------------------------------
 
 
 def _number(name: str, x: Any) -> float:
@@ -42,7 +42,7 @@ def _with_numbers(operator: Callable[[Value, Any], Value]) -> Callable[[Value, A
     """Let the other operand be any number; what is neither that nor a Value is left to its own class."""
 
     @wraps(operator)
-    def wrapped(self: Value, other: Any) -> Value:
+    def wrapped(self: Value, other: Any) -> Any:
         if not isinstance(other, Value):
             try:
                 other = _number("operand", other)
@@ -224,7 +224,7 @@ def linear(x: Sequence[Value | float], w: Sequence[Sequence[Value | float]]) -> 
     Where a row of `w` and `x` differ in length, the rest of the longer one is ignored, as in microgpt.
     """
     x = _values(x)
-    return [sum(wi * xi for wi, xi in zip(_values(wo), x)) for wo in w]
+    return [sum(wi * xi for wi, xi in zip(_values(wo), x)) for wo in w]  # type: ignore[misc]  # an empty sum is 0
 
 
 def softmax(logits: Sequence[Value | float]) -> list[Value]:
@@ -299,7 +299,7 @@ def gpt(
     return linear(x, state_dict["lm_head"])
 
 
-# --- The loss: how badly the model predicts the next token, averaged ----------------------------------------------------
+# --- The loss: how badly the model predicts the next token, averaged --------------------------------------------------
 
 
 def document_loss(tokens: Sequence[int], state_dict: StateDict, config: GPTConfig) -> Value:
@@ -316,15 +316,16 @@ def document_loss(tokens: Sequence[int], state_dict: StateDict, config: GPTConfi
         logits = gpt(token_id, pos_id, keys, values, state_dict, config.n_head)
         probs = softmax(logits)
         losses.append(-probs[target_id].log())
-    return (1 / n) * sum(losses)
+    return (1 / n) * sum(losses)  # type: ignore[return-value]  # an empty sum is 0
 
 
 def batch_loss(documents: Sequence[Sequence[int]], state_dict: StateDict, config: GPTConfig) -> Value:
     """Mean over the documents of `document_loss`. A batch of one has exactly the document's loss."""
-    return (1 / len(documents)) * sum(document_loss(tokens, state_dict, config) for tokens in documents)
+    losses = [document_loss(tokens, state_dict, config) for tokens in documents]
+    return (1 / len(documents)) * sum(losses)  # type: ignore[return-value]  # an empty sum is 0
 
 
-# --- Adam: the optimizer ------------------------------------------------------------------------------------------------
+# --- Adam: the optimizer ----------------------------------------------------------------------------------------------
 
 
 class Adam:
@@ -380,7 +381,7 @@ def clipping_scale(params: Iterable[Value], max_grad_norm: float) -> float:
     return max_grad_norm / norm if norm > max_grad_norm else 1.0
 
 
-# --- Sampling: the model babbles back -------------------------------------------------------------------------------------
+# --- Sampling: the model babbles back ---------------------------------------------------------------------------------
 
 
 def draw_token(probabilities: Sequence[float], uniform: float) -> int:

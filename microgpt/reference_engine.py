@@ -18,6 +18,7 @@ from microgpt.sampling import draw_tokens, uniform_of
 
 if TYPE_CHECKING:
     from microgpt.config import GPTConfig
+    from microgpt.interface import AdamState
 
 
 class Cache:
@@ -45,7 +46,7 @@ class Parameters:
     def __init__(self, values: list[reference.Value]) -> None:
         self.values = values
 
-    def adam_step(self, adam: Any, learning_rate: float) -> None:
+    def adam_step(self, adam: AdamState, learning_rate: float) -> None:
         """Move every value against its gradient. `adam` is a `microgpt.Adam`, whose step_count it counts."""
         optimizer = reference.Adam(
             self.values, learning_rate, adam.beta1, adam.beta2, adam.eps, adam.weight_decay, adam.max_grad_norm
@@ -89,9 +90,9 @@ class Engine:
         if gradients:
             loss.backward()
             self.gradients[:] = [p.grad for matrix in state_dict.values() for row in matrix for p in row]
-        return loss.data
+        return float(loss.data)
 
-    def adam_step(self, adam: Any, learning_rate: float) -> None:
+    def adam_step(self, adam: AdamState, learning_rate: float) -> None:
         """Move `parameters` against `gradients`; see `Parameters.adam_step`."""
         params = [reference.Value(p) for p in self.parameters.tolist()]
         for p, grad in zip(params, self.gradients.tolist()):
@@ -104,7 +105,7 @@ class Engine:
         packed: PackedSequences,
         batch_size: int,
         learning_rates: NDArray[np.float64],
-        adam: Any,
+        adam: AdamState,
         losses: NDArray[np.float64],
         progress: Callable[[int], object] | None,
     ) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from microgpt.arguments import number, positive_integer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from microgpt.interface import Cache, Engine, Generator
 
 TEXT_TOKENS = 500  # of a continuous text, unless told otherwise
 PLACES = 64  # documents that are continued together: more would gain little and take memory
@@ -47,7 +49,7 @@ class Sampler:
         return (self.top_k or vocab_size) < vocab_size or (self.top_p or 1) < 1
 
     def draw(
-        self, engine: Any, cache: Any, tokens: NDArray[np.int32], uniforms: NDArray[np.float64]
+        self, engine: Engine, cache: Cache, tokens: NDArray[np.int32], uniforms: NDArray[np.float64]
     ) -> NDArray[np.int32]:
         """Append a token to each document of `cache`: int32, what follows, drawn with these numbers of random()."""
         if not self.excludes_tokens(engine.config.vocab_size):
@@ -93,16 +95,16 @@ def room(length: int, block_size: int) -> int:
     return block_size + 1 - context_length(length, block_size)
 
 
-def next_probabilities(engine: Any, context: list[int]) -> NDArray[np.float64]:
+def next_probabilities(engine: Engine, context: list[int]) -> NDArray[np.float64]:
     """Probabilities (vocab_size) of what follows these tokens, at least one, of which `context_length` count."""
     cache = engine.new_cache(1)
     for token in context[-context_length(len(context), engine.config.block_size) :]:
         probabilities = engine.next_probabilities(cache, np.array([token], np.int32), 1.0)
-    return probabilities[0]
+    return probabilities.ravel()
 
 
 def continue_together(
-    engine: Any, context: list[int], n: int, sampler: Sampler, uniforms: Iterable[NDArray[np.float64]]
+    engine: Engine, context: list[int], n: int, sampler: Sampler, uniforms: Iterable[NDArray[np.float64]]
 ) -> Iterator[NDArray[np.int32]]:
     """The next token of each of `n` documents that all begin with `context`, again and again: int32 (n,).
 
@@ -125,7 +127,7 @@ def continue_together(
             cache.lengths[:] = 0
 
 
-def generator_uniforms(generator: Any) -> Iterator[NDArray[np.float64]]:
+def generator_uniforms(generator: Generator) -> Iterator[NDArray[np.float64]]:
     """Numbers for one document, from a generator."""
     while True:
         yield np.array([generator.random()])
@@ -138,7 +140,7 @@ def stream_uniforms(seed: int, documents: range) -> Iterator[NDArray[np.float64]
 
 
 def sample_one(
-    engine: Any,
+    engine: Engine,
     context: list[int],
     sampler: Sampler,
     max_tokens: int | None,
@@ -156,7 +158,7 @@ def sample_one(
 
 
 def sample_in_turn(
-    engine: Any, generator: Any, context: list[int], n: int, sampler: Sampler, max_tokens: int
+    engine: Engine, generator: Generator, context: list[int], n: int, sampler: Sampler, max_tokens: int
 ) -> list[list[int]]:
     """`n` times what follows `context` until BOS, its first token, comes again, at most `max_tokens`.
 
@@ -166,7 +168,7 @@ def sample_in_turn(
 
 
 def sample_independently(
-    engine: Any, seed: int, context: list[int], n: int, sampler: Sampler, max_tokens: int
+    engine: Engine, seed: int, context: list[int], n: int, sampler: Sampler, max_tokens: int
 ) -> list[list[int]]:
     """The same with random numbers of its own for each document: document i is the same however many there are."""
     vocab_size, block_size = engine.config.vocab_size, engine.config.block_size
@@ -177,7 +179,7 @@ def sample_independently(
 
 
 def _sample_together(
-    engine: Any, seed: int, context: list[int], documents: range, sampler: Sampler, max_tokens: int
+    engine: Engine, seed: int, context: list[int], documents: range, sampler: Sampler, max_tokens: int
 ) -> list[list[int]]:
     sampled: list[list[int]] = [[] for _ in documents]
     unfinished = list(range(len(documents)))
@@ -192,7 +194,7 @@ def _sample_together(
     return sampled
 
 
-def _sample_from_bos(engine: Any, seed: int, bos: int, n: int, temperature: float) -> list[list[int]]:
+def _sample_from_bos(engine: Engine, seed: int, bos: int, n: int, temperature: float) -> list[list[int]]:
     """The same from BOS until the context is full, in one call of the engine: much faster."""
     tokens, lengths = engine.draw_documents(seed % 2**64, n, bos, temperature)
     counted = tokens[np.arange(engine.config.block_size) < lengths[:, None]].tolist()

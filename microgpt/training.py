@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -115,6 +116,7 @@ class Run:
         self.validation_losses: list[tuple[int, float]] = []
         self.seconds = 0.0
         self.tokens_per_step = recipe.batch_size * batches.mean_positions()
+        self._most_seconds = math.inf if recipe.time is None else recipe.time
         self._pace = PAUSE  # seconds a step
         self._reported = 0  # to whoever wants to know about progress
 
@@ -135,7 +137,7 @@ class Run:
             if len(losses) - 1 - losses.index(min(losses)) >= self.patience:
                 return True
         if self.steps is None:
-            return self.seconds >= self.recipe.time
+            return self.seconds >= self._most_seconds
         return self.step >= self.steps
 
     def finish(self, progress: Progress | None = None, validated: Validated | None = None) -> TrainingResult:
@@ -213,7 +215,7 @@ class Run:
         if self.steps is None or self.recorder.out is not None or self.recorder.log is not None:
             count = min(count, int(PAUSE / self._pace))
         if self.steps is None:
-            count = min(count, int((self.recipe.time - self.seconds) / self._pace))
+            count = min(count, int((self._most_seconds - self.seconds) / self._pace))
         if self.validation:
             count = min(count, self.eval_every - self.step % self.eval_every)
         if self.recorder.checkpoint_every is not None:
@@ -225,7 +227,7 @@ class Run:
     def _rates(self, first: int, count: int) -> NDArray[np.float64]:
         recipe, steps = self.recipe, np.arange(first, first + count)
         if self.steps is None:
-            done = np.full(count, min(1.0, self.seconds / recipe.time))
+            done = np.full(count, min(1.0, self.seconds / self._most_seconds))
         else:
             done = np.maximum(0, steps - recipe.warmup_steps) / max(1, self.steps - recipe.warmup_steps)
         return learning_rates(recipe.schedule, recipe.learning_rate, recipe.warmup_steps, steps, done)
@@ -331,7 +333,7 @@ def prepare(
     else:
         batches = TextBatches(corpus, config.block_size + 1, model.generator, recipe.val_fraction)
     run = Run(recipe, model, corpus, batches, optimizer, recorder, eval_every, patience)
-    if resume and os.path.exists(out):
+    if resume and out is not None and os.path.exists(out):
         run.resume(out)
     return run
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
@@ -50,7 +51,7 @@ def _check_name(path: str | os.PathLike[str]) -> None:
 
 
 @contextlib.contextmanager
-def _opened_folder(path: str):  # type: ignore[no-untyped-def]
+def _opened_folder(path: str) -> Iterator[int]:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         yield descriptor

@@ -20,14 +20,14 @@ from microgpt.data.documents import read_documents, read_text
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """MODEL and FILE."""
     add_model_arguments(parser)
-    parser.add_argument("files", metavar="FILE", nargs="+", type=Path, help="in the format that the model was trained on")
+    parser.add_argument("files", metavar="FILE", nargs="+", type=Path, help="in the format the model was trained on")
     parser.add_argument("--json", action="store_true", help="print a JSON object")
 
 
 def run(parsed: argparse.Namespace) -> None:
     """Print what `GPT.evaluate` gives."""
-    model = load_model(parsed)
-    if model.tokenizer.bos_is_text:
+    model, tokenizer = load_model(parsed)
+    if tokenizer.bos_is_text:
         documents = [read_text(file) for file in parsed.files]
     else:
         documents = read_documents(parsed.files)

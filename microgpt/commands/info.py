@@ -15,7 +15,7 @@ from microgpt.backend import backend_info
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """MODEL."""
-    parser.add_argument("model", metavar="MODEL", nargs="?", help="what microgpt train --out wrote, a .safetensors file")
+    parser.add_argument("model", metavar="MODEL", nargs="?", help="what train --out wrote, a .safetensors file")
 
 
 def run(parsed: argparse.Namespace) -> None:

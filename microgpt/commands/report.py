@@ -26,5 +26,6 @@ def run(parsed: argparse.Namespace) -> None:
     """Write the page of `microgpt.report`."""
     from microgpt.report.page import write_report  # only who uses it pays for its import
 
-    write_report(load_model(parsed), parsed.out, text=parsed.text, samples=parsed.samples, seed=parsed.seed)
+    model, _ = load_model(parsed)
+    write_report(model, parsed.out, text=parsed.text, samples=parsed.samples, seed=parsed.seed)
     print(f"{parsed.out}: {os.path.getsize(parsed.out):,} bytes")

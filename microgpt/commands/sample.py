@@ -41,9 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> None:
     """Print documents one on each line, and continuous text as it is drawn."""
-    model = load_model(parsed)
+    model, tokenizer = load_model(parsed)
     options = {name: getattr(parsed, name) for name in ("prompt", "temperature", "top_k", "top_p", "max_tokens")}
-    if model.tokenizer.bos_is_text:
+    if tokenizer.bos_is_text:
         print_texts(parsed, model, options)
     else:
         print_documents(parsed, model, options)

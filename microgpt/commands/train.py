@@ -41,7 +41,7 @@ def duration(text: str) -> float:
 Option = tuple[Callable[[str], Any] | None, str]  # the type, or None for a flag, and the help
 OPTIONS: dict[str, dict[str, Option]] = {
     "data": {
-        "format": (str, "lines: each line is a document; text: all of it is one text, of which each step draws windows"),
+        "format": (str, "lines: each line is a document; text: it is all one text, of which each step draws windows"),
         "tokenizer": (str, "characters, bytes, or a FILE.json of Hugging Face's tokenizers"),
         "long_documents": (str, "of documents longer than the context, cut: the beginning; split: all, in pieces"),
         "val_fraction": (float, "share of the data set aside for validation; 0.1 is a good one"),
@@ -176,7 +176,8 @@ def human_report(parsed: argparse.Namespace, run: Run) -> None:
         last = result.losses[-100:]
         print(
             f"trained {steps:,} steps in {seconds:.2f} s ({steps / seconds:,.0f} steps/s, "
-            f"{steps * run.tokens_per_step / seconds:,.0f} tokens/s); mean loss of the last {len(last)}: {last.mean():.4f}"
+            f"{steps * run.tokens_per_step / seconds:,.0f} tokens/s); "
+            f"mean loss of the last {len(last)}: {last.mean():.4f}"
         )
     if result.validation_losses:
         step, loss = min(result.validation_losses, key=lambda pair: pair[1])
@@ -229,4 +230,5 @@ def mean_loss(run: Run, completed: int) -> str:
 
 
 def validation_line(run: Run, step: int, loss: float) -> str:
+    """Of what is set aside."""
     return f"step {step:>7,}  {run.seconds:6.1f} s  validation loss {loss:.4f}"

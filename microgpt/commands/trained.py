@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from microgpt.backend import BACKENDS
+from microgpt.data.tokenizer import Tokenizer
 from microgpt.model import GPT
 
 
@@ -15,11 +16,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, metavar="N", help="by default as many as there are physical cores")
 
 
-def load_model(parsed: argparse.Namespace) -> GPT:
-    """The model that these arguments name. `ValueError` where it has no tokenizer: commands speak of text."""
+def load_model(parsed: argparse.Namespace) -> tuple[GPT, Tokenizer]:
+    """The model that these arguments name, and its tokenizer. `ValueError` without one: commands speak of text."""
     from microgpt.checkpoint import load  # only who uses it pays for its import
 
     model = load(parsed.model, backend=parsed.backend, threads=parsed.threads)
     if model.tokenizer is None:
         raise ValueError(f"{parsed.model} has no tokenizer: it was saved from a model without one")
-    return model
+    return model, model.tokenizer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from microgpt.packing import PackedSequences
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from microgpt.interface import Generator
 
 VALIDATION_TOKENS = 32_768  # at most: more would tell little more
 LONG_DOCUMENTS = ("cut", "split")
@@ -118,7 +120,7 @@ class TextBatches:
         generator: what the starts of the windows are drawn from.
     """
 
-    def __init__(self, corpus: Corpus, length: int, generator: Any, validation_fraction: float = 0.0) -> None:
+    def __init__(self, corpus: Corpus, length: int, generator: Generator, validation_fraction: float = 0.0) -> None:
         self._corpus = corpus
         self._length = length
         self._generator = generator

@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -190,7 +191,7 @@ class StringSource:
         """See `Source`."""
         blocks = np.cumsum([len(string) for string in self._strings]) // BLOCK_SIZE
         bounds = [0, *(np.flatnonzero(np.diff(blocks)) + 1).tolist(), len(blocks)]
-        return (Strings(self._strings[start:end], start) for start, end in zip(bounds, bounds[1:]))
+        return (Strings(self._strings[start:end], start) for start, end in pairwise(bounds))
 
     def text(self) -> Iterator[Passage]:
         """See `Source`."""

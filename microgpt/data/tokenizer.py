@@ -242,7 +242,7 @@ class HuggingFaceTokenizer(Tokenizer):
             ) from None
         try:
             self._tokenizer = tokenizers.Tokenizer.from_str(content)
-        except Exception as error:  # the library has no narrower one
+        except Exception as error:  # noqa: BLE001 (the library has no narrower one)
             raise ValueError(f"not a tokenizers JSON file ({' '.join(str(error).split()):.200})") from None
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()

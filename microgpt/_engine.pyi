@@ -1,0 +1,68 @@
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from microgpt.config import GPTConfig
+from microgpt.interface import AdamState
+from microgpt.packing import PackedSequences
+
+class Cache:
+    def __init__(self, samples: int, store: NDArray[Any]) -> None: ...
+    @property
+    def lengths(self) -> NDArray[np.int32]: ...
+
+class Engine:
+    def __init__(
+        self,
+        config: GPTConfig,
+        parameters: NDArray[Any],
+        gradients: NDArray[Any],
+        instruction_set: str | None,
+        threads: int,
+    ) -> None: ...
+    @property
+    def config(self) -> GPTConfig: ...
+    @property
+    def parameters(self) -> NDArray[Any]: ...
+    @property
+    def gradients(self) -> NDArray[Any]: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def lock(self) -> AbstractContextManager[bool]: ...
+    def loss(self, packed: PackedSequences, gradients: bool = False) -> float: ...
+    def adam_step(self, adam: AdamState, learning_rate: float) -> None: ...
+    def train(
+        self,
+        packed: PackedSequences,
+        batch_size: int,
+        learning_rates: NDArray[np.float64],
+        adam: AdamState,
+        losses: NDArray[np.float64],
+        progress: Callable[[int], object] | None,
+    ) -> int: ...
+    def logits_of(self, tokens: NDArray[np.int32]) -> NDArray[Any]: ...
+    def new_cache(self, samples: int) -> Cache: ...
+    def next_probabilities(
+        self, cache: Cache, tokens: NDArray[np.int32], temperature: float
+    ) -> NDArray[np.float64]: ...
+    def draw_tokens(
+        self, cache: Cache, tokens: NDArray[np.int32], temperature: float, uniforms: NDArray[np.float64]
+    ) -> NDArray[np.int32]: ...
+    def draw_documents(
+        self, seed: int, n: int, bos: int, temperature: float
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64]]: ...
+
+def instruction_sets() -> list[str]: ...
+def update_with_adam(
+    parameters: NDArray[Any],
+    gradients: NDArray[Any],
+    adam: AdamState,
+    learning_rate: float,
+    instruction_set: str | None = None,
+) -> None: ...
+def multiply_adds(dtype: str, instruction_set: str | None, iterations: int) -> int: ...
+def divisions_and_roots(dtype: str, instruction_set: str | None, iterations: int) -> int: ...
