@@ -2,6 +2,7 @@
 
 Without a working C compiler, on PyPy, or with MICROGPT_NO_EXTENSIONS=1, there is no compiled half, and the package does
 everything, slower, with its reference engine. MICROGPT_REQUIRE_EXTENSIONS=1 makes anything short of it an error.
+MICROGPT_INSTRUMENT=coverage or =sanitizers builds one that is watched while it is tested, see INSTRUMENTS.
 """
 
 import os
@@ -9,11 +10,13 @@ import platform
 import sys
 import sysconfig
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, PlatformError
+from setuptools.modified import newer_group
 
 from distutils.ccompiler import new_compiler  # isort: skip (setuptools provides it)
 from distutils.sysconfig import customize_compiler  # isort: skip
@@ -22,9 +25,21 @@ if sys.platform == "darwin":  # a universal Python would compile for two process
     os.environ.setdefault("ARCHFLAGS", f"-arch {platform.machine()}")
 REQUIRED = os.environ.get("MICROGPT_REQUIRE_EXTENSIONS") == "1"
 
+# What the gates of .ci/run watch tests with: every line of Cython reports that it ran, or the first access out of
+# bounds and the first undefined operation end the process. -O1 compiles in a quarter of the time, and -g1 knows lines.
+INSTRUMENTS = {
+    "": [],
+    "coverage": ["-O1", "-DCYTHON_TRACE_NOGIL=1", "-DCYTHON_USE_SYS_MONITORING=0"],
+    "sanitizers": ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
+}
+INSTRUMENT = os.environ.get("MICROGPT_INSTRUMENT", "")
+if INSTRUMENT not in INSTRUMENTS:
+    sys.exit(f"microgpt: MICROGPT_INSTRUMENT must be coverage or sanitizers, got {INSTRUMENT!r}")
+
 # pow, exp and log have to stay calls of the C library: the compiler would make x * x of pow(x, 2), whose last bit
 # differs. -fno-math-errno lets square roots be single instructions.
-COMMON = ["-O3", "-fno-math-errno", "-fno-builtin-pow", "-fno-builtin-exp", "-fno-builtin-log"]
+CALLED = [f"-fno-builtin-{function}" for function in ("pow", "exp", "log")]
+COMMON = ["-O3", "-fno-math-errno", *CALLED, *INSTRUMENTS[INSTRUMENT]]
 POLICIES = {
     "float64": [*COMMON, "-ffp-contract=off", "-DMICROGPT_EXACT=1"],
     "float32": [*COMMON, "-ffp-contract=fast", "-DMICROGPT_EXACT=0"],
@@ -51,19 +66,31 @@ def instruction_sets():
 
 
 class Build(build_ext):
-    """Compiles the kernels once for each element type and instruction set, beside what Cython generates."""
+    """Compiles the kernels once for each element type and instruction set, beside what Cython generates.
+
+    Whatever does not wait for another is compiled at the same time, and kernels only if they have changed.
+    """
+
+    def finalize_options(self):
+        super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count()
 
     def build_extension(self, ext):
         if ext.name == "microgpt._engine":
-            for dtype, policy in POLICIES.items():
-                for name, flags in instruction_sets().items():
-                    ext.extra_objects += self.compiler.compile(
-                        ["csrc/kernels/kernels.c"],
-                        output_dir=os.path.join(self.build_temp, dtype, name),
-                        extra_postargs=[*policy, *flags, f"-DMICROGPT_INSTRUCTION_SET={name}"],
-                        depends=ext.depends,
-                    )
+            variants = [(dtype, name) for dtype in POLICIES for name in instruction_sets()]
+            with ThreadPoolExecutor(self.parallel) as pool:
+                ext.extra_objects += pool.map(lambda variant: self.kernels(ext, *variant), variants)
         super().build_extension(ext)
+
+    def kernels(self, ext, dtype, instruction_set):
+        """The object file of the kernels for this element type and instruction set."""
+        sources, folder = ["csrc/kernels/kernels.c"], os.path.join(self.build_temp, dtype, instruction_set)
+        (compiled,) = self.compiler.object_filenames(sources, output_dir=folder)
+        if self.force or newer_group(ext.depends, compiled, "newer"):
+            flags = [*POLICIES[dtype], *instruction_sets()[instruction_set]]
+            flags.append(f"-DMICROGPT_INSTRUCTION_SET={instruction_set}")
+            self.compiler.compile(sources, folder, extra_postargs=flags, depends=ext.depends)
+        return compiled
 
 
 def why_pure():
@@ -90,8 +117,9 @@ def extensions():
     headers = sorted(map(str, Path("csrc").rglob("*.h")))
     settings = {
         "extra_compile_args": EXACT,
+        "extra_link_args": INSTRUMENTS[INSTRUMENT],
         "libraries": ["m"] if os.name == "posix" else [],  # or pow and exp were of whatever version is loaded already
-        "depends": [*headers, "csrc/kernels/kernels.c"],
+        "depends": ["setup.py", "csrc/kernels/kernels.c", *headers],
     }
     return cythonize(
         [
@@ -99,7 +127,9 @@ def extensions():
             Extension("microgpt._generator", ["csrc/generator.pyx"], **settings),
             Extension("microgpt._value", ["csrc/value.pyx"], **settings),
         ],
-        build_dir="build/cython",
+        # Coverage looks for the C code beside its source.
+        build_dir=None if INSTRUMENT == "coverage" else "build/cython",
+        compiler_directives={"linetrace": INSTRUMENT == "coverage"},
     )
 
 
@@ -108,4 +138,8 @@ if reason and REQUIRED:
     sys.exit(f"microgpt: MICROGPT_REQUIRE_EXTENSIONS=1, but {reason}")
 if reason:
     print(f"microgpt: building the pure package, without the compiled engine: {reason}", file=sys.stderr)
-setup(ext_modules=[] if reason else extensions(), cmdclass={"build_ext": Build})
+setup(
+    ext_modules=[] if reason else extensions(),
+    cmdclass={"build_ext": Build},
+    options={"build": {"build_base": os.path.join("build", INSTRUMENT)}},
+)
