@@ -113,8 +113,8 @@ def engine_time_per_token(data: Path, dtype: str) -> float:
 def check(seed: str, runner: Runner) -> None:
     """Run as few steps of each script as of the seed, and compare what they print."""
     printed = {rung: runner.run(probed(make(seed), STEPS[0]))[0] for rung, make in SCRIPTS.items()}
-    for rung in printed:
-        if printed[rung] != printed[0]:
+    for rung, output in printed.items():
+        if output != printed[0]:
             sys.exit(f"rung {rung} does not print what the seed prints")
     print(f"{STEPS[0]} steps and samples: rungs 1 and 2 print, byte for byte, what the seed prints")
 

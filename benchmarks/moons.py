@@ -3,7 +3,8 @@
     python benchmarks/moons.py
 
 The network is 2-16-16-1, the data 100 points, the loss the mean hinge loss plus L2 regularisation. The reference
-`Value` and the package's see the same numbers and must give the same losses, digit by digit; times are medians over the steps.
+`Value` and the package's see the same numbers and must give the same losses, digit by digit; times are medians over
+the steps.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
@@ -42,7 +44,7 @@ class Perceptron:
     def __init__(self, widths: list[int], scalars: ModuleType, generator: random.Random) -> None:
         self.layers = [
             [([scalars.Value(generator.uniform(-1, 1)) for _ in range(n_in)], scalars.Value(0)) for _ in range(n_out)]
-            for n_in, n_out in zip(widths, widths[1:])
+            for n_in, n_out in pairwise(widths)
         ]
         self.parameters = [p for layer in self.layers for w, b in layer for p in (*w, b)]
 

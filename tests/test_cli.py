@@ -17,7 +17,7 @@ import microgpt
 from microgpt import backend as backends
 from microgpt.cli import COMMANDS
 
-from conftest import COMPILED_IS_THERE, compiled, needs_compiled, needs_processes
+from conftest import compiled, needs_compiled, needs_processes
 
 pytestmark = needs_processes
 
@@ -34,6 +34,7 @@ def run(
         cwd=folder,
         env={**os.environ, **environment},
         input=stdin,
+        check=False,
     )
 
 
@@ -149,6 +150,7 @@ def test_an_absent_backend_is_an_import_error_when_asked_for() -> None:
         capture_output=True,
         text=True,
         env={**os.environ, "MICROGPT_BACKEND": "compiled"},
+        check=False,
     )
     assert "ImportError: MICROGPT_BACKEND='compiled', but this installation has no compiled engine" in result.stderr
 
@@ -164,16 +166,6 @@ def test_the_environment_chooses_the_instruction_set() -> None:
     for instruction_set in backends.instruction_sets():
         assert f"instruction set  {instruction_set}\n" in run("info", MICROGPT_ISA=instruction_set).stdout
     assert "MICROGPT_ISA must be" in run("info", MICROGPT_ISA="mmx").stderr
-
-
-def test_bench_prints_each_backend_beside_the_floor() -> None:
-    result = run("bench", "--repeats=1")
-    assert result.returncode == 0
-    assert re.search(r"^reference, float64 +[\d,.]+ +1 ", result.stdout, re.MULTILINE)
-    if COMPILED_IS_THERE:
-        assert re.search(r"^compiled, float32 +[\d,.]+ +[\d,]+ +[\d.]+$", result.stdout, re.MULTILINE)
-        assert re.search(r"^the same +2( +[\d,.]+){4}$", result.stdout, re.MULTILINE)
-        assert re.search(r"^sampling .* million tokens a second$", result.stdout, re.MULTILINE)
 
 
 def test_a_text_trains_and_its_validation_is_shown(tmp_path) -> None:

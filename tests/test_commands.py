@@ -138,7 +138,8 @@ def test_a_stream_that_is_cut_ends_quietly(tmp_path: Path, way_to_end: str) -> N
         stderr=subprocess.PIPE,
         cwd=tmp_path,
     )
-    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
     assert process.stdout.read(10)
     if way_to_end == "Ctrl-C":
         process.send_signal(signal.SIGINT)

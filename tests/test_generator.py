@@ -59,5 +59,5 @@ def test_states_travel_to_random_and_back(backend) -> None:
 
 @pytest.mark.parametrize("state", [(3, (1,) * 624, None), (3, (1,) * 624 + (625,), None)])
 def test_states_that_are_not_states_are_refused(backend, state) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="state"):
         new_generator(backend, 0).setstate(state)

@@ -57,8 +57,10 @@ def test_plain_output_is_the_originals_byte_for_byte(name: str, backend: str) ->
     golden = Golden(name)
     options = [f"--{key.replace('_', '-')}={value}" for key, value in golden.options.items()]
     output = subprocess.run(
-        [sys.executable, "-m", "microgpt", "train", golden.data, "--plain", f"--temperature={golden.temperature}"]
-        + options,
+        [
+            *(sys.executable, "-m", "microgpt", "train", golden.data, "--plain"),
+            *(f"--temperature={golden.temperature}", *options),
+        ],
         capture_output=True,
         check=True,
         env={**os.environ, "MICROGPT_BACKEND": backend, "PYTHONIOENCODING": "utf-8"},

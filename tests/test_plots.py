@@ -54,10 +54,10 @@ def test_every_history_is_drawn_in_every_format(matplotlib, tmp_path, ending, st
 
 def test_the_svg_has_the_curves_and_their_names(matplotlib) -> None:
     svg = losses_svg(history(100))
-    assert set(re.findall(r"<text[^>]*>([a-z][^<]*)<", svg)) == {
-        "step", "loss (nats)", "training", "training, mean of 5", "validation",
-    }
-    assert svg.startswith("<svg ") and svg.endswith("</svg>\n")
+    names = {"step", "loss (nats)", "training", "training, mean of 5", "validation"}
+    assert set(re.findall(r"<text[^>]*>([a-z][^<]*)<", svg)) == names
+    assert svg.startswith("<svg ")
+    assert svg.endswith("</svg>\n")
     assert "currentColor" in svg
 
 
@@ -116,5 +116,6 @@ def test_notebooks_show_tables_without_matplotlib(without_matplotlib) -> None:
 
 @needs_processes
 def test_drawing_and_showing_are_imported_when_used() -> None:
-    code = "import sys, microgpt.cli; print({'matplotlib', 'microgpt.report.markup', 'microgpt.report'} & sys.modules.keys())"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+    heavy = {"matplotlib", "microgpt.report.markup", "microgpt.report"}
+    code = f"import sys, microgpt.cli; print({heavy} & sys.modules.keys())"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -66,7 +66,7 @@ def test_writing_that_cannot_be_read_are_named(tmp_path) -> None:
         read_documents(tmp_path / "nowhere.txt")
     with pytest.raises(ValueError, match=r"cannot read .*: Is a directory"):
         read_documents(tmp_path)
-    with pytest.raises(ValueError, match="cannot read .*: the name has a null character"):
+    with pytest.raises(ValueError, match=r"cannot read .*: the name has a null character"):
         read_documents("a\0b")
 
 

@@ -199,7 +199,7 @@ def test_bad_tokenizers_files_are_named(tmp_path, content, message) -> None:
 @needs_processes
 def test_an_absent_package_is_named() -> None:
     script = "import sys; sys.modules['tokenizers'] = None; import microgpt; microgpt.HuggingFaceTokenizer('{}')"
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parent)
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
     wanted = 'ImportError: this tokenizer needs the tokenizers package: pip install "microgpt-fast[tokenizers]"\n'
     assert result.stderr.endswith(wanted)
 
@@ -240,7 +240,7 @@ def test_an_absent_package_is_named() -> None:
 def test_hostile_json_is_refused_in_one_line(content) -> None:
     if isinstance(content, dict) and content.get("type") == "huggingface":
         pytest.importorskip("tokenizers")
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=r"must|not a tokenizers JSON file") as error:
         Tokenizer.from_json(content)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 300

@@ -1,13 +1,4 @@
-r"""`Value`, `linear`, `softmax`, `rmsnorm`, and `Adam` over Values; each test runs on both twins.
-
-Once in a while, run the compiled twin under AddressSanitizer and UndefinedBehaviorSanitizer (there must be no report):
-
-    CFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -g" python setup.py build_ext \
-        --force --build-lib build/sanitized --build-temp build/sanitized-temp
-    cp microgpt/*.py build/sanitized/microgpt/
-    PYTHONPATH=build/sanitized LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" \
-        ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc python -P -m pytest tests/test_value*.py
-"""
+"""`Value`, `linear`, `softmax`, `rmsnorm`, and `Adam` over Values; each test runs on both twins."""
 
 import copy
 import gc
@@ -219,7 +210,7 @@ def test_what_is_not_a_number(scalars, x):
     ):  # fmt: skip
         with pytest.raises(TypeError):
             operation()
-    with pytest.raises(TypeError, match="^data must be a number, got "):
+    with pytest.raises(TypeError, match=r"^data must be a number, got "):
         scalars.Value(x)
     for name in ("data", "grad"):
         with pytest.raises(TypeError, match=f"^{name} must be a number, got "):
@@ -241,7 +232,7 @@ def test_an_operand_of_another_class_may_know_what_to_do(scalars):
 
 
 def test_exponents_are_numbers(scalars):
-    with pytest.raises(TypeError, match="^the exponent of .* must be an int or a float, not a Value$"):
+    with pytest.raises(TypeError, match=r"^the exponent of .* must be an int or a float, not a Value$"):
         scalars.Value(2.0) ** scalars.Value(3.0)
     with pytest.raises(TypeError):
         2 ** scalars.Value(3.0)
@@ -285,9 +276,9 @@ def test_what_is_not_finite_is_passed_on(scalars, data):
 
 def test_constructor_errors(scalars):
     a = scalars.Value(1.0)
-    with pytest.raises(TypeError, match="^children must be Values, got 2.0$"):
+    with pytest.raises(TypeError, match=r"^children must be Values, got 2.0$"):
         scalars.Value(1.0, (a, 2.0), (1.0, 1.0))
-    with pytest.raises(ValueError, match="^local_grads must have one number for each of 2 children, got 1$"):
+    with pytest.raises(ValueError, match=r"^local_grads must have one number for each of 2 children, got 1$"):
         scalars.Value(1.0, (a, a), (1.0,))
 
 
@@ -335,7 +326,7 @@ def test_values_are_equal_by_identity(scalars):
     child = (a + 1)._children[0]
     assert (child == a, hash(child) == hash(a), len({a, b, child})) == (True, True, 2)
     with pytest.raises(TypeError):
-        a < b
+        _ = a < b
 
 
 def test_drawing_goes_by_id(scalars):
@@ -478,7 +469,7 @@ def test_functions_of_nothing(scalars):
     assert scalars.linear([scalars.Value(1.0)], []) == []
     assert scalars.linear([], [[scalars.Value(1.0)]]) == [0]
     assert scalars.linear([], []) == []  # not by what the call before knew
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"empty|at least one"):
         scalars.softmax([])
     with pytest.raises(ZeroDivisionError):
         scalars.rmsnorm([])
@@ -594,13 +585,13 @@ def test_adam_of_nothing(scalars):
 
 def test_adam_errors(scalars):
     a = scalars.Value(1.0)
-    with pytest.raises(TypeError, match="^model must be a GPT or Values of one backend, got 1.0 at position 1$"):
+    with pytest.raises(TypeError, match=r"^model must be a GPT or Values of one backend, got 1.0 at position 1$"):
         microgpt.Adam([a, 1.0])
-    with pytest.raises(TypeError, match="^model must be a GPT or Values, got Value$"):
+    with pytest.raises(TypeError, match=r"^model must be a GPT or Values, got Value$"):
         microgpt.Adam(a)
-    with pytest.raises(ValueError, match="^beta1 must be "):
+    with pytest.raises(ValueError, match=r"^beta1 must be "):
         microgpt.Adam([a], beta1=1.0)
-    with pytest.raises(ValueError, match="^learning_rate must be "):
+    with pytest.raises(ValueError, match=r"^learning_rate must be "):
         microgpt.Adam([a]).step(-1.0)
 
 

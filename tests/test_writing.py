@@ -27,7 +27,7 @@ def test_a_failure_leaves_the_old_content_and_nothing_else(tmp_path, monkeypatch
     file = tmp_path / "page"
     file.write_bytes(b"old")
     monkeypatch.setattr(os, step, fail)
-    with pytest.raises(ValueError, match="cannot write .*page: No space left on device"):
+    with pytest.raises(ValueError, match=r"cannot write .*page: No space left on device"):
         write_atomically(file, b"new")
     assert file.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["page"]

@@ -62,7 +62,7 @@ def find_pythons() -> list[Python]:
     for path in paths:
         if not re.fullmatch(r"(python|pypy)3\.\d+t?", path.name):
             continue
-        answer = subprocess.run([path, "-c", WHAT_PYTHON], capture_output=True, text=True)
+        answer = subprocess.run([path, "-c", WHAT_PYTHON], capture_output=True, text=True, check=False)
         if answer.returncode == 0:  # else a shim of pyenv's for a version that is not chosen
             implementation, version, suffix = json.loads(answer.stdout)
             python = Python(path, implementation, tuple(version), suffix)
@@ -74,7 +74,7 @@ def find_pythons() -> list[Python]:
 def run(*command: str | Path, environment: Mapping[str, str] | None = None, folder: Path = ROOT) -> str:
     """Run a command and return what it prints; if it fails, show that and stop."""
     done = subprocess.run(
-        command, env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
     if done.returncode != 0:
         sys.exit(f"{done.stdout}\n{' '.join(map(str, command))}: exit status {done.returncode}")
@@ -130,8 +130,13 @@ def test(python: Python, wheel: Path, project: Path, folder: Path) -> tuple[bool
     run(venv / "bin/pip", "install", f"{wheel}[test]", environment=environment | networks)
     done = subprocess.run(
         [venv / "bin/python", "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider"],
-        cwd=project / "tests", env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        cwd=project / "tests",
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
     if done.returncode != 0:
         print(done.stdout)
     return done.returncode == 0, done.stdout.strip().splitlines()[-1]
