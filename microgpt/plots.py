@@ -83,8 +83,8 @@ def _draw(history: TrainingHistory, format: str, **options: Any) -> bytes:
             steps, means, window = _running_mean(history.losses)
             axes.plot(steps, means, color=TRAINING, linewidth=1.8, label=f"training, mean of {window:,}")
         if history.validation_losses:
-            steps, losses = zip(*history.validation_losses)
-            axes.plot(steps, losses, "o-", color=VALIDATION, linewidth=1.2, markersize=4, label="validation")
+            evaluated, losses = zip(*history.validation_losses)
+            axes.plot(evaluated, losses, "o-", color=VALIDATION, linewidth=1.2, markersize=4, label="validation")
         if axes.lines:
             figure.legend(loc="outside upper right", ncols=3, frameon=False)
         axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
