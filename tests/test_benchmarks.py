@@ -1,4 +1,4 @@
-"""What measures: `microgpt bench`, with small models, and the scripts in benchmarks/, which must find what they import."""
+"""What measures: `microgpt bench`, with small models; and the scripts in benchmarks/, which find what they import."""
 
 from __future__ import annotations
 
