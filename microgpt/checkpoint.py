@@ -192,7 +192,9 @@ def _interpret(arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Checkp
         history = TrainingHistory(losses, pairs, _typed("options", told["options"], dict), float(told["seconds"]))
     if "progress" in metadata:
         told = _typed("progress", metadata["progress"], dict)
-        progress = Progress(matrices(MEAN), matrices(MEAN_SQUARE), integer("step", told["step"], 0), told["fingerprint"])
+        progress = Progress(
+            matrices(MEAN), matrices(MEAN_SQUARE), integer("step", told["step"], 0), told["fingerprint"]
+        )
         if history is None or len(history.losses) != progress.step:
             raise ValueError(f"progress is {progress.step} steps, but the history has not as many losses")
     known = len(parameters) * (3 if progress else 1) + (history is not None)

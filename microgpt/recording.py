@@ -38,7 +38,9 @@ class Recorder:
         if out is None and (keep_best or checkpoint_every is not None):
             raise ValueError(f"{'keep_best' if keep_best else 'checkpoint_every'} needs out, the file to write to")
         self.out, self.log = out, log
-        self.checkpoint_every = None if checkpoint_every is None else positive_integer("checkpoint_every", checkpoint_every)
+        self.checkpoint_every = (
+            None if checkpoint_every is None else positive_integer("checkpoint_every", checkpoint_every)
+        )
         self.best = best_path(out) if out is not None and keep_best else None
         self.log_every = positive_integer("log_every", log_every)
         for path in (out, self.best, log):

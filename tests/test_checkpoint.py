@@ -77,7 +77,14 @@ def test_models_change_dtype_and_backend_on_the_way(tmp_path: Path) -> None:
 
 RUNS: list[dict[str, Any]] = [
     {"data": NAMES},
-    {"data": NAMES, "batch_size": 3, "schedule": "cosine", "warmup_steps": 2, "weight_decay": 0.1, "max_grad_norm": 0.5},
+    {
+        "data": NAMES,
+        "batch_size": 3,
+        "schedule": "cosine",
+        "warmup_steps": 2,
+        "weight_decay": 0.1,
+        "max_grad_norm": 0.5,
+    },
     {"data": NAMES, "val_fraction": 0.2, "eval_every": 3},
     {"data": VERSE, "format": "text", "batch_size": 2, "val_fraction": 0.2, "eval_every": 4},
 ]
@@ -133,7 +140,9 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path, backend: str, op
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("options", [RUNS[0], RUNS[3]], ids=["lines", "text"])
-def test_signals_save_before_they_end_the_run(tmp_path: Path, backend: str, number: int, options: dict[str, Any]) -> None:
+def test_signals_save_before_they_end_the_run(
+    tmp_path: Path, backend: str, number: int, options: dict[str, Any]
+) -> None:
     options = {**options, **SMALL, "backend": backend, "steps": 400_000 if backend == "compiled" else 40}
     out = tmp_path / "model.safetensors"
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
@@ -155,7 +164,9 @@ def test_signals_save_before_they_end_the_run(tmp_path: Path, backend: str, numb
 
 @needs_processes
 def test_checkpoints_can_be_written_in_any_thread(tmp_path: Path) -> None:
-    thread = threading.Thread(target=train, args=[NAMES], kwargs={"steps": 2, "out": tmp_path / "m.safetensors", **SMALL})
+    thread = threading.Thread(
+        target=train, args=[NAMES], kwargs={"steps": 2, "out": tmp_path / "m.safetensors", **SMALL}
+    )
     thread.start()
     thread.join()
     assert len(load(tmp_path / "m.safetensors").history.losses) == 2
@@ -401,7 +412,10 @@ def array(key: str, value: Any) -> Any:
         (text("generator", "{}"), "generator must be a list"),
         (text("tokenizer", "3"), "tokenizer"),
         (text("tokenizer", "{}"), "tokenizer"),
-        (text("tokenizer", '{"type": "characters", "characters": "ab", "bos": null}'), "vocab_size must be the tokenizer's 3"),
+        (
+            text("tokenizer", '{"type": "characters", "characters": "ab", "bos": null}'),
+            "vocab_size must be the tokenizer's 3",
+        ),
         (replaced("history", seconds="long"), "could not convert"),
         (replaced("history", validation_losses=[[1]]), "not enough values"),
         (replaced("history", options=[]), "options must be a dict"),

@@ -44,7 +44,9 @@ def test_train_says_what_it_trains_and_samples(backend: str) -> None:
     assert result.returncode == 0
     assert re.fullmatch(r"(step \d/3  loss \d\.\d{4}\n)*", result.stderr)
     assert lines[0] == "data    names.txt: 5,163 documents, 27 tokens"
-    assert lines[1].startswith("model   424 parameters: n_layer 1, n_embd 4, block_size 4, n_head 2; float64, " + backend)
+    assert lines[1].startswith(
+        "model   424 parameters: n_layer 1, n_embd 4, block_size 4, n_head 2; float64, " + backend
+    )
     assert lines[2].startswith("trained 3 steps in ")
     assert len(lines) == 3 + 4
 
@@ -63,7 +65,9 @@ def test_alone_it_prints_a_guide_and_every_command_has_help_with_examples() -> N
 
 def test_plain_output_has_the_originals_lines(backend: str, tmp_path: Path) -> None:
     (tmp_path / "input.txt").write_text("anna\nbob\n")
-    result = run("train", "input.txt", "--steps=2", "--samples=2", "--plain", f"--backend={backend}", *SMALL, folder=tmp_path)
+    result = run(
+        "train", "input.txt", "--steps=2", "--samples=2", "--plain", f"--backend={backend}", *SMALL, folder=tmp_path
+    )
     assert result.returncode == 0
     assert re.fullmatch(
         r"num docs: 2\nvocab size: 5\nnum params: 248\n"
@@ -91,7 +95,10 @@ def test_several_files_and_standard_input_are_trained_on(tmp_path: Path) -> None
         (["train", "--long-documents=wrap"], "microgpt: error: long_documents must be 'cut' or 'split', got 'wrap'"),
         (["train", "nowhere.txt"], "microgpt: error: cannot read nowhere.txt: No such file or directory"),
         (["train", "."], "microgpt: error: cannot read .: Is a directory"),
-        (["train", "empty.txt"], "microgpt: error: empty.txt has no documents: it must have at least one line that is not blank"),
+        (
+            ["train", "empty.txt"],
+            "microgpt: error: empty.txt has no documents: it must have at least one line that is not blank",
+        ),
         (["train", "latin.txt"], "microgpt: error: latin.txt, line 2: not UTF-8 (invalid continuation byte)"),
         (["train", "--n-embd=6"], "microgpt: error: n_embd must be a multiple of n_head, got n_embd=6 and n_head=4"),
         (["train", "--n-layer=0"], "microgpt: error: n_layer must be at least 1, got 0"),
@@ -108,7 +115,10 @@ def test_several_files_and_standard_input_are_trained_on(tmp_path: Path) -> None
             "microgpt: error: the loss is nan at step",
         ),
         (["trian"], "microgpt: error: argument COMMAND: invalid choice: 'trian'"),
-        (["train", "--time=soon"], "microgpt train: error: argument --time: must be a time such as 60s, 5m or 1.5h, got 'soon'"),
+        (
+            ["train", "--time=soon"],
+            "microgpt train: error: argument --time: must be a time such as 60s, 5m or 1.5h, got 'soon'",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(tmp_path: Path, arguments: list[str], message: str) -> None:

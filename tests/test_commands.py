@@ -66,9 +66,7 @@ def test_texts_are_printed_as_they_come(capsys: pytest.CaptureFixture[str]) -> N
     model = new_model(VERSE)
     assert output(capsys, "sample", "model") == "".join(model.stream(temperature=0.5, max_tokens=500)) + "\n"
     options = ["--prompt=ba", "--temperature=2", "--top-k=4", "--top-p=0.8", "--seed=9", "--max-tokens=30"]
-    first, second = (
-        "ba" + "".join(model.stream("ba", 2, seed, top_k=4, top_p=0.8, max_tokens=30)) for seed in (9, 10)
-    )
+    first, second = ("ba" + "".join(model.stream("ba", 2, seed, top_k=4, top_p=0.8, max_tokens=30)) for seed in (9, 10))
     assert output(capsys, "sample", "model", *options, "-n2") == f"{first}\n---------------\n{second}\n"
     lines = output(capsys, "sample", "model", *options, "-n2", "--json").splitlines()
     assert [json.loads(line) for line in lines] == [

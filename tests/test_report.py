@@ -248,7 +248,9 @@ def test_chromium_shows_every_figure_without_error_or_request(browser, tmp_path,
 
 
 def test_a_model_of_continuous_text_shows_a_text() -> None:
-    model = GPT(GPTConfig(vocab_size=7, n_embd=6, block_size=5, n_head=2), 3, tokenizer=CharTokenizer("abcde<\n", bos="\n"))
+    model = GPT(
+        GPTConfig(vocab_size=7, n_embd=6, block_size=5, n_head=2), 3, tokenizer=CharTokenizer("abcde<\n", bos="\n")
+    )
     page = report_page(model, seed=1)
     text = "".join(model.stream(temperature=0.5, seed=1, max_tokens=500))
     assert len(text) == 500

@@ -81,7 +81,9 @@ def test_documents_with_a_seed_are_their_own(backend) -> None:
 
 @needs_compiled
 def test_documents_with_a_seed_are_those_of_the_reference() -> None:
-    ours, theirs = (GPT(CONFIG, 3, backend=backend).generate_tokens(40, 0.9, seed=5) for backend in ("compiled", "reference"))
+    ours, theirs = (
+        GPT(CONFIG, 3, backend=backend).generate_tokens(40, 0.9, seed=5) for backend in ("compiled", "reference")
+    )
     assert ours == theirs
 
 

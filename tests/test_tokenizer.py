@@ -199,7 +199,9 @@ def test_bad_tokenizers_files_are_named(tmp_path, content, message) -> None:
 @needs_processes
 def test_an_absent_package_is_named() -> None:
     script = "import sys; sys.modules['tokenizers'] = None; import microgpt; microgpt.HuggingFaceTokenizer('{}')"
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
+    )
     wanted = 'ImportError: this tokenizer needs the tokenizers package: pip install "microgpt-fast[tokenizers]"\n'
     assert result.stderr.endswith(wanted)
 

@@ -71,9 +71,7 @@ def token_plane(labels: list[str], points: NDArray[np.float64]) -> str:
     scale = 100 / max(width, 1e-12)
     height *= scale
     x, y = ((points - points.min(axis=0)) * (scale, -scale) + (0, height)).T
-    texts = "".join(
-        f'<text x="{x[i]:.2f}" y="{y[i]:.2f}">{escaped(label)}</text>\n' for i, label in enumerate(labels)
-    )
+    texts = "".join(f'<text x="{x[i]:.2f}" y="{y[i]:.2f}">{escaped(label)}</text>\n' for i, label in enumerate(labels))
     dots = "".join(f"M{x[i]:.1f} {y[i]:.1f}h0" for i in range(len(labels), len(points)))
     box = f'x="-4" y="-4" width="108" height="{height + 8:.2f}"'
     return (
