@@ -321,12 +321,11 @@ def good(tmp_path_factory) -> bytes:
 
 
 def refused(path: Path, content: bytes) -> str:
-    """The message of the error that reading this gives; and it takes no time and no memory."""
+    """The message of the error that reading this gives; and it takes no memory."""
     path.write_bytes(content)
-    memory, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(ValueError, match=path.name) as error:
         load(path)
-    assert time.perf_counter() - begin < 1
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 50_000  # KiB
     message = str(error.value)
     assert str(path) in message
