@@ -586,10 +586,7 @@ cdef class Engine:
 
     @_one_at_a_time
     def loss(self, packed, bint gradients=False):
-        """Mean over the documents of `packed` of the mean over their positions, in nats.
-
-        With `gradients`, the array of that name then holds its derivatives.
-        """
+        """See `microgpt.interface.Engine`."""
         cdef const int32_t[::1] tokens = packed.tokens
         cdef const int64_t[::1] starts = packed.starts, lengths = packed.lengths
         cdef double loss
@@ -608,12 +605,7 @@ cdef class Engine:
 
     @_one_at_a_time
     def train(self, packed, int64_t batch_size, const double[::1] learning_rates, adam, double[::1] losses, progress):
-        """Run one step of Adam for each learning rate, each on the next `batch_size` documents of `packed`.
-
-        Fills `losses` and returns how many steps were made: fewer than asked for where a loss, then the last one
-        filled, was not finite. Counts in `adam.step_count`, also when interrupted. `progress`, a function of the
-        number of steps completed, is called now and then.
-        """
+        """See `microgpt.interface.Engine`."""
         cdef const int32_t[::1] tokens = packed.tokens
         cdef const int64_t[::1] starts = packed.starts, lengths = packed.lengths
         cdef int64_t completed = 0, steps = learning_rates.shape[0], step_count = adam.step_count
@@ -649,7 +641,7 @@ cdef class Engine:
 
     @_one_at_a_time
     def logits_of(self, const int32_t[::1] tokens):
-        """Logits over what follows each of up to block_size tokens, shape (len(tokens), vocab_size)."""
+        """See `microgpt.interface.Engine`."""
         cdef int64_t r, n = tokens.shape[0], vocab_size = self.workspace.vocab_size
         self.reserve(numpy.array([n + 1]), 1)
         for r in range(n):
@@ -665,13 +657,13 @@ cdef class Engine:
         return panels.transpose(0, 2, 1).reshape(-1, vocab_size)[:n]
 
     def new_cache(self, int64_t samples):
-        """A cache for `samples` new documents, to be continued with the parameters as they are."""
+        """See `microgpt.interface.Engine`."""
         size = self.config.n_layer * self.cache_elements()
         return Cache(samples, numpy.zeros((self.panels(samples), size), self.dtype))
 
     @_one_at_a_time
     def next_probabilities(self, Cache cache, const int32_t[::1] tokens, double temperature):
-        """Append a token to each document of `cache`: probabilities of what follows, (documents, vocab_size)."""
+        """See `microgpt.interface.Engine`."""
         probabilities = numpy.empty((tokens.shape[0], self.workspace.vocab_size))
         cdef double[:, ::1] out = probabilities
         self.workspace.probabilities = &out[0, 0]
@@ -680,10 +672,7 @@ cdef class Engine:
 
     @_one_at_a_time
     def draw_tokens(self, Cache cache, const int32_t[::1] tokens, double temperature, const double[::1] uniforms):
-        """Append a token to each document of `cache`: int32, what follows, drawn as `random.choices` draws.
-
-        `uniforms` are what random() gave for each of them.
-        """
+        """See `microgpt.interface.Engine`."""
         drawn = numpy.empty(tokens.shape[0], numpy.int32)
         cdef int32_t[::1] out = drawn
         cdef double[::1] padded = self._padded(uniforms)
@@ -693,7 +682,7 @@ cdef class Engine:
 
     @_one_at_a_time
     def draw_documents(self, uint64_t seed, int64_t n, int32_t bos, double temperature):
-        """`n` documents of their own: int32 (n, block_size) what follows `bos`, and int64 (n,) how much of it counts.
+        """See `microgpt.interface.Engine`.
 
         Many grow at once, and a place whose document has ended takes the next one. Token t of document i is drawn with
         number t of its stream of random numbers (streams.h), so that it does not depend on the others.

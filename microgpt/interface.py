@@ -72,7 +72,8 @@ class Engine(Parameters, Protocol):
         """Run one step of Adam for each learning rate, each on the next `batch_size` documents of `packed`.
 
         Fills `losses` and returns how many steps were made: fewer than asked for where a loss, then the last one
-        filled, was not finite. `progress` is called now and then with the number of steps completed.
+        filled, was not finite. Counts in `adam.step_count`, also when interrupted. `progress` is called now and then
+        with the number of steps completed.
         """
 
     def logits_of(self, tokens: NDArray[np.int32]) -> NDArray[Any]:

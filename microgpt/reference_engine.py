@@ -81,10 +81,7 @@ class Engine:
             return reference.Value(math.inf)
 
     def loss(self, packed: PackedSequences, gradients: bool = False) -> float:
-        """Mean over the documents of `packed` of the mean over their positions, in nats.
-
-        With `gradients`, the array of that name then holds its derivatives.
-        """
+        """See `microgpt.interface.Engine`."""
         state_dict = self._state_dict()
         loss = self._loss(packed, state_dict)
         if gradients:
@@ -109,11 +106,7 @@ class Engine:
         losses: NDArray[np.float64],
         progress: Callable[[int], object] | None,
     ) -> int:
-        """Run one step of Adam for each learning rate, each on the next `batch_size` documents of `packed`.
-
-        Fills `losses` and returns how many steps were made: fewer than asked for where a loss, then the last one
-        filled, was not finite. `progress` is called with the number of steps completed.
-        """
+        """See `microgpt.interface.Engine`."""
         for step, learning_rate in enumerate(learning_rates.tolist()):
             batch = np.arange(step * batch_size, (step + 1) * batch_size)
             losses[step] = self.loss(packed.select(batch), gradients=True)
@@ -125,16 +118,16 @@ class Engine:
         return len(learning_rates)
 
     def logits_of(self, tokens: NDArray[np.int32]) -> NDArray[Any]:
-        """Logits over what follows each of up to block_size tokens, shape (len(tokens), vocab_size)."""
+        """See `microgpt.interface.Engine`."""
         cache = Cache(1, self.config.n_layer, self._state_dict())
         return np.array([[logit.data for logit in self._next(cache, 0, token)] for token in tokens.tolist()])
 
     def new_cache(self, samples: int) -> Cache:
-        """A cache for `samples` new documents, to be continued with the parameters as they are."""
+        """See `microgpt.interface.Engine`."""
         return Cache(samples, self.config.n_layer, self._state_dict())
 
     def next_probabilities(self, cache: Cache, tokens: NDArray[np.int32], temperature: float) -> NDArray[np.float64]:
-        """Append a token to each document of `cache`: probabilities of what follows, (documents, vocab_size)."""
+        """See `microgpt.interface.Engine`."""
         rows = []
         for sample, token in enumerate(tokens.tolist()):
             logits = self._next(cache, sample, token)
@@ -144,19 +137,13 @@ class Engine:
     def draw_tokens(
         self, cache: Cache, tokens: NDArray[np.int32], temperature: float, uniforms: NDArray[np.float64]
     ) -> NDArray[np.int32]:
-        """Append a token to each document of `cache`: int32, what follows, drawn as `random.choices` draws.
-
-        `uniforms` are what random() gave for each of them.
-        """
+        """See `microgpt.interface.Engine`."""
         return draw_tokens(self.next_probabilities(cache, tokens, temperature), uniforms)
 
     def draw_documents(
         self, seed: int, n: int, bos: int, temperature: float
     ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """`n` documents of their own: int32 (n, block_size) what follows `bos`, and int64 (n,) how much of it counts.
-
-        Token t of document i is drawn with number t of its stream of random numbers.
-        """
+        """See `microgpt.interface.Engine`."""
         tokens, lengths = np.zeros((n, self.config.block_size), np.int32), np.zeros(n, np.int64)
         for document in range(n):
             cache, token = self.new_cache(1), bos
