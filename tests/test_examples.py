@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from conftest import needs_compiled
 
-pytestmark = needs_compiled  # the reference would take hours
+pytestmark = [needs_compiled, pytest.mark.long]  # the reference would take hours
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
