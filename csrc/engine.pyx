@@ -217,6 +217,20 @@ cdef void step_with_adam(AdamJob *job, Team *team, int64_t step_count, double le
     team_share(team, run_adam, job, (job.size + ADAM_UNIT - 1) // ADAM_UNIT, 1)
 
 
+cdef class Assembly:
+    """A team, and the memory it meets in: a helper holds on to it, however late it comes."""
+
+    cdef Team team
+
+    def __cinit__(self, int size):
+        team_start(&self.team, size)
+
+    def help(self, int thread):
+        """What a thread of the team does until it is dismissed."""
+        with nogil:
+            team_help(&self.team, thread)
+
+
 cdef class Cache:
     """The keys and values of documents in progress.
 
@@ -255,7 +269,7 @@ cdef class Engine:
 
     cdef const Kernels *kernels
     cdef Workspace workspace
-    cdef Team team
+    cdef Assembly assembly
     cdef Job job
     cdef Operation *tape
     cdef int64_t tape_length, tape_size
@@ -295,7 +309,7 @@ cdef class Engine:
         if self.tape == NULL:
             raise MemoryError()
         self._place_weights()
-        team_start(&self.team, 1)
+        self.assembly = Assembly(1)
         self.lay_out(1, 0)
 
     def __dealloc__(self):
@@ -342,6 +356,7 @@ cdef class Engine:
         cdef int64_t n_embd = self.config.n_embd, vocab_size = self.config.vocab_size, layer, i
         padded_rows = int(self.panels(rows) * self.line)
         size = 0  # a Python integer: it cannot overflow
+        self.row_capacity = self.attention_capacity = 0  # until all of it is there: memory may run out
 
         def take(elements):
             nonlocal size
@@ -413,7 +428,6 @@ cdef class Engine:
         self.scratch = self._new_memory(scratch * self.threads, f"{self.threads} threads")
         self.job.scratch, self.job.scratch_bytes = <char *>self.start_of(self.scratch), scratch * self.dtype.itemsize
 
-        self.row_capacity, self.attention_capacity = padded_rows, attention
         self.tokens, self.targets, self.positions, self.first_rows = (
             numpy.zeros(padded_rows, numpy.int32) for _ in range(4)
         )
@@ -430,6 +444,7 @@ cdef class Engine:
         starts = len(self.attention_start)
         self.workspace.attention_start = <int64_t *>address(self.attention_start, numpy.int64, starts)
         self.workspace.group_start = <int64_t *>address(self.group_start, numpy.int64, starts)
+        self.row_capacity, self.attention_capacity = padded_rows, attention
         return 0
 
     def _new_memory(self, elements, purpose):
@@ -449,33 +464,29 @@ cdef class Engine:
 
     # --- The team -----------------------------------------------------------------------------------------------------
 
-    def _help(self, int thread):
-        """What a thread of the team does until it is dismissed."""
-        with nogil:
-            team_help(&self.team, thread)
-
     @contextlib.contextmanager
     def _assembled_team(self, rows):
         """Let `threads` share the work of what is run in the meantime, where it is enough for them.
 
         They live no longer than a call: there is nothing to inherit at a fork, and nothing to wait for at exit.
         """
-        if self.team.size > 1:  # a callback of a call that has one
-            yield
+        cdef Assembly alone = self.assembly, assembly
+        if alone.team.size > 1 or self.threads == 1 or rows * self.num_params < SHARED_WORK:
+            yield  # with the team of the call whose callback this is, or without one
             return
-        size = self.threads if rows * self.num_params >= SHARED_WORK else 1
-        helpers = [threading.Thread(target=self._help, args=(i,), daemon=True) for i in range(1, size)]
-        team_start(&self.team, size)
+        assembly = Assembly(self.threads)
+        helpers = [threading.Thread(target=assembly.help, args=(i,), daemon=True) for i in range(1, self.threads)]
+        self.assembly = assembly
         try:
             for helper in helpers:
                 helper.start()
             yield
         finally:
-            team_dismiss(&self.team)
+            team_dismiss(&assembly.team)  # before Python runs again, where Ctrl-C may strike
+            self.assembly = alone
             for helper in helpers:
                 if helper.ident is not None:  # it was started
                     helper.join()
-            team_start(&self.team, 1)
 
     # --- Running it ---------------------------------------------------------------------------------------------------
 
@@ -498,7 +509,7 @@ cdef class Engine:
             if stages[i].run == NULL:
                 break
             self.job.stage = &stages[i]
-            team_share(&self.team, run_stage, &self.job, stages[i].units(op, &self.workspace), stages[i].grain)
+            team_share(&self.assembly.team, run_stage, &self.job, stages[i].units(op, &self.workspace), stages[i].grain)
             if self.heavy:
                 self.look_up(-1)
         return 0
@@ -629,7 +640,7 @@ cdef class Engine:
                             break
                         self.backward()
                         step_count += 1
-                        step_with_adam(&update, &self.team, step_count, learning_rates[completed])
+                        step_with_adam(&update, &self.assembly.team, step_count, learning_rates[completed])
                         completed += 1
                         self.look_up(completed)
         finally:
@@ -654,7 +665,7 @@ cdef class Engine:
         start = <int64_t>(<uintptr_t>self.workspace.arena - <uintptr_t>self.arena.ctypes.data)
         elements = self.arena[start:][: self.arena.size - LINE_BYTES].view(self.dtype)[self.logits :]
         panels = elements[: self.panels(n) * vocab_size * self.line].reshape(-1, vocab_size, self.line)
-        return panels.transpose(0, 2, 1).reshape(-1, vocab_size)[:n]
+        return panels.transpose(0, 2, 1).reshape(-1, vocab_size)[:n].copy()  # the arena will be used again
 
     def new_cache(self, int64_t samples):
         """See `microgpt.interface.Engine`."""
@@ -751,15 +762,14 @@ cdef class Engine:
         return 0
 
 
-def update_with_adam(parameters, gradients, adam, double learning_rate, str instruction_set=None):
-    """Move flat `parameters` against their `gradients`, by default with the best instruction set.
+def update_with_adam(parameters, gradients, adam, double learning_rate, str instruction_set):
+    """Move flat `parameters` against their `gradients`.
 
     `adam` is a `microgpt.Adam`, whose step_count it counts.
     """
     cdef AdamJob update
     cdef Team alone
-    prepare_adam(&update, find_kernels(parameters.dtype.name, instruction_set or instruction_sets()[0]),
-                 parameters, gradients, adam)
+    prepare_adam(&update, find_kernels(parameters.dtype.name, instruction_set), parameters, gradients, adam)
     team_start(&alone, 1)
     adam.step_count += 1
     step_with_adam(&update, &alone, adam.step_count, learning_rate)

@@ -34,11 +34,11 @@ enum {
 
 typedef void (*TeamWork)(void *context, int64_t first, int64_t past, int thread);
 
-/* The units from `claimed` up to `past` wait for somebody. On a cache line of its own. */
+/* The units from `claimed` up to `past` wait for somebody. No two share a cache line, wherever the team lies. */
 typedef struct {
     _Atomic uint64_t claimed;       /* number of the piece of work << 32 | unit */
     _Atomic int64_t past;
-    char padding[48];
+    char padding[112];
 } Stretch;
 
 typedef struct {

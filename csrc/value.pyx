@@ -1068,9 +1068,11 @@ cdef class Parameters:
     cdef list values
     cdef int32_t[::1] nodes
     cdef object data, grads
+    cdef str instruction_set
 
-    def __init__(self, list values):
+    def __init__(self, list values, str instruction_set):
         self.values = values  # keeps the nodes alive
+        self.instruction_set = instruction_set
         self.nodes = numpy.array([hash(value) for value in values], numpy.int32)
         self.data, self.grads = (aligned_zeros(len(values), "float64") for _ in range(2))
 
@@ -1081,7 +1083,7 @@ cdef class Parameters:
         for i in range(n):
             data[i], grads[i] = tape.data[self.nodes[i]], tape.grad[self.nodes[i]]
             tape.grad[self.nodes[i]] = 0.0
-        update_with_adam(self.data, self.grads, adam, learning_rate)
+        update_with_adam(self.data, self.grads, adam, learning_rate, self.instruction_set)
         for i in range(n):
             tape.data[self.nodes[i]] = data[i]
 

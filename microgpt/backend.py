@@ -6,7 +6,7 @@ import importlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -117,7 +117,7 @@ def new_parameters(values: list[Any]) -> Parameters:
     """Values, all of them of one backend, behind the interface that `Adam` talks to."""
     parameters: Callable[[list[Any]], Parameters]
     if _value and values and isinstance(values[0], _value.Value):
-        kind, parameters = _value.Value, _value.Parameters
+        kind, parameters = _value.Value, partial(_value.Parameters, instruction_set=instruction_set())
     else:
         from microgpt import reference, reference_engine
 

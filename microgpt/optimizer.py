@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from microgpt.interface import Parameters
     from microgpt.reference import Value
 
+SMALLEST_EPS = {"float64": 1e-100, "float32": 1e-30}  # with room for what divides by it
+
 
 class Adam:
     """Adam (Kingma and Ba, 2015) with the defaults of microgpt, and what AdamW (Loshchilov and Hutter, 2019) adds.
@@ -22,7 +24,7 @@ class Adam:
         model: what to train: a `GPT`, or the `Value`s that are the parameters of a model of your own.
         learning_rate: step size; at least 0.
         beta1, beta2: decay of the running means of the gradients and of their squares; in [0, 1).
-        eps: added to the root of the mean square; at least 1e-100.
+        eps: added to the root of the mean square; at least 1e-100, in float32 1e-30.
         weight_decay: how much of each parameter a step takes away, times the learning rate; at least 0.
         max_grad_norm: where the norm of all gradients together is more than this, they are scaled down to it (Pascanu
             et al., 2013); above 0, or None.
@@ -54,7 +56,7 @@ class Adam:
         self.learning_rate = number("learning_rate", learning_rate, minimum=0)
         self.beta1 = number("beta1", beta1, minimum=0, below=1)
         self.beta2 = number("beta2", beta2, minimum=0, below=1)
-        self.eps = number("eps", eps, minimum=1e-100)
+        self.eps = number("eps", eps, minimum=SMALLEST_EPS[dtype])
         self.weight_decay = number("weight_decay", weight_decay, minimum=0)
         self.max_grad_norm = None if max_grad_norm is None else number("max_grad_norm", max_grad_norm, above=0)
         self.m = aligned_zeros(size, dtype)

@@ -25,7 +25,8 @@ class Sampler:
     """How the next token is chosen. `ValueError` or `TypeError` says which attribute is wrong.
 
     Attributes:
-        temperature: divides the logits: towards 0 the likeliest token always wins, 1 samples the model as it is.
+        temperature: divides the logits: towards 0 the likeliest token always wins, 1 samples the model as it is. At
+            least 1e-30, which float32 can divide by.
         top_k: how many of the likeliest tokens can be drawn; None: all of them. 1 always gives the likeliest.
         top_p: the probability, more than 0 and at most 1, that the tokens that can be drawn must have together: no more
             of the likeliest than that takes (Holtzman et al., 2020); None: all of them. With both, `top_k` comes first.
@@ -38,7 +39,7 @@ class Sampler:
     top_p: float | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "temperature", number("temperature", self.temperature, above=0))
+        object.__setattr__(self, "temperature", number("temperature", self.temperature, minimum=1e-30))
         if self.top_k is not None:
             object.__setattr__(self, "top_k", positive_integer("top_k", self.top_k))
         if self.top_p is not None:

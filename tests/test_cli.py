@@ -103,7 +103,7 @@ def test_several_files_and_standard_input_are_trained_on(tmp_path: Path) -> None
         (["train", "--n-embd=6"], "microgpt: error: n_embd must be a multiple of n_head, got n_embd=6 and n_head=4"),
         (["train", "--n-layer=0"], "microgpt: error: n_layer must be at least 1, got 0"),
         (["train", "--steps=-1"], "microgpt: error: steps must be at least 0, got -1"),
-        (["train", "--temperature=0"], "microgpt: error: temperature must be more than 0, got 0"),
+        (["train", "--temperature=0"], "microgpt: error: temperature must be at least 1e-30, got 0"),
         (["train", "--samples=-1"], "microgpt: error: samples must be at least 0, got -1"),
         (["train", "--dtype=int8"], "microgpt: error: dtype must be 'float64' or 'float32', got 'int8'"),
         (

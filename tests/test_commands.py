@@ -109,7 +109,7 @@ def test_json_has_no_infinity(
     ("arguments", "message"),
     [
         (["sample", "model", "--prompt=box"], "prompt: character 'o' at position 1 is not one the tokenizer knows"),
-        (["sample", "model", "--temperature=0"], "temperature must be more than 0, got 0"),
+        (["sample", "model", "--temperature=0"], "temperature must be at least 1e-30, got 0"),
         (["sample", "model", "--top-k=0"], "top_k must be at least 1, got 0"),
         (["sample", "model", "--top-p=2"], "top_p must be more than 0 and at most 1, got 2"),
         (["sample", "model", "-n", "-1"], "n must be at least 0, got -1"),

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from microgpt import GPT, GPTConfig, train
+from microgpt import GPT, Adam, GPTConfig, train
 from microgpt import backend as backends
 
 from conftest import needs_compiled
@@ -39,6 +39,19 @@ def test_training_ends_where_float64_ends() -> None:
     exact, fast = (train(seed=1, steps=1000, dtype=dtype) for dtype in ("float64", "float32"))
     assert abs(exact.losses[-100:].mean() - fast.losses[-100:].mean()) < 0.005
     assert fast.model.generate(3, 0.5) != fast.model.generate(3, 0.5)
+
+
+@needs_compiled
+@pytest.mark.parametrize("instruction_set", backends.instruction_sets())
+def test_the_smallest_eps_divides_no_zero_by_zero(instruction_set: str, monkeypatch) -> None:
+    monkeypatch.setenv("MICROGPT_ISA", instruction_set)
+    model = GPT(CONFIGS[0], 1, "float32")
+    optimizer = Adam(model, eps=1e-30)
+    model.loss_and_gradients([[26, 0, 26]])  # most gradients of embeddings are 0
+    optimizer.step()
+    assert np.isfinite(model.engine.parameters).all()
+    with pytest.raises(ValueError, match="eps must be at least 1e-30, got 1e-50"):
+        Adam(model, eps=1e-50)
 
 
 @needs_compiled

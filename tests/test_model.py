@@ -233,6 +233,43 @@ def test_low_temperature_samples_the_likeliest(backend: str) -> None:
         assert sample == likeliest[: len(sample)].tolist()
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("instruction_set", backends.instruction_sets() or [None])
+def test_the_lowest_temperature_always_samples_the_likeliest(dtype, instruction_set, monkeypatch) -> None:
+    if instruction_set:
+        monkeypatch.setenv("MICROGPT_ISA", instruction_set)
+    elif dtype == "float32":
+        pytest.skip("the reference computes in float64 only")
+    model = GPT(GPTConfig(vocab_size=27), 3, dtype)
+    for parameters in model.state_dict().values():
+        parameters *= 5  # logits that are larger than what float32 tells apart at such a temperature
+    tokens = [26, 3, 5, 8, 13, 21]
+    likeliest = model.logits(tokens).argmax(1)
+    cache = model.engine.new_cache(1)
+    for token, expected in zip(tokens, likeliest):
+        (probabilities,) = model.engine.next_probabilities(cache, np.array([token], np.int32), 1e-30)
+        assert probabilities.tolist() == (np.arange(27) == expected).tolist()
+
+
+def test_logits_are_the_callers(backend: str) -> None:
+    model = GPT(GPTConfig(vocab_size=1, n_embd=4, block_size=6), backend=backend)
+    logits = model.logits([0, 0])
+    expected = logits.tolist()
+    model.state_dict()["lm_head"][:] *= 3
+    model.logits([0])
+    assert logits.tolist() == expected
+
+
+@needs_compiled
+def test_a_model_survives_a_batch_that_memory_is_too_small_for() -> None:
+    model = GPT(GPTConfig(vocab_size=3, n_embd=16, n_head=16, block_size=2**19))
+    expected = model.loss([[0, 1, 2]])
+    with pytest.raises(MemoryError, match=r"a batch of 524288 positions takes \d+ bytes"):
+        model.loss([[1] * (2**19 + 1)])
+    assert model.loss([[0, 1, 2]]) == expected
+    assert len(model.generate_tokens(1, 0.5)) == 1
+
+
 def test_generate_gives_text(backend: str) -> None:
     tokenizer = CharTokenizer("abcd")
     model = GPT(tiny, 5, backend=backend, tokenizer=tokenizer)
@@ -246,9 +283,9 @@ def test_generate_gives_text(backend: str) -> None:
         (lambda m: m.generate(2), ValueError, "generate needs a tokenizer"),
         (lambda m: m.generate_tokens(-1), ValueError, "n must be at least 0, got -1"),
         (lambda m: m.generate_tokens(1.5), TypeError, "n must be a whole number, got 1.5"),
-        (lambda m: m.generate_tokens(1, 0), ValueError, "temperature must be more than 0, got 0"),
-        (lambda m: m.generate_tokens(1, -1), ValueError, "temperature must be more than 0, got -1"),
-        (lambda m: m.generate_tokens(1, float("nan")), ValueError, "temperature must be more than 0, got nan"),
+        (lambda m: m.generate_tokens(1, 0), ValueError, "temperature must be at least 1e-30, got 0"),
+        (lambda m: m.generate_tokens(1, -1), ValueError, "temperature must be at least 1e-30, got -1"),
+        (lambda m: m.generate_tokens(1, float("nan")), ValueError, "temperature must be at least 1e-30, got nan"),
         (lambda m: m.generate_tokens(1, "hot"), TypeError, "temperature must be a number, got 'hot'"),
     ],
 )

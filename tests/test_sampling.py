@@ -280,7 +280,7 @@ def test_tokens_of_the_same_text_count_together() -> None:
         ({"prompt": "bax"}, ValueError, "prompt: character 'x' at position 2 is not one the tokenizer knows"),
         ({"prompt": ["b"]}, TypeError, r"prompt must be a string, got \['b'\]"),
         ({"prompt": None}, TypeError, "prompt must be a string, got None"),
-        ({"temperature": 0}, ValueError, "temperature must be more than 0, got 0"),
+        ({"temperature": 0}, ValueError, "temperature must be at least 1e-30, got 0"),
         ({"top_k": 0}, ValueError, "top_k must be at least 1, got 0"),
         ({"top_k": 1.5}, TypeError, "top_k must be a whole number, got 1.5"),
         ({"top_p": 0}, ValueError, "top_p must be more than 0 and at most 1, got 0"),

@@ -77,6 +77,27 @@ def test_threads_end_with_the_call_that_needed_them() -> None:
     assert threading.active_count() == before
 
 
+@pytest.mark.parametrize("method", ["start", "join"])
+def test_a_team_that_is_interrupted_as_it_meets_or_parts_meets_again(method: str, monkeypatch) -> None:
+    model, documents = GPT(GPTConfig(vocab_size=27, n_embd=64), threads=2), [[1] * 17] * 60
+    expected, started = model.loss(documents), []
+
+    def interrupted(thread: threading.Thread, *arguments: object) -> None:
+        original(thread, *arguments)
+        raise KeyboardInterrupt
+
+    original = getattr(threading.Thread, method)
+    with monkeypatch.context() as patches:
+        patches.setattr(threading.Thread, method, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            model.loss(documents)
+    start = threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: (started.append(thread), start(thread)))
+    assert model.loss(documents) == expected
+    assert len(started) == 1
+    assert not started[0].is_alive()
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_forked_process_trains_on() -> None:
     expected = trained(*CASES[1], "float32", 2)

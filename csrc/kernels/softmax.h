@@ -35,16 +35,20 @@ INLINE void softmax_backward(const real *exps, ptrdiff_t exps_step, vec total, v
 #endif
 }
 
-/* The softmax of one vector of rows: logits[i * LINE] become exps of logits * factor - largest, and this their sum. */
+/* The softmax of one vector of rows: logits[i * LINE] become exps of factor * (logits - largest), and this their sum. */
 typedef struct {
     vec largest, total;
 } Softmax;
 
 INLINE Softmax exponentials(real *logits, int64_t n, real factor) {
-    Softmax softmax = {load(logits) * factor, {0}};
-    for (int64_t i = 0; i < n * LINE; i += LINE) softmax.largest = larger_of(load(logits + i) * factor, softmax.largest);
+    Softmax softmax = {load(logits), {0}};
+    for (int64_t i = 0; i < n * LINE; i += LINE) softmax.largest = larger_of(load(logits + i), softmax.largest);
     for (int64_t i = 0; i < n * LINE; i += LINE) {
-        const vec exps = exponential(load(logits + i) * factor - softmax.largest);
+#if MICROGPT_EXACT
+        const vec exps = exponential(load(logits + i) * factor - softmax.largest * factor);
+#else /* a fused multiply-add of the above would not be 0 at the largest */
+        const vec exps = exponential((load(logits + i) - softmax.largest) * factor);
+#endif
         store(logits + i, exps);
         softmax.total += exps;
     }
