@@ -2,7 +2,7 @@
 
 Without a working C compiler, on PyPy, or with MICROGPT_NO_EXTENSIONS=1, there is no compiled half, and the package does
 everything, slower, with its reference engine. MICROGPT_REQUIRE_EXTENSIONS=1 makes anything short of it an error.
-MICROGPT_INSTRUMENT=coverage or =sanitizers builds one that is watched while it is tested, see INSTRUMENTS.
+MICROGPT_INSTRUMENT=1 builds one that is watched while it is tested, see INSTRUMENTS.
 """
 
 import os
@@ -25,21 +25,16 @@ if sys.platform == "darwin":  # a universal Python would compile for two process
     os.environ.setdefault("ARCHFLAGS", f"-arch {platform.machine()}")
 REQUIRED = os.environ.get("MICROGPT_REQUIRE_EXTENSIONS") == "1"
 
-# What the gates of .ci/run watch tests with: every line of Cython reports that it ran, or the first access out of
-# bounds and the first undefined operation end the process. -O1 compiles in a quarter of the time, and -g1 knows lines.
-INSTRUMENTS = {
-    "": [],
-    "coverage": ["-O1", "-DCYTHON_TRACE_NOGIL=1", "-DCYTHON_USE_SYS_MONITORING=0"],
-    "sanitizers": ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
-}
-INSTRUMENT = os.environ.get("MICROGPT_INSTRUMENT", "")
-if INSTRUMENT not in INSTRUMENTS:
-    sys.exit(f"microgpt: MICROGPT_INSTRUMENT must be coverage or sanitizers, got {INSTRUMENT!r}")
+# For the gates of .ci/run that watch tests: the first access out of bounds or undefined operation ends the process, and
+# each line counts how often it runs. -O1 compiles in a quarter of the time, and -g1 knows lines.
+INSTRUMENTED = os.environ.get("MICROGPT_INSTRUMENT") == "1"
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+INSTRUMENTS = ["-O1", "-g1", "--coverage", *SANITIZERS] if INSTRUMENTED else []
 
 # pow, exp and log have to stay calls of the C library: the compiler would make x * x of pow(x, 2), whose last bit
 # differs. -fno-math-errno lets square roots be single instructions.
 CALLED = [f"-fno-builtin-{function}" for function in ("pow", "exp", "log")]
-COMMON = ["-O3", "-fno-math-errno", *CALLED, *INSTRUMENTS[INSTRUMENT]]
+COMMON = ["-O3", "-fno-math-errno", *CALLED, *INSTRUMENTS]
 POLICIES = {
     "float64": [*COMMON, "-ffp-contract=off", "-DMICROGPT_EXACT=1"],
     "float32": [*COMMON, "-ffp-contract=fast", "-DMICROGPT_EXACT=0"],
@@ -117,7 +112,7 @@ def extensions():
     headers = sorted(map(str, Path("csrc").rglob("*.h")))
     settings = {
         "extra_compile_args": EXACT,
-        "extra_link_args": INSTRUMENTS[INSTRUMENT],
+        "extra_link_args": INSTRUMENTS,
         "libraries": ["m"] if os.name == "posix" else [],  # or pow and exp were of whatever version is loaded already
         "depends": ["setup.py", "csrc/kernels/kernels.c", *headers],
     }
@@ -127,9 +122,9 @@ def extensions():
             Extension("microgpt._generator", ["csrc/generator.pyx"], **settings),
             Extension("microgpt._value", ["csrc/value.pyx"], **settings),
         ],
-        # Coverage looks for the C code beside its source.
-        build_dir=None if INSTRUMENT == "coverage" else "build/cython",
-        compiler_directives={"linetrace": INSTRUMENT == "coverage"},
+        # The report of coverage looks for the C code beside its source, and in it for what would trace lines.
+        build_dir=None if INSTRUMENTED else "build/cython",
+        compiler_directives={"linetrace": INSTRUMENTED},
     )
 
 
@@ -141,5 +136,5 @@ if reason:
 setup(
     ext_modules=[] if reason else extensions(),
     cmdclass={"build_ext": Build},
-    options={"build": {"build_base": os.path.join("build", INSTRUMENT)}},
+    options={"build": {"build_base": "build/instrumented" if INSTRUMENTED else "build"}},
 )

@@ -69,9 +69,9 @@ def test_bits_are_for_each_character_not_each_token() -> None:
 
 def test_many_documents_are_evaluated_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     model = GPT(CONFIG, 3, tokenizer=CharTokenizer("abcdef"))
-    expected = model.evaluate(DOCUMENTS * 20)
+    expected = model.evaluate(DOCUMENTS * 5)
     monkeypatch.setattr("microgpt.evaluation.EVALUATED_ROWS", 7)
-    assert model.evaluate(DOCUMENTS * 20).nats == pytest.approx(expected.nats, rel=1e-13)
+    assert model.evaluate(DOCUMENTS * 5).nats == pytest.approx(expected.nats, rel=1e-13)
     assert model.evaluate(DOCUMENTS).nats == pytest.approx(expected.nats, rel=1e-13)
 
 

@@ -112,7 +112,8 @@ def test_the_same_model_gives_the_same_page(backend) -> None:
 
 
 @pytest.mark.parametrize("bos", [None, "\n"])
-def test_hostile_characters_are_escaped_and_shown(bos, capfd) -> None:
+def test_hostile_characters_are_escaped_and_shown(bos, capfd, monkeypatch) -> None:
+    monkeypatch.setattr("microgpt.report.page.TEXT_TOKENS", 30)
     model = make_model(HOSTILE, bos=bos)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -247,11 +248,12 @@ def test_chromium_shows_every_figure_without_error_or_request(browser, tmp_path,
     assert browser.execute_script(overflow) <= 0
 
 
-def test_a_model_of_continuous_text_shows_a_text() -> None:
+def test_a_model_of_continuous_text_shows_a_text(monkeypatch) -> None:
+    monkeypatch.setattr("microgpt.report.page.TEXT_TOKENS", 40)
     model = GPT(
         GPTConfig(vocab_size=7, n_embd=6, block_size=5, n_head=2), 3, tokenizer=CharTokenizer("abcde<\n", bos="\n")
     )
     page = report_page(model, seed=1)
-    text = "".join(model.stream(temperature=0.5, seed=1, max_tokens=500))
-    assert len(text) == 500
+    text = "".join(model.stream(temperature=0.5, seed=1, max_tokens=40))
+    assert len(text) == 40
     assert f'<p class="text"><bdi>{html.escape(text)}</bdi></p>' in page
