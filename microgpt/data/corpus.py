@@ -50,7 +50,7 @@ class Corpus:
     def sequences(self, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> PackedSequences:
         """The `lengths[i]` tokens from `starts[i]` on, for each i, copied end to end."""
         new_starts = np.cumsum(lengths) - lengths
-        sources = np.arange(lengths.sum()) + np.repeat(starts - new_starts, lengths)
+        sources = np.arange(lengths.sum()) + np.repeat(starts - new_starts, lengths.astype(np.intp))
         return PackedSequences(self.tokens[sources].astype(np.int32), new_starts, lengths)
 
     def fingerprint(self) -> str:
