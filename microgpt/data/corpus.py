@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from microgpt.data.tokenizer import Encoded
 
 FORMATS = ("lines", "text")
-IN_MEMORY = 1 << 28  # bytes of an array: a longer one is in a temporary file
+# Bytes of an array: a longer one is in a temporary file. 32-bit addresses soon have no gap left for a larger one.
+IN_MEMORY = 1 << 28 if sys.maxsize > 1 << 32 else 1 << 24
 HASHED = 1 << 24  # items that are hashed at once
 
 
