@@ -203,13 +203,13 @@ def report(file: str | os.PathLike[str] | None = None, repeats: int = 7) -> Iter
                 f"({backends.instruction_set()})"
             )
     yield f"training by the recipe of microgpt, medians of {repeats}"
-    yield f"{'engine':<40}{'us/step':>12}{'x reference':>14}{'x floor':>10}"
+    yield f"{'engine':<40}{'us/step':>12}{'x reference':>14}{'x floor':>12}"
     recipe = RECIPE if has_engine else RECIPE[:1]
     timings = take_turns(recipe, file, repeats)
     for case, own in zip(recipe, timings):
         seconds, times_floor = medians(own)
         against_reference = median(reference.seconds / timing.seconds for reference, timing in zip(timings[0], own))
-        yield f"{case.name:<40}{1e6 * seconds:>12,.1f}{against_reference:>14,.0f}{times_floor:>10,.2f}"
+        yield f"{case.name:<40}{1e6 * seconds:>12,.1f}{against_reference:>14,.0f}{times_floor:>12,.2f}"
     if not has_engine:
         return
     yield f"training in float32, medians of {repeats}"

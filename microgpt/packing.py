@@ -34,7 +34,7 @@ class PackedSequences:
 
     def split(self, positions: int) -> PackedSequences:
         """Pieces of at most `positions`: the last token that one predicts is the first that the next one sees."""
-        counts = (self.lengths - 2) // positions + 1  # the last token of a sequence has no position
+        counts = ((self.lengths - 2) // positions + 1).astype(np.intp)  # the last token of a sequence has no position
         offsets = positions * (np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts))
         starts, lengths = np.repeat(self.starts, counts), np.repeat(self.lengths, counts)
         return PackedSequences(self.tokens, starts + offsets, np.minimum(lengths - offsets, positions + 1))

@@ -98,7 +98,7 @@ def _outline(losses: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np
     """Steps and losses of a line with the look of all of them: of many, the least and the greatest of each stretch."""
     if len(losses) <= DRAWN_POINTS:
         return np.arange(1, len(losses) + 1), losses
-    starts = np.arange(DRAWN_POINTS // 2) * len(losses) // (DRAWN_POINTS // 2)
+    starts = np.arange(DRAWN_POINTS // 2, dtype=np.int64) * len(losses) // (DRAWN_POINTS // 2)
     bounds = [np.minimum.reduceat(losses, starts), np.maximum.reduceat(losses, starts)]
     return np.repeat(starts + 1, 2), np.stack(bounds, axis=1).ravel()
 

@@ -11,8 +11,16 @@ import numpy as np
 import pytest
 
 from microgpt import GPT, ByteTokenizer, CharTokenizer, GPTConfig, HuggingFaceTokenizer, Tokenizer, train
+from microgpt.data.characters import code_points
 
 from conftest import needs_processes
+
+
+@pytest.mark.parametrize("text", ["anna", "ö", "\U0010ffff", "\ud800"])
+def test_code_points_are_indices_on_32_bit_systems_too(text: str) -> None:
+    codes = code_points(text)
+    assert codes.tolist() == [ord(character) for character in text]
+    assert np.can_cast(codes.dtype, np.int32, "safe")
 
 
 def test_characters_are_sorted_and_bos_comes_last() -> None:

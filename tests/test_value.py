@@ -650,6 +650,7 @@ def test_two_threads(scalars):
     assert together == results
 
 
+@needs_processes
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_fork(scalars):
     a = scalars.Value(3.0)

@@ -147,7 +147,7 @@ class TextBatches:
         if not starts.size:
             return None
         count = min(len(starts), max(1, VALIDATION_TOKENS // context))
-        return self._windows(starts[np.arange(count) * len(starts) // count])
+        return self._windows(starts[np.arange(count, dtype=np.int64) * len(starts) // count])
 
     def _windows(self, starts: NDArray[np.int64]) -> PackedSequences:
         return self._corpus.sequences(starts, np.full(len(starts), self._length, np.int64))

@@ -15,11 +15,11 @@ LINE_FEED = ord("\n")
 LAST_SPACE = 0x3000  # no white space has a higher code point
 
 
-def code_points(text: str) -> NDArray[np.unsignedinteger]:
-    """The code point of each character, lone surrogates included, as uint8 or uint32."""
+def code_points(text: str) -> NDArray[np.integer]:
+    """The code point of each character, lone surrogates included, as uint8 or int32: indices on 32-bit systems, too."""
     if text.isascii():
         return np.frombuffer(text.encode(), np.uint8)
-    return np.frombuffer(text.encode(f"utf-32-{sys.byteorder[0]}e", "surrogatepass"), np.uint32)
+    return np.frombuffer(text.encode(f"utf-32-{sys.byteorder[0]}e", "surrogatepass"), np.int32)
 
 
 def count_line_feeds(text: str) -> int:

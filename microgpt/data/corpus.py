@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from microgpt.data.tokenizer import Encoded
 
 FORMATS = ("lines", "text")
-IN_MEMORY = 1 << 28  # bytes of an array: a longer one is in a temporary file
+# Bytes of an array: a longer one is in a temporary file. 32-bit addresses soon have no gap left for a larger one.
+IN_MEMORY = 1 << 28 if sys.maxsize > 1 << 32 else 1 << 24
 HASHED = 1 << 24  # items that are hashed at once
 
 
@@ -50,7 +52,7 @@ class Corpus:
     def sequences(self, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> PackedSequences:
         """The `lengths[i]` tokens from `starts[i]` on, for each i, copied end to end."""
         new_starts = np.cumsum(lengths) - lengths
-        sources = np.arange(lengths.sum()) + np.repeat(starts - new_starts, lengths)
+        sources = np.arange(lengths.sum()) + np.repeat(starts - new_starts, lengths.astype(np.intp))
         return PackedSequences(self.tokens[sources].astype(np.int32), new_starts, lengths)
 
     def fingerprint(self) -> str:

@@ -146,7 +146,7 @@ class CharTokenizer(Tokenizer):
     def encode_lines(self, text: str) -> Encoded:
         """See `Tokenizer`."""
         codes = code_points(text)
-        ends = np.flatnonzero(codes == LINE_FEED)
+        ends = np.flatnonzero(codes == LINE_FEED).astype(np.int64, copy=False)
         ids = self._ids.take(codes, mode="clip")
         ids[ends] = self.bos
         return self._known(ids, text), ends
@@ -201,7 +201,7 @@ class ByteTokenizer(Tokenizer):
     def encode_lines(self, text: str) -> Encoded:
         """See `Tokenizer`."""
         content = np.frombuffer(_utf8(text), np.uint8)
-        ends = np.flatnonzero(content == LINE_FEED)
+        ends = np.flatnonzero(content == LINE_FEED).astype(np.int64, copy=False)
         ids = content.astype(self.dtype)
         ids[ends] = self.bos
         return ids, ends
