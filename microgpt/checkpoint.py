@@ -136,7 +136,9 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
     arrays, texts = _read_file(name)
     try:
         return _interpret(arrays, texts)
-    except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
+    except RecursionError:
+        raise ValueError(f"{name}: its metadata is nested too deeply") from None
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         what = f"there is no {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{name}: {_one_line(what)}") from None
 

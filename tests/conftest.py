@@ -29,13 +29,15 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Where extensions are required, their absence is an error, not a skip; and Ctrl-C works.
+    """Where extensions are required, their absence is an error, not a skip; Ctrl-C works; commands warn of no GIL.
 
-    A shell starts what runs in the background with SIGINT ignored, and so its children.
+    A shell starts what runs in the background with SIGINT ignored, and so its children. A free-threaded Python that
+    turns its GIL on, as it does for the compiled half, says so in every process that has not asked for it.
     """
     if os.environ.get("MICROGPT_REQUIRE_EXTENSIONS") == "1" and not COMPILED_IS_THERE:
         pytest.exit("MICROGPT_REQUIRE_EXTENSIONS=1, but there is no compiled engine", returncode=1)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.setdefault("PYTHON_GIL", "1")
 
 
 def shared(path: str) -> Path:

@@ -408,7 +408,7 @@ def array(key: str, value: Any) -> Any:
         (text("format_version", str(VERSION + 1)), f"format version {VERSION + 1} is not {VERSION}"),
         (text("config", "[]"), "config must be a dict"),
         (text("config", "{"), "Expecting property name|Key name must be"),
-        (text("config", "[" * 100_000), "recursion"),
+        (text("config", "[" * 100_000), "nested too deeply"),
         (replaced("config", n_layer=10**9), "config has n_layer 1000000000, but there are only"),
         (replaced("config", n_layer="1"), "config has n_layer '1'"),
         (replaced("config", vocab_size=10**12), r"wte must be float64 of shape \(1000000000000, 4\)"),

@@ -83,6 +83,7 @@ def test_a_model_trains_alike_beyond_memory(backend, monkeypatch, format) -> Non
     assert run.finish().losses.tolist() == expected.losses.tolist()
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 def test_a_full_disk_is_one_line(monkeypatch) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
 import sys
 import sysconfig
 import threading
@@ -68,7 +69,10 @@ def test_threads_may_share_a_model() -> None:
 @pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python always has its GIL")
 def test_a_free_threaded_python_turns_the_gil_on() -> None:
     """The tape of Values needs it, see csrc/value.pyx."""
-    assert sys._is_gil_enabled()
+    program = "import sys, microgpt; print(sys._is_gil_enabled())"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHON_GIL"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
 
 
 def test_threads_end_with_the_call_that_needed_them() -> None:

@@ -140,7 +140,7 @@ def plain_report(parsed: argparse.Namespace, run: Run) -> None:
         raise ValueError("plain needs a number of steps or epochs, which it prints, not a time")
     print(f"num docs: {len(run.corpus)}")
     print(f"vocab size: {run.model.config.vocab_size}")
-    print(f"num params: {run.model.num_params}")
+    print(f"num params: {run.model.num_params}", flush=True)  # or a pipe would keep it until it is full
     printed = run.step
 
     def progress(completed: int) -> None:

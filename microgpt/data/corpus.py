@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -164,6 +165,9 @@ class _GrowingArray:
             self._file.write(array.data)
             self._file.flush()
         except OSError as error:
+            if self._file:
+                with contextlib.suppress(OSError):
+                    self._file.close()  # else its finalizer writes what is left once more, and prints that it cannot
             raise ValueError(
                 f"cannot keep tokens in {tempfile.gettempdir()}: {error.strerror} (TMPDIR names another folder)"
             ) from error
