@@ -36,6 +36,14 @@ DTYPES = ("float64", "float32")
 INITIAL_STD = 0.08
 
 
+def check_vocabulary(config: GPTConfig, tokenizer: Tokenizer | None) -> None:
+    """`ValueError` where a model of this shape has not as many tokens as the tokenizer."""
+    if tokenizer is not None and tokenizer.vocab_size != config.vocab_size:
+        raise ValueError(
+            f"vocab_size must be the tokenizer's {tokenizer.vocab_size}, got a config with {config.vocab_size}"
+        )
+
+
 class GPT:
     """A GPT of the given shape, its parameters drawn from a normal distribution with standard deviation 0.08.
 
@@ -66,10 +74,7 @@ class GPT:
     ) -> None:
         if not isinstance(config, GPTConfig):
             raise TypeError(f"config must be a GPTConfig, got {type(config).__name__}")
-        if tokenizer is not None and tokenizer.vocab_size != config.vocab_size:
-            raise ValueError(
-                f"vocab_size must be the tokenizer's {tokenizer.vocab_size}, got a config with {config.vocab_size}"
-            )
+        check_vocabulary(config, tokenizer)
         self.threads = physical_cores() if threads is None else integer("threads", threads, 1)
         self.config = config
         self.dtype = choice("dtype", dtype, DTYPES)
