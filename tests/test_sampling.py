@@ -11,8 +11,9 @@ import pytest
 
 from microgpt import GPT, CharTokenizer, GPTConfig
 from microgpt.reference import draw_token
-from microgpt.sampling import Sampler, uniform_of
+from microgpt.sampling import Sampler
 from microgpt.streaming import text_pieces
+from microgpt.streams import uniform_of
 
 from conftest import needs_compiled
 
