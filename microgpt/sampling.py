@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from microgpt.interface import Cache, Engine, Generator
 
 TEXT_TOKENS = 500  # of a continuous text, unless told otherwise
-PLACES = 64  # documents that are continued together: more would gain little and take memory
+DRAWN_TOGETHER = 64  # documents: more would gain little and take memory
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def sample_independently(
     vocab_size, block_size = engine.config.vocab_size, engine.config.block_size
     if len(context) == 1 and max_tokens == block_size and not sampler.excludes_tokens(vocab_size):
         return _sample_from_bos(engine, seed, context[0], n, sampler.temperature)
-    parts = (range(first, min(first + PLACES, n)) for first in range(0, n, PLACES))
+    parts = (range(first, min(first + DRAWN_TOGETHER, n)) for first in range(0, n, DRAWN_TOGETHER))
     return [tokens for part in parts for tokens in _sample_together(engine, seed, context, part, sampler, max_tokens)]
 
 

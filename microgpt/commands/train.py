@@ -201,7 +201,7 @@ def live_line(run: Run) -> Iterator[Watchers]:
         def progress(completed: int) -> None:
             speed = (completed - line.initial) * run.tokens_per_step / line.format_dict["elapsed"]
             validation = f"  validation loss {run.validation_losses[-1][1]:.4f}" if run.validation_losses else ""
-            line.set_postfix_str(f"{mean_loss(run, completed)}{validation} | {speed:,.0f} tokens/s", refresh=False)
+            line.set_postfix_str(f"{recent_loss(run, completed)}{validation} | {speed:,.0f} tokens/s", refresh=False)
             line.update(completed - line.n)
 
         def validated(step: int, loss: float) -> None:
@@ -219,12 +219,12 @@ def quiet_lines(run: Run) -> Iterator[Watchers]:
         nonlocal printed
         if run.steps is not None and completed - printed >= run.steps / LINES:
             printed = completed
-            print(f"step {completed:,}/{run.steps:,}  {mean_loss(run, completed)}", file=sys.stderr)
+            print(f"step {completed:,}/{run.steps:,}  {recent_loss(run, completed)}", file=sys.stderr)
 
     yield progress, lambda step, loss: print(validation_line(run, step, loss), flush=True)
 
 
-def mean_loss(run: Run, completed: int) -> str:
+def recent_loss(run: Run, completed: int) -> str:
     """Of the latest steps."""
     return f"loss {run.losses[max(0, completed - 100) : completed].mean():.4f}"
 
