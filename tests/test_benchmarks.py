@@ -27,6 +27,16 @@ def test_scripts_say_how_to_use_them(script: Path) -> None:
     assert done.stdout.startswith("usage: ")
 
 
+@needs_processes
+def test_the_ladder_says_what_it_needs(tmp_path: Path) -> None:
+    script = next(script for script in SCRIPTS if script.stem == "ladder")
+    done = subprocess.run(
+        [sys.executable, str(script), f"--seed={tmp_path / 'original.py'}"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert re.search(r"error: there is no .*original\.py: --seed, --data and --golden say", done.stderr)
+
+
 @pytest.mark.parametrize("has_engine", [False, pytest.param(True, marks=needs_compiled)])
 def test_bench_prints_each_backend_beside_the_floor(capsys, monkeypatch, has_engine: bool) -> None:
     for cases in ("RECIPE", "CASES"):
