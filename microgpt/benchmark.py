@@ -21,6 +21,7 @@ from microgpt.arguments import positive_integer
 from microgpt.config import GPTConfig
 from microgpt.model import DTYPES
 from microgpt.packing import PackedSequences
+from microgpt.sampling import TEMPERATURE
 from microgpt.training import Run, prepare
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def sampling_rate(file: str | os.PathLike[str] | None) -> float:
     """Tokens a second, drawing many documents at once from a model trained by the recipe."""
     model = prepare(file, dtype="float32", backend="compiled", threads=1).finish().model
     begin = time.perf_counter()
-    documents = model.generate_tokens(SAMPLED, temperature=0.5, seed=1)
+    documents = model.generate_tokens(SAMPLED, TEMPERATURE, seed=1)
     took = time.perf_counter() - begin
     return sum(min(len(document) + 1, model.config.block_size) for document in documents) / took
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 DTYPES = ("float64", "float32")
 INITIAL_STD = 0.08
+SEED = 42  # as in microgpt, wherever none is given
 
 
 def check_vocabulary(config: GPTConfig, tokenizer: Tokenizer | None) -> None:
@@ -66,7 +67,7 @@ class GPT:
     def __init__(
         self,
         config: GPTConfig,
-        seed: Any = 42,
+        seed: Any = SEED,
         dtype: str = "float64",
         backend: str | None = None,
         threads: int | None = None,

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
     from microgpt.interface import Cache, Engine, Generator
 
-TEXT_TOKENS = 500  # of a continuous text, unless told otherwise
+# What commands and pages draw, unless told otherwise; the first two are microgpt's.
+SAMPLES = 20  # documents
+TEMPERATURE = 0.5
+TEXT_TOKENS = 500  # of a continuous text
 DRAWN_TOGETHER = 64  # documents: more would gain little and take memory
 
 

@@ -16,6 +16,7 @@ import pytest
 
 import microgpt
 from microgpt import reference
+from microgpt.recipe import defaults_of
 
 from conftest import needs_processes
 
@@ -549,6 +550,11 @@ def test_adam_is_the_seeds_loop(scalars):
         optimizer.step(lr_t)
         assert numbers(params) == [(x, 0.0) for x in data]
     assert (optimizer.m.tolist(), optimizer.v.tolist(), optimizer.step_count) == (m, v, 5)
+
+
+def test_adam_has_the_references_defaults():
+    (_, *ours), (_, *references) = (defaults_of(adam).items() for adam in (microgpt.Adam, reference.Adam))
+    assert ours == references
 
 
 def test_adam_uses_its_own_learning_rate(scalars):
