@@ -156,6 +156,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7, help="of everything (default: 7)")
     parser.add_argument("--full", action="store_true", help="also run all steps of rungs 1 and 2")
     options = parser.parse_args()
+    for path in (options.seed, options.data, *([options.golden] if options.full else [])):
+        if not path.is_file():
+            parser.error(f"there is no {path}: --seed, --data and --golden say where the original and its files are")
     seed = options.seed.read_text()
     with tempfile.TemporaryDirectory() as folder:
         runner = Runner(folder, options.data)

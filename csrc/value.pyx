@@ -715,7 +715,7 @@ cdef class Value:
     overflow and the logarithm of 0 raise what they raise for floats.
 
     A Value is a handle: handles of the same value are equal and hash alike, wherever they came from. Copies and pickles
-    keep `data` and `grad`, and forget what the value was computed from.
+    keep `data` and `grad`, and forget what the value was computed from. It cannot be subclassed.
 
     Source: `class Value` of microgpt, with the names of micrograd's (`_prev`, `_op`, `tanh`) beside them.
     """

@@ -5,7 +5,6 @@ Absolute times mean nothing on a shared machine; the ratios, from one run, do.
 
 from __future__ import annotations
 
-import math
 import os
 import random
 import time
@@ -22,6 +21,7 @@ from microgpt.arguments import positive_integer
 from microgpt.config import GPTConfig
 from microgpt.model import DTYPES
 from microgpt.packing import PackedSequences
+from microgpt.sampling import TEMPERATURE
 from microgpt.training import Run, prepare
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def measure_ceiling(dtype: str, threads: int = 1, seconds: float = 0.02) -> Ceil
     return Ceiling(rates(engine.multiply_adds), rates(engine.divisions_and_roots))
 
 
-def multiply_adds(config: GPTConfig, lengths: NDArray[np.int64]) -> int:
+def count_multiply_adds(config: GPTConfig, lengths: NDArray[np.int64]) -> int:
     """Multiply-adds of training on sequences of these numbers of positions: forward, and twice that backward."""
     shapes = config.parameter_shapes()
     products = sum(rows * columns for name, (rows, columns) in shapes.items() if name not in ("wte", "wpe"))
@@ -115,17 +115,17 @@ def floor(run: Run, packed: PackedSequences, ceiling: Ceiling) -> float:
     lengths = np.minimum(packed.lengths - 1, run.model.config.block_size)
     steps = len(packed) / run.recipe.batch_size
     return (
-        multiply_adds(run.model.config, lengths) / steps / ceiling.multiply_adds_per_second
+        count_multiply_adds(run.model.config, lengths) / steps / ceiling.multiply_adds_per_second
         + run.model.num_params / ceiling.divisions_and_roots_per_second
     )
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds a step, and the floor measured beside it."""
+    """Seconds a step, and the floor measured beside it, where there is an engine to measure it with."""
 
     seconds: float
-    floor: float
+    floor: float | None
 
 
 class Stopwatch:
@@ -153,10 +153,10 @@ class Stopwatch:
 
     def time(self) -> Timing:
         """The same, and the floor beside it."""
-        least = math.nan
-        if backends.compiled_engine():
-            least = floor(self.run, self.packed, measure_ceiling(self.case.dtype, self.case.threads))
-        return Timing(self.seconds(), least)
+        if not backends.compiled_engine():
+            return Timing(self.seconds(), None)
+        ceiling = measure_ceiling(self.case.dtype, self.case.threads)
+        return Timing(self.seconds(), floor(self.run, self.packed, ceiling))
 
 
 def random_text() -> str:
@@ -180,9 +180,9 @@ def take_turns(cases: list[Case], file: str | os.PathLike[str] | None, repeats: 
 
 def sampling_rate(file: str | os.PathLike[str] | None) -> float:
     """Tokens a second, drawing many documents at once from a model trained by the recipe."""
-    model = prepare(file, dtype="float32", threads=1).finish().model
+    model = prepare(file, dtype="float32", backend="compiled", threads=1).finish().model
     begin = time.perf_counter()
-    documents = model.generate_tokens(SAMPLED, temperature=0.5, seed=1)
+    documents = model.generate_tokens(SAMPLED, TEMPERATURE, seed=1)
     took = time.perf_counter() - begin
     return sum(min(len(document) + 1, model.config.block_size) for document in documents) / took
 
@@ -207,27 +207,28 @@ def report(file: str | os.PathLike[str] | None = None, repeats: int = 7) -> Iter
     recipe = RECIPE if has_engine else RECIPE[:1]
     timings = take_turns(recipe, file, repeats)
     for case, own in zip(recipe, timings):
-        seconds, times_floor = medians(own)
+        seconds = median(timing.seconds for timing in own)
         against_reference = median(reference.seconds / timing.seconds for reference, timing in zip(timings[0], own))
-        yield f"{case.name:<40}{1e6 * seconds:>12,.1f}{against_reference:>14,.0f}{times_floor:>12,.2f}"
+        yield f"{case.name:<40}{1e6 * seconds:>12,.1f}{against_reference:>14,.0f}{times_floor(own):>12}"
     if not has_engine:
         return
     yield f"training in float32, medians of {repeats}"
     yield f"{'model':<40}{'threads':>8}{'us/step':>12}{'us/document':>14}{'x floor':>10}{'x 1 thread':>12}"
     timings = take_turns(CASES, file, repeats)
     for i, (case, own) in enumerate(zip(CASES, timings)):
-        seconds, times_floor = medians(own)
+        seconds = median(timing.seconds for timing in own)
         speedup = ""
         if case.threads > 1:
             speedup = f"{median(one.seconds / two.seconds for one, two in zip(timings[i - 1], own)):.2f}"
         yield (
             f"{case.name:<40}{case.threads:>8}{1e6 * seconds:>12,.1f}{1e6 * seconds / case.batch_size:>14,.2f}"
-            f"{times_floor:>10,.2f}{speedup:>12}"
+            f"{times_floor(own):>10}{speedup:>12}"
         )
     rate = median(sampling_rate(file) for _ in range(repeats))
     yield f"sampling {SAMPLED:,} documents at once, one thread: {1e-6 * rate:.2f} million tokens a second"
 
 
-def medians(timings: list[Timing]) -> tuple[float, float]:
-    """Seconds a step, and how many times the floor that is."""
-    return median(timing.seconds for timing in timings), median(timing.seconds / timing.floor for timing in timings)
+def times_floor(timings: list[Timing]) -> str:
+    """How many times the floor a step takes; nothing where there is none."""
+    ratios = [timing.seconds / timing.floor for timing in timings if timing.floor is not None]
+    return f"{median(ratios):,.2f}" if ratios else ""

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from microgpt.arguments import integer
+from microgpt.arguments import choice, integer
 from microgpt.backend import choose
 from microgpt.config import GPTConfig
 from microgpt.data.tokenizer import Tokenizer
 from microgpt.history import TrainingHistory
-from microgpt.model import DTYPES, GPT
+from microgpt.model import DTYPES, GPT, check_vocabulary
 from microgpt.writing import write_atomically
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ T = TypeVar("T")
 
 FORMAT = "microgpt"
 VERSION = 1
-MATRICES = len(GPTConfig(vocab_size=1).parameter_shapes())  # of a model with one layer
 LOSSES, MEAN, MEAN_SQUARE = "history.losses", "optimizer.m.", "optimizer.v."
 
 
@@ -172,12 +171,10 @@ def _interpret(arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Checkp
     sizes = _typed("config", metadata["config"], dict)
     if sizes.keys() != GPTConfig.__dataclass_fields__.keys():
         raise ValueError(f"config must have {', '.join(GPTConfig.__dataclass_fields__)}, got {', '.join(sizes)}")
-    if not isinstance(sizes["n_layer"], int) or sizes["n_layer"] > len(arrays):  # asked before the layers are listed
-        raise ValueError(f"config has n_layer {sizes['n_layer']!r}, but there are only {len(arrays)} arrays")
     config = GPTConfig(**sizes)
-    dtype = metadata["dtype"]
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype must be {' or '.join(map(repr, DTYPES))}, got {dtype!r}")
+    if config.n_layer > len(arrays):  # asked before the layers are listed
+        raise ValueError(f"config has n_layer {config.n_layer}, but there are only {len(arrays)} arrays")
+    dtype = choice("dtype", metadata["dtype"], DTYPES)
 
     def matrices(prefix: str) -> dict[str, NDArray[Any]]:
         shapes = config.parameter_shapes()
@@ -203,8 +200,7 @@ def _interpret(arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Checkp
     if len(arrays) != known:
         raise ValueError(f"there must be {known} arrays, got {len(arrays)}")
     tokenizer = None if metadata["tokenizer"] is None else Tokenizer.from_json(metadata["tokenizer"])
-    if tokenizer and tokenizer.vocab_size != config.vocab_size:
-        raise ValueError(f"vocab_size must be the tokenizer's {tokenizer.vocab_size}, got {config.vocab_size}")
+    check_vocabulary(config, tokenizer)
     return Checkpoint(config, tokenizer, dtype, parameters, _state(metadata["generator"]), history, progress)
 
 

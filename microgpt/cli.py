@@ -52,7 +52,9 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
     """Shows the defaults that there are, and leaves examples as they are."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, False, "") else super()._get_help_string(action)
+        default = action.default
+        has_default = not (default is None or default is False or default == "")  # 0 is one
+        return super()._get_help_string(action) if has_default else action.help
 
 
 def build_parser() -> Parser:

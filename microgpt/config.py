@@ -35,22 +35,34 @@ class GPTConfig:
 
     def parameter_shapes(self) -> dict[str, tuple[int, int]]:
         """Name and (rows, columns) of every parameter matrix, in the order in which they are drawn and stored."""
-        n_embd = self.n_embd
-        shapes = {
-            "wte": (self.vocab_size, n_embd),
-            "wpe": (self.block_size, n_embd),
-            "lm_head": (self.vocab_size, n_embd),
-        }
+        shapes = self._shapes_outside_layers()
         for i in range(self.n_layer):
-            shapes[f"layer{i}.attn_wq"] = (n_embd, n_embd)
-            shapes[f"layer{i}.attn_wk"] = (n_embd, n_embd)
-            shapes[f"layer{i}.attn_wv"] = (n_embd, n_embd)
-            shapes[f"layer{i}.attn_wo"] = (n_embd, n_embd)
-            shapes[f"layer{i}.mlp_fc1"] = (4 * n_embd, n_embd)
-            shapes[f"layer{i}.mlp_fc2"] = (n_embd, 4 * n_embd)
+            shapes |= {f"layer{i}.{name}": shape for name, shape in self._shapes_of_a_layer().items()}
         return shapes
+
+    def _shapes_outside_layers(self) -> dict[str, tuple[int, int]]:
+        return {
+            "wte": (self.vocab_size, self.n_embd),
+            "wpe": (self.block_size, self.n_embd),
+            "lm_head": (self.vocab_size, self.n_embd),
+        }
+
+    def _shapes_of_a_layer(self) -> dict[str, tuple[int, int]]:
+        n_embd = self.n_embd
+        return {
+            "attn_wq": (n_embd, n_embd),
+            "attn_wk": (n_embd, n_embd),
+            "attn_wv": (n_embd, n_embd),
+            "attn_wo": (n_embd, n_embd),
+            "mlp_fc1": (4 * n_embd, n_embd),
+            "mlp_fc2": (n_embd, 4 * n_embd),
+        }
 
     @property
     def num_params(self) -> int:
-        """Number of parameters."""
-        return sum(rows * columns for rows, columns in self.parameter_shapes().values())
+        """Number of parameters; known at once, also of more layers than could be listed."""
+        outside, layer = (
+            sum(rows * columns for rows, columns in shapes.values())
+            for shapes in (self._shapes_outside_layers(), self._shapes_of_a_layer())
+        )
+        return outside + self.n_layer * layer

@@ -34,6 +34,15 @@ if TYPE_CHECKING:
 
 DTYPES = ("float64", "float32")
 INITIAL_STD = 0.08
+SEED = 42  # as in microgpt, wherever none is given
+
+
+def check_vocabulary(config: GPTConfig, tokenizer: Tokenizer | None) -> None:
+    """`ValueError` where a model of this shape has not as many tokens as the tokenizer."""
+    if tokenizer is not None and tokenizer.vocab_size != config.vocab_size:
+        raise ValueError(
+            f"vocab_size must be the tokenizer's {tokenizer.vocab_size}, got a config with {config.vocab_size}"
+        )
 
 
 class GPT:
@@ -58,7 +67,7 @@ class GPT:
     def __init__(
         self,
         config: GPTConfig,
-        seed: Any = 42,
+        seed: Any = SEED,
         dtype: str = "float64",
         backend: str | None = None,
         threads: int | None = None,
@@ -66,10 +75,7 @@ class GPT:
     ) -> None:
         if not isinstance(config, GPTConfig):
             raise TypeError(f"config must be a GPTConfig, got {type(config).__name__}")
-        if tokenizer is not None and tokenizer.vocab_size != config.vocab_size:
-            raise ValueError(
-                f"vocab_size must be the tokenizer's {tokenizer.vocab_size}, got a config with {config.vocab_size}"
-            )
+        check_vocabulary(config, tokenizer)
         self.threads = physical_cores() if threads is None else integer("threads", threads, 1)
         self.config = config
         self.dtype = choice("dtype", dtype, DTYPES)

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
 from microgpt.arguments import choice, integer, number, positive_integer
+from microgpt.config import GPTConfig
 from microgpt.data.batches import LONG_DOCUMENTS
 from microgpt.data.corpus import FORMATS
+from microgpt.model import GPT
+from microgpt.optimizer import Adam
 from microgpt.schedule import SCHEDULES
 
 DEFAULT_STEPS = 1000
+
+
+def defaults_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """What each argument of a function, or of a class, is where it is not given."""
+    return {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
+
+
+_MODEL, _ADAM = defaults_of(GPT), defaults_of(Adam)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,21 +58,21 @@ class Recipe:
     steps: int | None = None
     epochs: float | None = None
     time: float | None = None
-    seed: Any = 42
-    n_layer: int = 1
-    n_embd: int = 16
-    block_size: int = 16
-    n_head: int = 4
+    seed: Any = _MODEL["seed"]
+    n_layer: int = GPTConfig.n_layer
+    n_embd: int = GPTConfig.n_embd
+    block_size: int = GPTConfig.block_size
+    n_head: int = GPTConfig.n_head
     batch_size: int = 1
-    learning_rate: float = 0.01
+    learning_rate: float = _ADAM["learning_rate"]
     schedule: str = "linear"
     warmup_steps: int = 0
-    beta1: float = 0.85
-    beta2: float = 0.99
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    max_grad_norm: float | None = None
-    dtype: str = "float64"
+    beta1: float = _ADAM["beta1"]
+    beta2: float = _ADAM["beta2"]
+    eps: float = _ADAM["eps"]
+    weight_decay: float = _ADAM["weight_decay"]
+    max_grad_norm: float | None = _ADAM["max_grad_norm"]
+    dtype: str = _MODEL["dtype"]
 
     def __post_init__(self) -> None:
         """Check what no other class checks."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from itertools import accumulate
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, final
 
 if TYPE_CHECKING:
     import random
@@ -53,6 +53,7 @@ def _with_numbers(operator: Callable[[Value, Any], Value]) -> Callable[[Value, A
     return wrapped
 
 
+@final
 class Value:
     """A scalar that remembers how it was computed, so that `backward` can differentiate through it.
 
@@ -69,7 +70,7 @@ class Value:
     Both attributes can be set at any time; derivatives are those at the numbers that went into an operation when it
     was made. Operands and exponents may be numbers of any type; `TypeError` for anything else. Division by zero,
     overflow and the logarithm of 0 raise what they raise for floats. Copies and pickles keep `data` and `grad`, and
-    forget what the value was computed from.
+    forget what the value was computed from. It cannot be subclassed.
 
     Source: `class Value` of microgpt, with the names of micrograd's (`_prev`, `_op`, `tanh`) beside them.
     """
@@ -79,13 +80,19 @@ class Value:
     data = _number_attribute("data")
     grad = _number_attribute("grad")
 
+    def __init_subclass__(cls) -> None:
+        raise TypeError("type 'Value' is not an acceptable base type")
+
     def __init__(
         self, data: float, children: Iterable[Value] = (), local_grads: Iterable[float] = (), op: str = ""
     ) -> None:
         self._data = data if type(data) is float else _number("data", data)
         self._grad = 0.0
         self._children = tuple(children)  # what this value was computed from
-        self._local_grads = tuple(local_grads)  # the derivative of this value with respect to each child
+        # The derivative of this value with respect to each child.
+        self._local_grads = tuple([x if type(x) is float else _number("local_grads", x) for x in local_grads])
+        if not isinstance(op, str):
+            raise TypeError(f"op must be a string, got {op!r}")
         self._op = op
         for child in self._children:
             if not isinstance(child, Value):

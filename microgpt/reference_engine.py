@@ -10,15 +10,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from microgpt import reference
-from microgpt.packing import PackedSequences
-from microgpt.sampling import draw_tokens, uniform_of
+from microgpt.streams import uniform_of
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from microgpt.config import GPTConfig
     from microgpt.interface import AdamState
+    from microgpt.packing import PackedSequences
 
 
 class Cache:
@@ -54,6 +55,12 @@ class Parameters:
         optimizer.m, optimizer.v, optimizer.step_count = adam.m.tolist(), adam.v.tolist(), adam.step_count
         optimizer.step()
         adam.m[:], adam.v[:], adam.step_count = optimizer.m, optimizer.v, optimizer.step_count
+
+
+def draw_tokens(probabilities: NDArray[np.float64], uniforms: NDArray[np.float64]) -> NDArray[np.int32]:
+    """A token from each row of `probabilities`, as `random.choices` draws it with what random() gave for the row."""
+    rows = zip(probabilities, uniforms.tolist())
+    return np.array([reference.draw_token(row.tolist(), uniform) for row, uniform in rows], np.int32)
 
 
 class Engine:

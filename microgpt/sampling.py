@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from microgpt.arguments import number, positive_integer
+from microgpt.streams import uniform_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from microgpt.interface import Cache, Engine, Generator
 
-TEXT_TOKENS = 500  # of a continuous text, unless told otherwise
-PLACES = 64  # documents that are continued together: more would gain little and take memory
+# What commands and pages draw, unless told otherwise; the first two are microgpt's.
+SAMPLES = 20  # documents
+TEMPERATURE = 0.5
+TEXT_TOKENS = 500  # of a continuous text
+DRAWN_TOGETHER = 64  # documents: more would gain little and take memory
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class Sampler:
         """Append a token to each document of `cache`: int32, what follows, drawn with these numbers of random()."""
         if not self.excludes_tokens(engine.config.vocab_size):
             return engine.draw_tokens(cache, tokens, self.temperature, uniforms)
+        from microgpt.reference_engine import draw_tokens  # only who uses it pays for its import
+
         return draw_tokens(self.likeliest(engine.next_probabilities(cache, tokens, self.temperature)), uniforms)
 
     def likeliest(self, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -69,14 +75,6 @@ class Sampler:
         kept = np.empty_like(probabilities)
         np.put_along_axis(kept, order, falling, axis=1)
         return kept
-
-
-def draw_tokens(probabilities: NDArray[np.float64], uniforms: NDArray[np.float64]) -> NDArray[np.int32]:
-    """A token from each row of `probabilities`, as `random.choices` draws it with what random() gave for the row."""
-    from microgpt.reference import draw_token  # only who uses it pays for its import
-
-    rows = zip(probabilities, uniforms.tolist())
-    return np.array([draw_token(row.tolist(), uniform) for row, uniform in rows], np.int32)
 
 
 def context_length(length: int, block_size: int) -> int:
@@ -175,7 +173,7 @@ def sample_independently(
     vocab_size, block_size = engine.config.vocab_size, engine.config.block_size
     if len(context) == 1 and max_tokens == block_size and not sampler.excludes_tokens(vocab_size):
         return _sample_from_bos(engine, seed, context[0], n, sampler.temperature)
-    parts = (range(first, min(first + PLACES, n)) for first in range(0, n, PLACES))
+    parts = (range(first, min(first + DRAWN_TOGETHER, n)) for first in range(0, n, DRAWN_TOGETHER))
     return [tokens for part in parts for tokens in _sample_together(engine, seed, context, part, sampler, max_tokens)]
 
 
@@ -201,19 +199,3 @@ def _sample_from_bos(engine: Engine, seed: int, bos: int, n: int, temperature: f
     counted = tokens[np.arange(engine.config.block_size) < lengths[:, None]].tolist()
     ends = np.cumsum(lengths).tolist()
     return [counted[start:end] for start, end in zip([0, *ends], ends)]
-
-
-def uniform_of(seed: int, document: int, number: int) -> float:
-    """Number `number` of a document's stream: in [0, 1), with 53 random bits.
-
-    Source: SplitMix64 (Steele, Lea and Flood, 2014); csrc/streams.h is the compiled twin.
-    """
-    stream = _mixed(_mixed(seed) + document)
-    return (_mixed(stream + (number + 1) * 0x9E3779B97F4A7C15) >> 11) * 2.0**-53
-
-
-def _mixed(word: int) -> int:
-    word %= 2**64
-    word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
-    word = (word ^ (word >> 27)) * 0x94D049BB133111EB % 2**64
-    return word ^ (word >> 31)

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from microgpt import backend as backends
 from microgpt import benchmark
 from microgpt.cli import main
 
-from conftest import COMPILED_IS_THERE, needs_processes
+from conftest import needs_compiled, needs_processes
 
 SCRIPTS = sorted((Path(__file__).resolve().parents[1] / "benchmarks").glob("*.py"))
 
@@ -26,15 +27,30 @@ def test_scripts_say_how_to_use_them(script: Path) -> None:
     assert done.stdout.startswith("usage: ")
 
 
-def test_bench_prints_each_backend_beside_the_floor(capsys, monkeypatch) -> None:
+@needs_processes
+def test_the_ladder_says_what_it_needs(tmp_path: Path) -> None:
+    script = next(script for script in SCRIPTS if script.stem == "ladder")
+    done = subprocess.run(
+        [sys.executable, str(script), f"--seed={tmp_path / 'original.py'}"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert re.search(r"error: there is no .*original\.py: --seed, --data and --golden say", done.stderr)
+
+
+@pytest.mark.parametrize("has_engine", [False, pytest.param(True, marks=needs_compiled)])
+def test_bench_prints_each_backend_beside_the_floor(capsys, monkeypatch, has_engine: bool) -> None:
     for cases in ("RECIPE", "CASES"):
         small = [replace(case, steps=1, sizes={}) for case in getattr(benchmark, cases)]
         monkeypatch.setattr(benchmark, cases, small)
     monkeypatch.setattr(benchmark, "SAMPLED", 10)
-    main(["bench", "--repeats=1"])
+    monkeypatch.setenv("MICROGPT_BACKEND", "reference")  # which decides nothing here
+    if not has_engine:
+        monkeypatch.setattr(backends, "compiled_engine", lambda: None)
+    assert main(["bench", "--repeats=1"]) == 0
     printed = capsys.readouterr().out
-    assert re.search(r"^reference, float64 +[\d,.]+ +1 ", printed, re.MULTILINE)
-    if COMPILED_IS_THERE:
+    floor = r"[\d,]+\.\d\d" if has_engine else ""
+    assert re.search(rf"^reference, float64 +[\d,.]+ +1 +{floor}$", printed, re.MULTILINE)
+    if has_engine:
         assert re.search(r"^compiled, float32 +[\d,.]+ +[\d,]+ +[\d.]+$", printed, re.MULTILINE)
         assert re.search(r"^the same +2( +[\d,.]+){4}$", printed, re.MULTILINE)
         assert re.search(r"^sampling .* million tokens a second$", printed, re.MULTILINE)

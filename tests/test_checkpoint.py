@@ -410,7 +410,7 @@ def array(key: str, value: Any) -> Any:
         (text("config", "{"), "Expecting property name|Key name must be"),
         (text("config", "[" * 100_000), "nested too deeply"),
         (replaced("config", n_layer=10**9), "config has n_layer 1000000000, but there are only"),
-        (replaced("config", n_layer="1"), "config has n_layer '1'"),
+        (replaced("config", n_layer="1"), "n_layer must be a whole number, got '1'"),
         (replaced("config", vocab_size=10**12), r"wte must be float64 of shape \(1000000000000, 4\)"),
         (replaced("config", n_embd=-4), "n_embd must be at least 1, got -4"),
         (replaced("config", colour=1), "config must have vocab_size"),

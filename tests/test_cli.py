@@ -15,7 +15,9 @@ import pytest
 
 import microgpt
 from microgpt import backend as backends
-from microgpt.cli import COMMANDS
+from microgpt.cli import COMMANDS, build_parser
+from microgpt.recipe import Recipe, defaults_of
+from microgpt.training import prepare
 
 from conftest import compiled, needs_compiled, needs_processes
 
@@ -60,7 +62,23 @@ def test_alone_it_prints_a_guide_and_every_command_has_help_with_examples() -> N
         assert f"\n  microgpt {command}" in guide.stdout
         shown = run(command, "--help").stdout
         assert re.search(rf"\nexamples?:\n  microgpt {command}", shown)
-        assert "(default: None)" not in shown
+        assert not re.search(r"\(default:\s+(None|False)?\)", shown)
+    shown = " ".join(run("train", "--help").stdout.split())
+    assert "in which it rises first (default: 0)" in shown
+    assert "0.1 is a good one (default: 0.0)" in shown
+
+
+def test_train_takes_every_option_of_a_run_with_its_default() -> None:
+    parsed = vars(build_parser().parse_args(["train"]))
+    recipe = defaults_of(Recipe)
+    assert {name: parsed[name] for name in recipe} == recipe
+    assert defaults_of(prepare).keys() - {"data", "options"} <= parsed.keys()
+
+
+def test_a_run_that_the_clock_ends_prints_lines_too() -> None:
+    result = run("train", "--time=0.2", "--samples=0", *SMALL)
+    assert result.returncode == 0
+    assert re.fullmatch(r"(step [\d,]+  \d\.\d s  loss \d\.\d{4}\n)+", result.stderr)
 
 
 def test_plain_output_has_the_originals_lines(backend: str, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ the page and in one folder, where the files are that the pages speak of. No run 
 from __future__ import annotations
 
 import argparse
+import ast
 import gzip
 import io
 import random
@@ -113,6 +114,27 @@ def test_links_lead_somewhere() -> None:
     for page in (*PAGES, ROOT / "CONTRIBUTING.md"):
         for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
             assert target.startswith("https://") or (page.parent / target).exists(), f"{page}: {target}"
+
+
+def test_no_file_begins_with_an_import_of_one_that_stands_above_it() -> None:
+    rows = [  # of the picture of the architecture page
+        ["cli", "commands", "report", "training"],
+        ["model", "optimizer", "checkpoint", "data"],
+        ["packing", "sampling"],
+        ["reference_engine"],
+        ["reference"],
+    ]
+    package = Path(microgpt.__file__).parent
+    above: set[str] = set()
+    for row in rows:
+        for name in row:
+            files = [*package.glob(f"{name}.py"), *package.glob(f"{name}/*.py")]
+            statements = [statement for file in files for statement in ast.parse(file.read_text("utf-8")).body]
+            imports = [statement for statement in statements if isinstance(statement, ast.ImportFrom)]
+            modules = {f"{each.module}.{alias.name}" for each in imports for alias in each.names}
+            assert files
+            assert [module for module in sorted(modules) if above & {*module.split(".")}] == [], name
+        above |= {*row}
 
 
 def test_the_architecture_page_says_what_every_file_holds() -> None:

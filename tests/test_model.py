@@ -9,6 +9,7 @@ import pytest
 
 from microgpt import GPT, Adam, CharTokenizer, GPTConfig
 from microgpt import backend as backends
+from microgpt.reference import draw_state_dict, sample_document
 
 from conftest import needs_compiled
 
@@ -159,7 +160,23 @@ def test_state_dict_is_the_model_not_a_copy(backend: str) -> None:
     model.state_dict()["lm_head"][...] *= 2
     assert model.loss([[0, 1, 2]]) != before
     assert [matrix.shape for matrix in model.state_dict().values()] == list(tiny.parameter_shapes().values())
-    assert model.num_params == sum(matrix.size for matrix in model.state_dict().values())
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=ids)
+def test_parameters_are_counted(config: GPTConfig) -> None:
+    assert config.num_params == sum(rows * columns for rows, columns in config.parameter_shapes().values())
+
+
+@pytest.mark.parametrize("config", [tiny, CONFIGS[3]], ids=["tiny", ids[3]])
+def test_parameters_are_drawn_and_documents_sampled_as_the_reference_does(config: GPTConfig, backend: str) -> None:
+    model, generator = GPT(config, 5, backend=backend), random.Random(5)
+    state_dict = draw_state_dict(config, generator)
+    assert {name: matrix.tolist() for name, matrix in model.state_dict().items()} == {
+        name: [[p.data for p in row] for row in matrix] for name, matrix in state_dict.items()
+    }
+    for _ in range(5):
+        document = sample_document(state_dict, config, model.bos, 0.7, generator)
+        assert model.generate_tokens(1, 0.7) == [document]
 
 
 def test_load_state_dict_copies_what_state_dict_gave(backend: str) -> None:
@@ -323,6 +340,11 @@ def test_bad_sizes_are_named(options, error, message) -> None:
 def test_bad_model_arguments_are_named(options, error, message) -> None:
     with pytest.raises(error, match=message):
         GPT(**{"config": tiny, **options})
+
+
+def test_more_layers_than_any_memory_holds_are_refused_at_once(backend: str) -> None:
+    with pytest.raises(MemoryError):
+        GPT(GPTConfig(vocab_size=5, n_layer=10**12), backend=backend)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ import pytest
 
 from microgpt import GPT, CharTokenizer, GPTConfig
 from microgpt.reference import draw_token
-from microgpt.sampling import Sampler, uniform_of
+from microgpt.sampling import Sampler
 from microgpt.streaming import text_pieces
+from microgpt.streams import uniform_of
 
 from conftest import needs_compiled
 
@@ -127,7 +128,7 @@ def test_the_ways_to_draw_agree(backend: str, monkeypatch: pytest.MonkeyPatch) -
     """Whole documents in the engine, tokens in the engine, and tokens from probabilities; in parts or in one."""
     model = GPT(CONFIG, 3, backend=backend)
     whole = model.generate_tokens(9, 0.9, seed=5)
-    monkeypatch.setattr("microgpt.sampling.PLACES", 4)
+    monkeypatch.setattr("microgpt.sampling.DRAWN_TOGETHER", 4)
     assert model.generate_tokens(9, 0.9, seed=5, max_tokens=3) == [tokens[:3] for tokens in whole]
     monkeypatch.setattr(Sampler, "excludes_tokens", lambda sampler, vocab_size: True)
     assert model.generate_tokens(9, 0.9, seed=5) == whole

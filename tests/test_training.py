@@ -182,17 +182,6 @@ def test_the_result_knows_its_model(backend: str) -> None:
     assert result.model.tokenizer.characters == "".join(sorted(set("".join(names))))
 
 
-def test_a_deep_model_with_a_long_context_has_no_recursion_limit() -> None:
-    """Reference only: a graph as deep as this one overflows the stack of a recursive backward."""
-    from microgpt.reference import Value
-
-    total = Value(0.0)
-    for _ in range(200_000):
-        total = total + 1.0
-    total.backward()
-    assert total.grad == 1.0
-
-
 @needs_compiled
 def test_interrupts_are_heard_within_a_step() -> None:
     """A step of a large model takes longer than anybody waits for Ctrl-C."""

@@ -16,6 +16,7 @@ import pytest
 
 import microgpt
 from microgpt import reference
+from microgpt.recipe import defaults_of
 
 from conftest import needs_processes
 
@@ -280,6 +281,15 @@ def test_constructor_errors(scalars):
         scalars.Value(1.0, (a, 2.0), (1.0, 1.0))
     with pytest.raises(ValueError, match=r"^local_grads must have one number for each of 2 children, got 1$"):
         scalars.Value(1.0, (a, a), (1.0,))
+    with pytest.raises(TypeError, match=r"^local_grads must be a number, got 'a'$"):
+        scalars.Value(1.0, (a,), ("a",))
+    with pytest.raises(TypeError, match="op"):
+        scalars.Value(1.0, (a,), (1.0,), 5)
+
+
+def test_there_are_no_subclasses(scalars):
+    with pytest.raises(TypeError, match=r"Value' is not an acceptable base type$"):
+        type("Own", (scalars.Value,), {})
 
 
 # --- The graph --------------------------------------------------------------------------------------------------------
@@ -367,6 +377,7 @@ def test_an_operation_of_ones_own(scalars):
     )  # fmt: skip
     assert [value.grad for value in (sine, b, c, a)] == [12.0, 1.25, 0.5, 12.0 * math.cos(0.5)]
     assert scalars.Value(1.0, op="input")._op == "input"
+    assert repr(scalars.Value(1.0, (a, b), (2, True))._local_grads) == "(2.0, 1.0)"
 
 
 def test_repr(scalars):
@@ -539,6 +550,11 @@ def test_adam_is_the_seeds_loop(scalars):
         optimizer.step(lr_t)
         assert numbers(params) == [(x, 0.0) for x in data]
     assert (optimizer.m.tolist(), optimizer.v.tolist(), optimizer.step_count) == (m, v, 5)
+
+
+def test_adam_has_the_references_defaults():
+    (_, *ours), (_, *references) = (defaults_of(adam).items() for adam in (microgpt.Adam, reference.Adam))
+    assert ours == references
 
 
 def test_adam_uses_its_own_learning_rate(scalars):

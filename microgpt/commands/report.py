@@ -11,6 +11,8 @@ import argparse
 import os
 
 from microgpt.commands.trained import add_model_arguments, load_model
+from microgpt.model import SEED
+from microgpt.sampling import SAMPLES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     parser.add_argument("--text", help="what the model is watched reading; default: the first sample")
     parser.add_argument("--out", default="report.html", metavar="FILE", help="the page")
-    parser.add_argument("--samples", type=int, default=20, metavar="N", help="documents to sample")
-    parser.add_argument("--seed", type=int, default=42, metavar="N", help="of the samples")
+    parser.add_argument("--samples", type=int, default=SAMPLES, metavar="N", help="documents to sample")
+    parser.add_argument("--seed", type=int, default=SEED, metavar="N", help="of the samples")
 
 
 def run(parsed: argparse.Namespace) -> None:

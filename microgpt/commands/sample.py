@@ -15,18 +15,19 @@ from typing import Any
 from microgpt.arguments import integer
 from microgpt.commands.trained import add_model_arguments, load_model
 from microgpt.model import GPT
-from microgpt.sampling import TEXT_TOKENS
+from microgpt.sampling import SAMPLES, TEMPERATURE, TEXT_TOKENS
 
-DOCUMENTS = 20  # unless told otherwise
 SEPARATOR = "-" * 15  # nanoGPT's
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """MODEL, and what `GPT.generate` takes."""
     add_model_arguments(parser)
-    parser.add_argument("-n", type=int, metavar="N", help=f"documents, by default {DOCUMENTS}, or texts, by default 1")
+    parser.add_argument("-n", type=int, metavar="N", help=f"documents, by default {SAMPLES}, or texts, by default 1")
     parser.add_argument("--prompt", default="", metavar="TEXT", help="what each begins with")
-    parser.add_argument("--temperature", type=float, default=0.5, metavar="X", help="above 0; 1: the model as it is")
+    parser.add_argument(
+        "--temperature", type=float, default=TEMPERATURE, metavar="X", help="above 0; 1: the model as it is"
+    )
     parser.add_argument("--top-k", type=int, metavar="N", help="draw from this many of the likeliest tokens")
     parser.add_argument("--top-p", type=float, metavar="X", help="draw from the likeliest that have this probability")
     parser.add_argument("--seed", type=int, metavar="N", help="by default the random numbers that follow training")
@@ -51,7 +52,7 @@ def run(parsed: argparse.Namespace) -> None:
 
 def print_documents(parsed: argparse.Namespace, model: GPT, options: dict[str, Any]) -> None:
     """One on each line."""
-    n = DOCUMENTS if parsed.n is None else parsed.n
+    n = SAMPLES if parsed.n is None else parsed.n
     for text in model.generate(n, seed=parsed.seed, **options):
         print(json_line(text, parsed.seed, parsed.prompt) if parsed.json else text)
 

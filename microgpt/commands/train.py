@@ -11,22 +11,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from microgpt.arguments import integer
-from microgpt.backend import BACKENDS
+from microgpt.commands.machine import add_machine_arguments
 from microgpt.plots import check_plot_path, plot_losses
-from microgpt.recipe import Recipe
+from microgpt.recipe import Recipe, defaults_of
 from microgpt.recording import best_path
-from microgpt.sampling import Sampler
+from microgpt.sampling import SAMPLES, TEMPERATURE, Sampler
 from microgpt.training import Run, prepare
 
 
@@ -64,24 +62,22 @@ OPTIONS: dict[str, dict[str, Option]] = {
         "warmup_steps": (int, "in which it rises first"),
         "beta1": (float, "decay of Adam's mean of the gradients"),
         "beta2": (float, "decay of Adam's mean of their squares"),
+        "eps": (float, "added to the root of that mean"),
         "weight_decay": (float, "of AdamW: how much parameters shrink in a step, times the learning rate"),
         "max_grad_norm": (float, "clip the gradients where their norm is more than this"),
         "patience": (int, "end after so many validations without a new lowest loss"),
     },
     "files": {
-        "out": (str, "checkpoint to write: the model, and all that a run needs to go on"),
+        "out": (Path, "checkpoint to write: the model, and all that a run needs to go on"),
         "resume": (None, "go on from --out, bit for bit as if never interrupted, where it exists"),
         "checkpoint_every": (int, "steps from one checkpoint to the next; by default there is one a minute"),
         "keep_best": (None, "also keep the model with the lowest validation loss, beside --out"),
-        "log": (str, "metrics, one JSON object a line"),
+        "log": (Path, "metrics, one JSON object a line"),
         "log_every": (int, "steps from one line of --log to the next"),
         "eval_every": (int, "steps from one validation to the next"),
     },
-    "machine": {
-        "threads": (int, "that share large batches; by default as many as there are physical cores"),
-    },
 }
-METAVARS = {int: "N", float: "X", str: "NAME", duration: "TIME"}
+METAVARS = {int: "N", float: "X", str: "NAME", Path: "FILE", duration: "TIME"}
 LINES = 10  # of progress, where there is no terminal
 
 
@@ -94,8 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="UTF-8; .gz is decompressed, - is standard input; default: US first names that come with the package",
     )
-    defaults = {field.name: field.default for field in fields(Recipe)}
-    defaults |= {name: parameter.default for name, parameter in inspect.signature(prepare).parameters.items()}
+    defaults = defaults_of(Recipe) | defaults_of(prepare)
     for title, options in OPTIONS.items():
         group = parser.add_argument_group(title)
         for name, (kind, text) in options.items():
@@ -103,10 +98,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 group.add_argument(option(name), action="store_true", help=text)
             else:
                 group.add_argument(option(name), type=kind, default=defaults[name], metavar=METAVARS[kind], help=text)
-    group.add_argument("--backend", choices=BACKENDS, help="default: compiled where there is one")
+    add_machine_arguments(parser)
     group = parser.add_argument_group("what is printed")
-    group.add_argument("--samples", type=int, default=20, metavar="N", help="documents to sample after training")
-    group.add_argument("--temperature", type=float, default=0.5, metavar="X", help="of the samples, above 0")
+    group.add_argument("--samples", type=int, default=SAMPLES, metavar="N", help="documents to sample after training")
+    group.add_argument("--temperature", type=float, default=TEMPERATURE, metavar="X", help="of the samples, above 0")
     group.add_argument("--plot", metavar="FILE", help="draw the losses into a .png, .svg or .pdf")
     group.add_argument("--plain", action="store_true", help="print exactly what microgpt prints")
 
@@ -122,7 +117,7 @@ def run(parsed: argparse.Namespace) -> None:
     if parsed.plot is not None:
         check_plot_path(parsed.plot)
     options = {name: getattr(parsed, name) for group in OPTIONS.values() for name in group}
-    training = prepare(parsed.files or None, backend=parsed.backend, **options)
+    training = prepare(parsed.files or None, backend=parsed.backend, threads=parsed.threads, **options)
     report = plain_report if parsed.plain else human_report
     try:
         report(parsed, training)
@@ -201,7 +196,7 @@ def live_line(run: Run) -> Iterator[Watchers]:
         def progress(completed: int) -> None:
             speed = (completed - line.initial) * run.tokens_per_step / line.format_dict["elapsed"]
             validation = f"  validation loss {run.validation_losses[-1][1]:.4f}" if run.validation_losses else ""
-            line.set_postfix_str(f"{mean_loss(run, completed)}{validation} | {speed:,.0f} tokens/s", refresh=False)
+            line.set_postfix_str(f"{recent_loss(run, completed)}{validation} | {speed:,.0f} tokens/s", refresh=False)
             line.update(completed - line.n)
 
         def validated(step: int, loss: float) -> None:
@@ -213,18 +208,27 @@ def live_line(run: Run) -> Iterator[Watchers]:
 @contextlib.contextmanager
 def quiet_lines(run: Run) -> Iterator[Watchers]:
     """A line now and then, for a log that nobody watches."""
-    printed = run.step
+    printed = lines_due(run, run.step)
 
     def progress(completed: int) -> None:
         nonlocal printed
-        if run.steps is not None and completed - printed >= run.steps / LINES:
-            printed = completed
-            print(f"step {completed:,}/{run.steps:,}  {mean_loss(run, completed)}", file=sys.stderr)
+        due = lines_due(run, completed)
+        if due > printed:
+            printed = due
+            of_all = f"  {run.seconds:.1f} s" if run.steps is None else f"/{run.steps:,}"
+            print(f"step {completed:,}{of_all}  {recent_loss(run, completed)}", file=sys.stderr)
 
     yield progress, lambda step, loss: print(validation_line(run, step, loss), flush=True)
 
 
-def mean_loss(run: Run, completed: int) -> str:
+def lines_due(run: Run, completed: int) -> int:
+    """How many lines there are by then, of LINES over all steps, or all the time."""
+    if run.recipe.time is not None:
+        return int(min(LINES, LINES * run.seconds / run.recipe.time))
+    return LINES * completed // (run.steps or 1)
+
+
+def recent_loss(run: Run, completed: int) -> str:
     """Of the latest steps."""
     return f"loss {run.losses[max(0, completed - 100) : completed].mean():.4f}"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from microgpt.backend import BACKENDS
+from microgpt.commands.machine import add_machine_arguments
 from microgpt.data.tokenizer import Tokenizer
 from microgpt.model import GPT
 
@@ -12,8 +12,7 @@ from microgpt.model import GPT
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """MODEL, and what it runs on."""
     parser.add_argument("model", metavar="MODEL", help="what microgpt train --out wrote, a .safetensors file")
-    parser.add_argument("--backend", choices=BACKENDS, help="default: compiled where there is one")
-    parser.add_argument("--threads", type=int, metavar="N", help="by default as many as there are physical cores")
+    add_machine_arguments(parser)
 
 
 def load_model(parsed: argparse.Namespace) -> tuple[GPT, Tokenizer]:

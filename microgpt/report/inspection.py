@@ -55,11 +55,6 @@ def forward(model: GPT, tokens: Sequence[int]) -> Activations:
     return Activations(attention, x @ state_dict["lm_head"].T)
 
 
-def attention(model: GPT, tokens: Sequence[int]) -> NDArray[np.float64]:
-    """The attention weights over 1 to block_size tokens, (n_layer, n_head, tokens, tokens); see `Activations`."""
-    return forward(model, tokens).attention
-
-
 def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     """Probabilities proportional to the exponentials of `logits`, along the last axis."""
     exps = np.exp(logits - logits.max(axis=-1, keepdims=True))

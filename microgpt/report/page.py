@@ -12,21 +12,19 @@ import numpy as np
 
 from microgpt.arguments import integer
 from microgpt.extras import require
+from microgpt.model import GPT, SEED
 from microgpt.plots import TRAINING, losses_svg
 from microgpt.report.figures import attention_axes, attention_legend, attention_map, attention_map_width, token_plane
 from microgpt.report.inspection import forward, principal_components, softmax
 from microgpt.report.labels import token_labels
 from microgpt.report.markup import escaped, facts_table
-from microgpt.sampling import TEXT_TOKENS
+from microgpt.sampling import SAMPLES, TEMPERATURE, TEXT_TOKENS
 from microgpt.summary import describe_model, describe_training
 from microgpt.writing import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from microgpt.model import GPT
-
-TEMPERATURE = 0.5  # of the samples, as in microgpt
 # A page has to stay readable, and below a few megabytes, whatever the model.
 POSITIONS = 64  # of the text, that are looked at
 CANDIDATES = 5  # for the next token
@@ -37,7 +35,7 @@ LISTED_TOKENS = 100  # of the vocabulary
 
 
 def write_report(
-    model: GPT, path: str | os.PathLike[str], *, text: str | None = None, samples: int = 20, seed: int = 42
+    model: GPT, path: str | os.PathLike[str], *, text: str | None = None, samples: int = SAMPLES, seed: int = SEED
 ) -> None:
     """Write the page that `report_page` gives to `path`, whole or not at all.
 
@@ -47,7 +45,7 @@ def write_report(
     write_atomically(path, report_page(model, text=text, samples=samples, seed=seed).encode())
 
 
-def report_page(model: GPT, *, text: str | None = None, samples: int = 20, seed: int = 42) -> str:
+def report_page(model: GPT, *, text: str | None = None, samples: int = SAMPLES, seed: int = SEED) -> str:
     """An HTML page about `model` that needs no other file, no network and no script.
 
     Args:

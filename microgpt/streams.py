@@ -1,0 +1,19 @@
+"""Random numbers that can be had in any order: those of SplitMix64, which are a counter, mixed.
+
+Source: Steele, Lea and Flood, 2014. csrc/streams.h is the compiled twin.
+"""
+
+from __future__ import annotations
+
+
+def uniform_of(seed: int, document: int, number: int) -> float:
+    """Number `number` of a document's stream: in [0, 1), with 53 random bits."""
+    stream = _mixed(_mixed(seed) + document)
+    return (_mixed(stream + (number + 1) * 0x9E3779B97F4A7C15) >> 11) * 2.0**-53
+
+
+def _mixed(word: int) -> int:
+    word %= 2**64
+    word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    word = (word ^ (word >> 27)) * 0x94D049BB133111EB % 2**64
+    return word ^ (word >> 31)
