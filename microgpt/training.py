@@ -200,13 +200,13 @@ class Run:
         finally:
             elapsed = time.perf_counter() - begin
             self.seconds += elapsed
+            self.recorder.steps_made(self, first)  # however they ended
         if completed < count:
             raise ValueError(
                 f"the loss is {self.losses[first + completed]:g} at step {first + completed + 1}:"
                 " try a smaller learning_rate"
             )
         self._pace = elapsed / count
-        self.recorder.steps_made(self, first)
         report(count)
 
     def _stretch(self) -> int:

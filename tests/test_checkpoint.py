@@ -222,6 +222,30 @@ def test_the_log_has_every_metric(tmp_path: Path, backend: str) -> None:
     assert steps == [0, 2, 3, 4, 6, 6, 8, 8]
 
 
+def test_the_log_has_no_hole_where_a_run_was_stopped(tmp_path: Path, backend: str) -> None:
+    log, options = tmp_path / "log.jsonl", {**SMALL, "backend": backend, "out": tmp_path / "model.safetensors"}
+    options |= {"n_embd": 32} if backend == "compiled" else {}  # so that a stretch takes a while
+    run = prepare(NAMES, **options, steps=100_000, log=log, log_every=3)
+    with pytest.raises(KeyboardInterrupt):
+        run.finish(lambda completed: signal.raise_signal(signal.SIGINT) if completed > 6 else None)
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [*range(3, run.step + 1, 3)]
+
+    steps = run.step + 4
+    train(NAMES, **options, steps=steps, log=log, log_every=3, resume=True)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [*range(3, steps + 1, 3)]
+    assert [line["seconds"] for line in lines] == sorted(line["seconds"] for line in lines)
+
+
+def test_the_log_has_the_steps_before_a_loss_that_is_not_finite(tmp_path: Path, backend: str) -> None:
+    log = tmp_path / "log.jsonl"
+    run = prepare(NAMES, steps=50, learning_rate=1e300, log=log, log_every=1, backend=backend, **SMALL)
+    with pytest.raises(ValueError, match="try a smaller learning_rate"):
+        run.finish()
+    assert run.step > 0
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [*range(1, run.step + 1)]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
