@@ -20,7 +20,7 @@ from microgpt.data.batches import Batches, DocumentBatches, TextBatches
 from microgpt.data.corpus import Corpus, read_corpus
 from microgpt.data.documents import Data
 from microgpt.history import TrainingHistory
-from microgpt.interrupts import Stopped, held_back
+from microgpt.interrupts import ENDINGS, HeldBack, Stopped
 from microgpt.model import GPT
 from microgpt.optimizer import Adam
 from microgpt.recipe import Recipe
@@ -145,32 +145,25 @@ class Run:
 
         `progress` is called now and then with the number of steps completed, `validated` with the same and the loss of
         what is set aside, each time that it is looked at. With a checkpoint, Ctrl-C and SIGTERM let the step end and
-        save it before they do what they always do.
+        save it before they do what they always do; where their handler returns, the run goes on.
         """
-        if self.recorder.out is None:
-            self._finish(lambda: None, progress, validated)
-        else:
-            with held_back() as check:
-                try:
-                    self._finish(check, progress, validated)
-                except Stopped as stopped:
+        with HeldBack(*(ENDINGS if self.recorder.out is not None else ())) as signals:
+            self.recorder.start(self.step)
+            self._validate_if_due(validated)
+            while not self.is_over():
+                self._advance(signals, progress)
+                self._validate_if_due(validated)
+                if signals.number is None:
+                    self.recorder.save_if_due(self)
+                else:
                     self.recorder.save(self)
-                    raise stopped.ending from None
+                    signals.let_go()
+            if not self.step:
+                self.recorder.save(self)
         self.model.history = self.history()
         return TrainingResult(self.model)
 
-    def _finish(self, check: Callable[[], None], progress: Progress | None, validated: Validated | None) -> None:
-        self.recorder.start(self.step)
-        self._validate_if_due(validated)
-        while not self.is_over():
-            check()
-            self._advance(check, progress)
-            self._validate_if_due(validated)
-            self.recorder.save_if_due(self)
-        if not self.step:
-            self.recorder.save(self)
-
-    def _advance(self, check: Callable[[], None], progress: Progress | None) -> None:
+    def _advance(self, signals: HeldBack, progress: Progress | None) -> None:
         """Make some steps, none of which anything has to be done after but the last."""
         first, count, begin = self.step, self._stretch(), time.perf_counter()
         self.rates = self._rates(first, count)
@@ -178,10 +171,10 @@ class Run:
             self.losses = np.concatenate([self.losses, np.zeros(max(count, len(self.losses)))])
 
         def report(completed: int) -> None:
-            check()
             if progress and first + completed > self._reported:
                 self._reported = first + completed
                 progress(self._reported)
+            signals.check()
 
         state = self.model.generator.getstate()
         try:
@@ -193,10 +186,11 @@ class Run:
                 self.losses[first : first + count],
                 report,
             )
+            report(completed)
         except Stopped:  # draw what the steps that were made have used, and no more
             self.model.generator.setstate(state)
             self.batches.batch(first, self.step - first, self.recipe.batch_size)
-            raise
+            return
         finally:
             elapsed = time.perf_counter() - begin
             self.seconds += elapsed
@@ -207,7 +201,6 @@ class Run:
                 " try a smaller learning_rate"
             )
         self._pace = elapsed / count
-        report(count)
 
     def _stretch(self) -> int:
         """How many steps to make before looking up."""

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,53 @@ def test_signals_save_before_they_end_the_run(
     batch = twin.batches.batch(0, run.step, twin.recipe.batch_size)
     twin.model.engine.train(batch, twin.recipe.batch_size, rates, twin.optimizer, np.zeros(run.step), None)
     assert state(resumed.model, resumed.optimizer) == state(twin.model, twin.optimizer)
+
+
+@pytest.fixture
+def on_ctrl_c() -> Iterator[Callable[[Any], None]]:
+    """Sets a handler for Ctrl-C; at the end it is what it was before."""
+    before = signal.getsignal(signal.SIGINT)
+    yield lambda handler: signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_signals_own_handler_decides_after_the_checkpoint(tmp_path: Path, backend: str, on_ctrl_c) -> None:
+    out, seen = tmp_path / "model.safetensors", []
+    options = {"steps": 40, "backend": backend, **SMALL}
+
+    def handler(number: int, frame: object) -> None:
+        seen.append((number, read(out).progress.step))
+
+    on_ctrl_c(handler)
+    run = prepare(NAMES, **options, out=out, checkpoint_every=10)
+    result = run.finish(lambda completed: signal.raise_signal(signal.SIGINT) if completed in (4, 10, 40) else None)
+    steps = [step for _, step in seen]
+    assert steps in ([10, 40], [4, 10, 40])  # how soon an engine reports within a stretch is its own affair
+    assert seen == [(signal.SIGINT, step) for step in steps]
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert result.losses.tolist() == train(NAMES, **options).losses.tolist()
+
+    on_ctrl_c(signal.SIG_DFL)
+    with pytest.raises(SystemExit) as ending:
+        prepare(NAMES, **options, out=out).finish(lambda completed: signal.raise_signal(signal.SIGINT))
+    assert ending.value.code == 128 + signal.SIGINT
+
+
+@pytest.mark.parametrize("out", [None, "model.safetensors"])
+def test_signals_that_are_ignored_stay_so(
+    tmp_path: Path, monkeypatch, backend: str, out: str | None, on_ctrl_c
+) -> None:
+    """So that a run in the background of a shell outlives the Ctrl-C that ends another one."""
+    monkeypatch.chdir(tmp_path)
+    on_ctrl_c(signal.SIG_IGN)
+    run = prepare(NAMES, steps=9, backend=backend, out=out, **SMALL)
+    assert len(run.finish(lambda completed: signal.raise_signal(signal.SIGINT)).losses) == 9
+
+
+def test_signals_that_others_than_python_handle_are_left_to_them(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(signal, "getsignal", lambda number: None)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: pytest.fail("it could not be set again"))
+    train(NAMES, steps=2, out=tmp_path / "model.safetensors", **SMALL)
 
 
 @needs_processes
