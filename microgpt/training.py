@@ -26,6 +26,7 @@ from microgpt.optimizer import Adam
 from microgpt.recipe import Recipe
 from microgpt.recording import Recorder
 from microgpt.schedule import learning_rates
+from microgpt.writing import check_different
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -124,6 +125,11 @@ class Run:
     def fingerprint(self) -> str:
         """Of the data: what a run that goes on is compared by."""
         return self.corpus.fingerprint()
+
+    @property
+    def files(self) -> list[tuple[str, str | os.PathLike[str]]]:
+        """Those that are read and written, each after the argument that names it."""
+        return [*self.corpus.files, *self.recorder.files.items()]
 
     @property
     def step(self) -> int:
@@ -302,6 +308,7 @@ def prepare(
     recorder = Recorder(out, checkpoint_every, keep_best, log, log_every)
     generator = backends.new_generator(backends.choose(backend), recipe.seed)
     corpus = read_corpus(data, recipe.format, recipe.tokenizer)
+    check_different(recorder.files, corpus.files)
     order = generator.permutation(len(corpus)) if recipe.format == "lines" else None
     config = GPTConfig(
         vocab_size=corpus.tokenizer.vocab_size,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import IO
 
 
@@ -29,6 +29,20 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     """`ValueError` where `write_atomically` could not write, found out before the work that is to be saved."""
     with _errors_named(path), _temporary_file(_target(path)):
         pass
+
+
+def check_different(
+    written: Mapping[str, str | os.PathLike[str]], others: Iterable[tuple[str, str | os.PathLike[str]]]
+) -> None:
+    """`ValueError` where a file that is to be written is also another one of them, or one of `others`.
+
+    Each stands beside the name of the argument that names it.
+    """
+    arguments = {os.path.realpath(path): argument for argument, path in others}
+    for argument, path in written.items():
+        other = arguments.setdefault(os.path.realpath(path), argument)
+        if other != argument:
+            raise ValueError(f"{other} and {argument} must be different files, got {os.fspath(path)} for both")
 
 
 def _target(path: str | os.PathLike[str]) -> str:

@@ -333,6 +333,32 @@ def test_bad_arguments_of_files_are_named(tmp_path: Path, monkeypatch, options: 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"out": "names.txt"}, "data and out must be different files, got names.txt for both"),
+        ({"log": "link"}, "data and log must be different files, got link for both"),
+        ({"data": [Path("other.txt"), Path("names.txt")], "out": "names.txt"}, "data and out must be different files"),
+        ({"out": "m", "log": "./m"}, "out and log must be different files, got ./m for both"),
+        ({"out": "m.s", "keep_best": True, "val_fraction": 0.5, "log": "m.best.s"}, "keep_best and log must be"),
+        ({"out": "m.s", "keep_best": True, "val_fraction": 0.5, "data": "m.best.s"}, "data and keep_best must be"),
+        ({"out": "words.json", "tokenizer": "words.json"}, "tokenizer and out must be different files, got words.json"),
+    ],
+)
+def test_no_file_is_written_over_another(tmp_path: Path, monkeypatch, options: dict[str, Any], message: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("names.txt", "other.txt", "m.best.s"):
+        Path(name).write_text("anna\nbob\n")
+    if "tokenizer" in options:
+        tokenizers = pytest.importorskip("tokenizers")
+        tokenizers.Tokenizer(tokenizers.models.WordLevel({"anna": 0, "bob": 1}, unk_token="bob")).save("words.json")
+    Path("link").symlink_to("names.txt")
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match=message):
+        train(**{"data": "names.txt", "steps": 1, **SMALL, **options})
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
 def test_a_failing_write_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatch) -> None:
     model, path = GPT(GPTConfig(vocab_size=5, **SMALL), 3), tmp_path / "model.safetensors"
     model.save(path)
