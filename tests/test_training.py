@@ -267,6 +267,16 @@ def test_a_mean_loss_weighs_every_sequence_alike(backend: str) -> None:
         ({"val_fraction": 1}, ValueError, "val_fraction must be at least 0 and less than 1, got 1"),
         ({"eval_every": 0}, ValueError, "eval_every must be at least 1, got 0"),
         ({"data": ["abcd"]}, ValueError, r"data must have at least block_size \+ 1 = 5 tokens to train on, got 4"),
+        (
+            {"data": ["abcd" * 10], "val_fraction": 0.1},
+            ValueError,
+            r"val_fraction must set aside at least block_size \+ 1 = 5 tokens, got 4 of a text of 40",
+        ),
+        (
+            {"data": ["abcd"], "format": "lines", "val_fraction": 0.1},
+            ValueError,
+            "val_fraction needs at least 2 documents, one of them to train on, got 1",
+        ),
         ({"threads": 0}, ValueError, "threads must be at least 1, got 0"),
     ],
 )
