@@ -73,7 +73,7 @@ class TrainingResult:
         from microgpt.report.markup import facts_table  # only notebooks pay for its import
         from microgpt.summary import describe_training
 
-        tables = self.model._repr_html_() + facts_table("Training", describe_training(self.history))
+        tables = self.model._repr_html_() + facts_table("Training", describe_training(self.model))
         try:
             return tables + losses_svg(self.history)
         except ImportError:

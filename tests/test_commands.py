@@ -12,10 +12,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from microgpt import GPT, CharTokenizer, Evaluation, GPTConfig
+from microgpt import GPT, CharTokenizer, Evaluation, GPTConfig, load, train
 from microgpt.cli import main
 
-from conftest import needs_processes
+from conftest import needs_compiled, needs_processes
 
 CONFIG = GPTConfig(vocab_size=7, n_embd=6, block_size=5, n_head=2)
 LETTERS, VERSE = CharTokenizer("abcdef"), CharTokenizer("abcdef\n", bos="\n")
@@ -124,6 +124,26 @@ def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str], arguments: li
     assert main(arguments) == 2
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("", f"microgpt: error: {message}\n")
+
+
+@needs_compiled
+def test_info_tells_what_a_file_holds(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    options = {"steps": 2, "n_embd": 4, "n_head": 2, "block_size": 4, "dtype": "float32"}
+    train(["anna", "bob"], out=first, **options)
+    load(first, dtype="float64").save(second)
+    shared = {"parameters": "248", "vocab_size": "5", "n_embd": "4", "tokenizer": "CharTokenizer", "steps": "2"}
+    for file, facts in (
+        (first, {"dtype": "float32", "resumable": "yes"}),
+        (second, {"dtype": "float64", "resumable": "no: saved without what the optimizer remembers"}),
+    ):
+        lines = output(capsys, "info", str(file)).splitlines()
+        told = dict(line.split(maxsplit=1) for line in lines)
+        assert len(told) == len(lines)
+        assert told.items() >= (shared | facts).items()
+        assert told["file"].startswith(f"{file}: {file.stat().st_size:,} bytes, safetensors, format 'microgpt' version")
+    new_model(LETTERS).save(first)
+    assert output(capsys, "info", str(first)).splitlines()[-1].split() == ["training", "none"]
 
 
 @needs_processes
