@@ -196,6 +196,22 @@ def test_bad_tokenizers_files_are_named(tmp_path, content, message) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_a_text_that_a_tokenizers_file_has_no_tokens_for_is_named(tmp_path) -> None:
+    model = {"type": "WordLevel", "vocab": {"anna": 0, "bob": 1}, "unk_token": "?"}
+    file, data = tmp_path / "words.json", tmp_path / "names.txt"
+    file.write_text(hugging_face(model=model, pre_tokenizer=None, decoder=None))
+    data.write_text("anna\n\ncarl\nbob\n")
+    reason = r"the tokenizers file has no tokens for this text \(WordLevel error: Missing \[UNK\] token"
+    tokenizer = HuggingFaceTokenizer.from_file(file)
+    for encode in (tokenizer.encode, lambda text: tokenizer.encode_documents(["anna", text])):
+        with pytest.raises(ValueError, match=f"^{reason}"):
+            encode("carl")
+    with pytest.raises(ValueError, match=rf"names\.txt, line 3: {reason}"):
+        train(data, tokenizer=file)
+    with pytest.raises(ValueError, match=rf"words\.json: {reason}"):
+        train(data, tokenizer=file, format="text")
+
+
 @needs_processes
 def test_an_absent_package_is_named() -> None:
     script = "import sys; sys.modules['tokenizers'] = None; import microgpt; microgpt.HuggingFaceTokenizer('{}')"

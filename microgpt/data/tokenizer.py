@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     Encoded = tuple[NDArray[Any], NDArray[np.int64]]
 
 LARGEST_VOCABULARY = 1 << 24
+NO_TOKENS = "the tokenizers file has no tokens for this text"
 
 
 class Tokenizer(ABC):
@@ -240,10 +242,8 @@ class HuggingFaceTokenizer(Tokenizer):
             raise ImportError(
                 'this tokenizer needs the tokenizers package: pip install "microgpt-fast[tokenizers]"'
             ) from None
-        try:
+        with _library_errors("not a tokenizers JSON file"):
             self._tokenizer = tokenizers.Tokenizer.from_str(content)
-        except Exception as error:  # noqa: BLE001 (the library has no narrower one)
-            raise ValueError(f"not a tokenizers JSON file ({' '.join(str(error).split()):.200})") from None
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         size = 1 + max(self._tokenizer.get_vocab().values(), default=-1)
@@ -272,7 +272,8 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def _ids(self, text: str) -> list[int]:
         _utf8(text)
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        with _library_errors(NO_TOKENS):
+            return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def encode_array(self, text: str) -> NDArray[Any]:
         """See `Tokenizer`."""
@@ -281,7 +282,8 @@ class HuggingFaceTokenizer(Tokenizer):
     def encode_lines(self, text: str) -> Encoded:
         """See `Tokenizer`."""
         _utf8(text)
-        encodings = self._tokenizer.encode_batch_fast(text.split("\n")[:-1], add_special_tokens=False)
+        with _library_errors(NO_TOKENS):
+            encodings = self._tokenizer.encode_batch_fast(text.split("\n")[:-1], add_special_tokens=False)
         return _joined((encoding.ids for encoding in encodings), self.bos, self.dtype)
 
     def decode(self, tokens: Iterable[int]) -> str:
@@ -299,6 +301,15 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def __repr__(self) -> str:
         return f"HuggingFaceTokenizer(<{self.vocab_size:,} tokens>)"
+
+
+@contextlib.contextmanager
+def _library_errors(meaning: str) -> Iterator[None]:
+    """What the tokenizers library raises, as a `ValueError` of one line that begins with its meaning."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 (the library has no narrower one)
+        raise ValueError(f"{meaning} ({' '.join(str(error).split()):.200})") from None
 
 
 def smallest_dtype(vocab_size: int) -> np.dtype[Any]:
