@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -245,7 +246,7 @@ class GPT:
         if seed is None:
             drawn = sample_in_turn(self.engine, self.generator, context, n, sampler, limit)
         else:
-            drawn = sample_independently(self.engine, integer("seed", seed, 0), context, n, sampler, limit)
+            drawn = sample_independently(self.engine, _seed(seed), context, n, sampler, limit)
         return [tokens + document for document in drawn]
 
     def stream(
@@ -269,7 +270,7 @@ class GPT:
         if seed is None:
             uniforms = generator_uniforms(self.generator)
         else:
-            uniforms = stream_uniforms(integer("seed", seed, 0), range(1))
+            uniforms = stream_uniforms(_seed(seed), range(1))
         tokens = sample_one(self.engine, context, sampler, limit, uniforms, stops=not continuous)
         return text_pieces(tokenizer.decode, context[1:], tokens)
 
@@ -300,6 +301,10 @@ class GPT:
 
     def __repr__(self) -> str:
         return f"GPT({self.config}, dtype={self.dtype!r}, backend={self.backend!r})"
+
+
+def _seed(seed: int) -> int:
+    return integer("seed", seed, 0, math.inf)
 
 
 def _context_of(tokenizer: Tokenizer, name: str, text: str) -> list[int]:

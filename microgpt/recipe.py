@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any
 
-from microgpt.arguments import choice, integer, number, positive_integer
+from microgpt.arguments import LARGEST, choice, integer, number, positive_integer
 from microgpt.data.batches import LONG_DOCUMENTS
 from microgpt.data.corpus import FORMATS
 from microgpt.schedule import SCHEDULES
@@ -86,7 +86,10 @@ class Recipe:
         if self.time is not None:
             return None
         if self.epochs is not None:
-            return math.ceil(self.epochs * sequences / self.batch_size)
+            steps = self.epochs * sequences / self.batch_size
+            if steps > LARGEST:
+                raise ValueError(f"epochs must make at most {LARGEST} steps, got {self.epochs:g} and {steps:g}")
+            return math.ceil(steps)
         return DEFAULT_STEPS if self.steps is None else self.steps
 
     def options(self) -> dict[str, Any]:

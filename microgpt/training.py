@@ -89,7 +89,7 @@ class Run:
         corpus: the documents, or as a single one, the text, as token ids.
         steps: how many there are to be; None where the clock decides.
         step: how many have been made.
-        losses: float64, one for each step; filled as the run proceeds.
+        losses: float64, one for each step made, and room for more; grows as the run proceeds.
         rates: the learning rates of the steps that were made last.
         validation_losses: pairs of a number of steps made and a loss; appended to as the run proceeds.
         seconds: how long it has taken so far, interruptions not counted.
@@ -112,7 +112,7 @@ class Run:
         self.eval_every, self.patience = eval_every, patience
         self.validation = batches.validation()
         self.steps = recipe.step_count(len(batches))
-        self.losses = np.zeros(self.steps or 0)
+        self.losses = np.zeros(0)
         self.rates = np.zeros(0)
         self.validation_losses: list[tuple[int, float]] = []
         self.seconds = 0.0
@@ -210,18 +210,18 @@ class Run:
 
     def _stretch(self) -> int:
         """How many steps to make before looking up."""
-        count = min(STRETCH_STEPS, STRETCH_TOKENS // (self.recipe.batch_size * (self.recipe.block_size + 1)))
+        count: float = min(STRETCH_STEPS, STRETCH_TOKENS // (self.recipe.batch_size * (self.recipe.block_size + 1)))
         if self.steps is None or self.recorder.out is not None or self.recorder.log is not None:
-            count = min(count, int(PAUSE / self._pace))
+            count = min(count, PAUSE / self._pace)
         if self.steps is None:
-            count = min(count, int((self._most_seconds - self.seconds) / self._pace))
+            count = min(count, (self._most_seconds - self.seconds) / self._pace)
         if self.validation:
             count = min(count, self.eval_every - self.step % self.eval_every)
         if self.recorder.checkpoint_every is not None:
             count = min(count, self.recorder.checkpoint_every - self.step % self.recorder.checkpoint_every)
         if self.steps is not None:
             count = min(count, self.steps - self.step)
-        return max(1, count)
+        return max(1, int(count))
 
     def _rates(self, first: int, count: int) -> NDArray[np.float64]:
         recipe, steps = self.recipe, np.arange(first, first + count)
@@ -264,7 +264,7 @@ class Run:
             for name, array in self.model.by_name(moments).items():
                 array[...] = by_name[name]
         self.optimizer.step_count = progress.step
-        self.losses = np.concatenate([history.losses, np.zeros(max(0, len(self.losses) - progress.step))])
+        self.losses = history.losses
         self.validation_losses = list(history.validation_losses)
         self.seconds = history.seconds
 

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from microgpt import GPT, CharTokenizer, Evaluation, GPTConfig, load, train
+from microgpt.arguments import LARGEST
 from microgpt.cli import main
 
 from conftest import needs_compiled, needs_processes
@@ -113,6 +114,8 @@ def test_json_has_no_infinity(
         (["sample", "model", "--top-k=0"], "top_k must be at least 1, got 0"),
         (["sample", "model", "--top-p=2"], "top_p must be more than 0 and at most 1, got 2"),
         (["sample", "model", "-n", "-1"], "n must be at least 0, got -1"),
+        (["sample", "model", "-n1" + "0" * 20, "--seed=1"], f"n must be at most {LARGEST}, got more"),
+        (["sample", "model", "--max-tokens=1" + "0" * 20], f"max_tokens must be at most {LARGEST}, got more"),
         (["sample", "model", "--seed=-1"], "seed must be at least 0, got -1"),
         (["sample", "model", "--max-tokens=-1"], "max_tokens must be at least 0, got -1"),
         (["sample", "model", "--threads=0"], "threads must be at least 1, got 0"),

@@ -146,7 +146,8 @@ class TextBatches:
     def batch(self, first_step: int, steps: int, batch_size: int) -> PackedSequences:
         """See `Batches`. Steps have to be asked for in order: each draws."""
         starts = self._end - self._length + 1
-        return self._windows(np.array([self._generator.randrange(starts) for _ in range(steps * batch_size)], np.int64))
+        count = steps * batch_size
+        return self._windows(np.fromiter((self._generator.randrange(starts) for _ in range(count)), np.int64, count))
 
     def validation(self) -> PackedSequences | None:
         """See `Batches`. They are spread evenly over the text."""
