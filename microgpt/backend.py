@@ -113,8 +113,8 @@ def new_generator(backend: str, seed: Any) -> Generator:
     return Generator(seed)
 
 
-def new_parameters(values: list[Any]) -> Parameters:
-    """Values, all of them of one backend, behind the interface that `Adam` talks to."""
+def new_parameters(values: list[Any]) -> tuple[Parameters, int]:
+    """Values, all of them of one backend, behind the interface that `Adam` talks to, and how many different ones."""
     parameters: Callable[[list[Any]], Parameters]
     if _value and values and isinstance(values[0], _value.Value):
         kind, parameters = _value.Value, _value.Parameters
@@ -124,8 +124,9 @@ def new_parameters(values: list[Any]) -> Parameters:
         kind, parameters = reference.Value, reference_engine.Parameters
     for i, value in enumerate(values):
         if not isinstance(value, kind):
-            raise TypeError(f"model must be a GPT or Values of one backend, got {value!r:.60} at position {i}")
-    return parameters(values)
+            raise TypeError(f"model must be a GPT or Values of one backend, got {type(value).__name__} at position {i}")
+    different = list(dict.fromkeys(values))  # tied parameters count once
+    return parameters(different), len(different)
 
 
 def backend_info() -> BackendInfo:

@@ -585,8 +585,9 @@ def test_adam_of_nothing(scalars):
 
 def test_adam_errors(scalars):
     a = scalars.Value(1.0)
-    with pytest.raises(TypeError, match=r"^model must be a GPT or Values of one backend, got 1.0 at position 1$"):
-        microgpt.Adam([a, 1.0])
+    for values, message in (([a, a, 1.0], "got float at position 2"), ([[a]], "got list at position 0")):
+        with pytest.raises(TypeError, match=rf"^model must be a GPT or Values of one backend, {message}$"):
+            microgpt.Adam(values)
     with pytest.raises(TypeError, match=r"^model must be a GPT or Values, got Value$"):
         microgpt.Adam(a)
     with pytest.raises(ValueError, match=r"^beta1 must be "):
