@@ -57,6 +57,13 @@ def number(
     return result
 
 
+def string(name: str, value: object) -> str:
+    """`value` where it is a string; `TypeError` otherwise."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, got {value!r:.60}")
+    return value
+
+
 def choice(name: str, value: object, choices: tuple[str, ...]) -> str:
     """`value` where it is one of `choices`; `ValueError` otherwise."""
     if value not in choices:

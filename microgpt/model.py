@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from microgpt import backend as backends
-from microgpt.arguments import choice, integer
+from microgpt.arguments import choice, integer, string
 from microgpt.arrays import aligned_zeros
 from microgpt.config import GPTConfig
 from microgpt.cores import physical_cores
@@ -309,9 +309,7 @@ def _seed(seed: int) -> int:
 
 def _context_of(tokenizer: Tokenizer, name: str, text: str) -> list[int]:
     """BOS and the tokens of a text; errors begin with this name for it."""
-    if not isinstance(text, str):
-        raise TypeError(f"{name} must be a string, got {text!r:.60}")
     try:
-        return [tokenizer.bos, *tokenizer.encode(text)]
+        return [tokenizer.bos, *tokenizer.encode(string(name, text))]
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None

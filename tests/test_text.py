@@ -70,6 +70,14 @@ def test_writing_that_cannot_be_read_are_named(tmp_path) -> None:
         read_documents("a\0b")
 
 
+def test_files_that_are_no_paths_are_named() -> None:
+    for read in (read_documents, read_text):
+        with pytest.raises(TypeError, match=r"^files must be a path or several, got 5$"):
+            read(5)
+        with pytest.raises(TypeError, match=r"^files\[1\] must be a path, got 5$"):
+            read(["a.txt", 5])
+
+
 def test_a_text_keeps_its_lines(tmp_path) -> None:
     file = tmp_path / "text.txt"
     file.write_bytes("\ufeffone\r\n\r\n  two \rthree".encode())

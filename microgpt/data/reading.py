@@ -50,7 +50,9 @@ class Files:
     """
 
     def __init__(self, files: Iterable[str | os.PathLike[str]]) -> None:
-        self.paths = [os.fsdecode(file) for file in files]
+        if not isinstance(files, Iterable):
+            raise TypeError(f"files must be a path or several, got {files!r:.60}")
+        self.paths = [_path(f"files[{i}]", file) for i, file in enumerate(files)]
         self._spools: dict[str, IO[bytes]] = {}
         if not self.paths:
             raise ValueError("files must name at least one file, got none")
@@ -128,6 +130,12 @@ def cut_at_lines(pieces: Iterable[str], name: str, longest: float) -> Iterator[B
         raise ValueError(f"{name}, line {line}: not UTF-8 ({error.reason})") from None
     if rest := "".join(held):
         yield Block(rest, name, line)
+
+
+def _path(name: str, file: object) -> str:
+    if not isinstance(file, (str, os.PathLike)):
+        raise TypeError(f"{name} must be a path, got {file!r:.60}")
+    return os.fsdecode(file)
 
 
 def _name(path: str) -> str:
