@@ -519,6 +519,13 @@ def test_the_package_exports_the_twin_that_runs():
         assert getattr(microgpt, name) is getattr(module, name)
 
 
+def test_the_environment_is_asked_for_a_backend_once(monkeypatch):
+    before = microgpt.backend_info()
+    monkeypatch.setenv("MICROGPT_BACKEND", "reference" if before.backend == "compiled" else "compiled")
+    assert microgpt.backend_info() == before
+    assert microgpt.GPT(microgpt.GPTConfig(vocab_size=3)).backend == before.backend
+
+
 # --- Adam -------------------------------------------------------------------------------------------------------------
 
 
