@@ -525,7 +525,7 @@ def array(key: str, value: Any) -> Any:
         (lambda arrays, texts: texts.pop("generator"), "there is no 'generator'"),
     ],
 )
-def test_writing_that_lie_are_refused(good: bytes, tmp_path: Path, change: Any, message: str) -> None:
+def test_files_that_lie_are_refused(good: bytes, tmp_path: Path, change: Any, message: str) -> None:
     path = tmp_path / "hostile.safetensors"
     assert re.search(message, refused(path, rewritten(good, path, change)))
 
@@ -536,7 +536,7 @@ def test_the_rewriting_of_these_tests_is_right(good: bytes, tmp_path: Path) -> N
     assert load(path).config.n_embd == 4
 
 
-def test_writing_that_are_not_there_are_named(tmp_path: Path) -> None:
+def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"cannot read .*nowhere: No such file or directory"):
         load(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"cannot read .*: Is a directory"):

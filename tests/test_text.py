@@ -61,7 +61,7 @@ def test_bad_files_are_named(tmp_path, content, message) -> None:
         read_documents(write(tmp_path, content))
 
 
-def test_writing_that_cannot_be_read_are_named(tmp_path) -> None:
+def test_files_that_cannot_be_read_are_named(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"cannot read .*nowhere\.txt: No such file or directory"):
         read_documents(tmp_path / "nowhere.txt")
     with pytest.raises(ValueError, match=r"cannot read .*: Is a directory"):

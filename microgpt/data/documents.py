@@ -149,7 +149,7 @@ class Source(Protocol):
 
 
 class FileSource:
-    """Text files, see `files.Files`; without any, the names that come with the package."""
+    """Text files, see `reading.Files`; without any, the names that come with the package."""
 
     def __init__(self, files: Iterable[File] | None) -> None:
         self._files = Files([EMBEDDED] if files is None else files)
