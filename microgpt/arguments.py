@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
+
+LARGEST = min(sys.maxsize, 1 << 53)  # up to here, an index is one, and floats count exactly
 
 
-def integer(name: str, value: object, minimum: int) -> int:
-    """`value` as an int; `TypeError` where it is not a whole number, `ValueError` below `minimum`."""
+def integer(name: str, value: object, minimum: int, maximum: float = LARGEST) -> int:
+    """`value` as an int; `TypeError` where it is not a whole number, `ValueError` beyond `minimum` or `maximum`."""
     try:
         if isinstance(value, bool):
             raise TypeError
@@ -16,6 +19,8 @@ def integer(name: str, value: object, minimum: int) -> int:
         raise TypeError(f"{name} must be a whole number, got {value!r}") from None
     if result < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {result}")
+    if result > maximum:
+        raise ValueError(f"{name} must be at most {maximum}, got more")  # which may have any number of digits
     return result
 
 
@@ -40,13 +45,23 @@ def number(
         result = float(value)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(f"{name} must be a number, got {value!r}") from None
+    except OverflowError:  # a whole number beyond all floats
+        result = math.inf if value > 0 else -math.inf  # type: ignore[operator]
     if not (above < result < below and minimum <= result <= maximum and math.isfinite(result)):
         wanted = [f"more than {above:g}"] if above > -math.inf else []
         wanted += [f"at least {minimum:g}"] if minimum > -math.inf else []
         wanted += [f"less than {below:g}"] if below < math.inf else []
         wanted += [f"at most {maximum:g}"] if maximum < math.inf else []
-        raise ValueError(f"{name} must be {' and '.join(wanted) or 'finite'}, got {result:g}")
+        wanted += ["finite"] if math.isinf(result) or not wanted else []
+        raise ValueError(f"{name} must be {' and '.join(wanted)}, got {result:g}")
     return result
+
+
+def string(name: str, value: object) -> str:
+    """`value` where it is a string; `TypeError` otherwise."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, got {value!r:.60}")
+    return value
 
 
 def choice(name: str, value: object, choices: tuple[str, ...]) -> str:

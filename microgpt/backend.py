@@ -53,13 +53,14 @@ if TYPE_CHECKING:
 else:
     _engine, _generator, _value = map(_import_compiled, ("_engine", "_generator", "_value"))
 _PURE = "this installation has no compiled engine (no C compiler when it was built, or MICROGPT_NO_EXTENSIONS=1)"
+_ASKED_FOR = os.environ.get("MICROGPT_BACKEND") or None  # once: what is `Value` now cannot change later
 
 
 def choose(backend: str | None = None) -> str:
-    """`backend`, or else what MICROGPT_BACKEND names, or else the best there is; `ImportError` for one not there."""
+    """`backend`, or else what MICROGPT_BACKEND named at import, or else the best; `ImportError` for one not there."""
     source = "backend"
     if backend is None:
-        backend, source = os.environ.get("MICROGPT_BACKEND") or None, "MICROGPT_BACKEND"
+        backend, source = _ASKED_FOR, "MICROGPT_BACKEND"
     if backend is None:
         return "compiled" if _engine else "reference"
     choice(source, backend, BACKENDS)
@@ -69,7 +70,7 @@ def choose(backend: str | None = None) -> str:
 
 
 def _reason() -> str:
-    if os.environ.get("MICROGPT_BACKEND"):
+    if _ASKED_FOR:
         return "MICROGPT_BACKEND asks for it"
     return "it is installed" if _engine else _PURE
 
@@ -113,8 +114,8 @@ def new_generator(backend: str, seed: Any) -> Generator:
     return Generator(seed)
 
 
-def new_parameters(values: list[Any]) -> Parameters:
-    """Values, all of them of one backend, behind the interface that `Adam` talks to."""
+def new_parameters(values: list[Any]) -> tuple[Parameters, int]:
+    """Values, all of them of one backend, behind the interface that `Adam` talks to, and how many different ones."""
     parameters: Callable[[list[Any]], Parameters]
     if _value and values and isinstance(values[0], _value.Value):
         kind, parameters = _value.Value, partial(_value.Parameters, instruction_set=instruction_set())
@@ -124,8 +125,9 @@ def new_parameters(values: list[Any]) -> Parameters:
         kind, parameters = reference.Value, reference_engine.Parameters
     for i, value in enumerate(values):
         if not isinstance(value, kind):
-            raise TypeError(f"model must be a GPT or Values of one backend, got {value!r:.60} at position {i}")
-    return parameters(values)
+            raise TypeError(f"model must be a GPT or Values of one backend, got {type(value).__name__} at position {i}")
+    different = list(dict.fromkeys(values))  # tied parameters count once
+    return parameters(different), len(different)
 
 
 def backend_info() -> BackendInfo:

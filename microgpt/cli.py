@@ -80,12 +80,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed = parser.parse_args(arguments)
         parsed.run(parsed)
         sys.stdout.flush()
-    except (ValueError, TypeError, ImportError, MemoryError) as error:
+    except (ValueError, TypeError, OverflowError, ImportError, MemoryError) as error:
         print(f"microgpt: error: {error}", file=sys.stderr)
         return USAGE
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # whoever read our output has gone; nothing more can be said to them
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         return 1
+    except OSError as error:  # most likely, there is no room for our output
+        print(f"microgpt: error: {error.strerror or error}", file=sys.stderr)
+        drop_output()
+        return USAGE
     return 0
+
+
+def drop_output() -> None:
+    """Write what standard output still takes, and the rest nowhere: Python would complain of it at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,46 +2,75 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from types import FrameType
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+ENDINGS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and what asks a service to end
 
 
 class Stopped(BaseException):
-    """Somebody asked for the end: `ending` is the exception that says so to the rest of the program."""
-
-    def __init__(self, number: int) -> None:
-        self.ending = KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
+    """A signal is held back."""
 
 
-@contextlib.contextmanager
-def held_back() -> Iterator[Callable[[], None]]:
-    """Hold back Ctrl-C and SIGTERM until the function that this gives is called, which then raises `Stopped`.
+class HeldBack:
+    """Signals that do not interrupt what is inside `with`, until it lets them go to do what they always do.
 
-    The second one is not held back. Signals reach the main thread only: in others, this does nothing.
+    The second one is not held back, and none is that is ignored, or handled outside of Python. Signals reach the main
+    thread only: in others, this does nothing.
+
+    Args:
+        numbers: the signals.
+
+    Attributes:
+        number: the signal that has come, or None.
     """
-    received: list[int] = []
 
-    def check() -> None:
-        if received:
-            raise Stopped(received[0])
+    def __init__(self, *numbers: int) -> None:
+        self.number: int | None = None
+        self._numbers = numbers if threading.current_thread() is threading.main_thread() else ()
+        self._handlers: dict[int, Any] = {}
 
-    if threading.current_thread() is not threading.main_thread():
-        yield check
-        return
+    def __enter__(self) -> Self:
+        self._hold()
+        return self
 
-    def receive(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        restore()
+    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None) -> None:
+        self._restore()
+        if kind is None:
+            self._deliver()
 
-    def restore() -> None:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    def check(self) -> None:
+        """Raise `Stopped` where a signal has come."""
+        if self.number is not None:
+            raise Stopped
 
-    handlers = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield check
-    finally:
-        restore()
+    def let_go(self) -> None:
+        """Hand the signal to its own handler; where that lets the program go on, hold back the next one."""
+        self._restore()
+        self._deliver()
+        self._hold()
+
+    def _hold(self) -> None:
+        for number in self._numbers:
+            handler = signal.getsignal(number)
+            if handler is not signal.SIG_IGN and handler is not None:
+                self._handlers[number] = handler
+                signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+        self._restore()
+
+    def _restore(self) -> None:
+        while self._handlers:
+            signal.signal(*self._handlers.popitem())
+
+    def _deliver(self) -> None:
+        number, self.number = self.number, None
+        if number is None:
+            return
+        if signal.getsignal(number) is signal.SIG_DFL:  # would end the process without any cleaning up
+            raise SystemExit(128 + number)
+        signal.raise_signal(number)

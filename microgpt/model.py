@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from microgpt import backend as backends
-from microgpt.arguments import choice, integer
+from microgpt.arguments import choice, integer, string
 from microgpt.arrays import aligned_zeros
 from microgpt.config import GPTConfig
 from microgpt.cores import physical_cores
@@ -251,7 +252,7 @@ class GPT:
         if seed is None:
             drawn = sample_in_turn(self.engine, self.generator, context, n, sampler, limit)
         else:
-            drawn = sample_independently(self.engine, integer("seed", seed, 0), context, n, sampler, limit)
+            drawn = sample_independently(self.engine, _seed(seed), context, n, sampler, limit)
         return [tokens + document for document in drawn]
 
     def stream(
@@ -275,7 +276,7 @@ class GPT:
         if seed is None:
             uniforms = generator_uniforms(self.generator)
         else:
-            uniforms = stream_uniforms(integer("seed", seed, 0), range(1))
+            uniforms = stream_uniforms(_seed(seed), range(1))
         tokens = sample_one(self.engine, context, sampler, limit, uniforms, stops=not continuous)
         return text_pieces(tokenizer.decode, context[1:], tokens)
 
@@ -308,11 +309,13 @@ class GPT:
         return f"GPT({self.config}, dtype={self.dtype!r}, backend={self.backend!r})"
 
 
+def _seed(seed: int) -> int:
+    return integer("seed", seed, 0, math.inf)
+
+
 def _context_of(tokenizer: Tokenizer, name: str, text: str) -> list[int]:
     """BOS and the tokens of a text; errors begin with this name for it."""
-    if not isinstance(text, str):
-        raise TypeError(f"{name} must be a string, got {text!r:.60}")
     try:
-        return [tokenizer.bos, *tokenizer.encode(text)]
+        return [tokenizer.bos, *tokenizer.encode(string(name, text))]
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None

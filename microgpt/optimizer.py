@@ -48,8 +48,7 @@ class Adam:
         if isinstance(model, GPT):
             self._parameters, size, dtype = model.engine, model.num_params, model.dtype
         elif isinstance(model, Iterable):
-            values = list(dict.fromkeys(model))  # tied parameters count once
-            self._parameters, size, dtype = backend.new_parameters(values), len(values), "float64"
+            (self._parameters, size), dtype = backend.new_parameters(list(model)), "float64"
         else:
             raise TypeError(f"model must be a GPT or Values, got {type(model).__name__}")
         self.model = model

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from microgpt.arguments import choice, integer, number, positive_integer
+from microgpt.arguments import LARGEST, choice, integer, number, positive_integer
 from microgpt.config import GPTConfig
 from microgpt.data.batches import LONG_DOCUMENTS
 from microgpt.data.corpus import FORMATS
@@ -99,7 +99,10 @@ class Recipe:
         if self.time is not None:
             return None
         if self.epochs is not None:
-            return math.ceil(self.epochs * sequences / self.batch_size)
+            steps = self.epochs * sequences / self.batch_size
+            if steps > LARGEST:
+                raise ValueError(f"epochs must make at most {LARGEST} steps, got {self.epochs:g} and {steps:g}")
+            return math.ceil(steps)
         return DEFAULT_STEPS if self.steps is None else self.steps
 
     def options(self) -> dict[str, Any]:

@@ -25,6 +25,9 @@ class Recorder:
         keep_best: also keep the model of the lowest validation loss, see `best_path`.
         log: the metrics, one JSON object a line, or None for none.
         log_every: steps from one line to the next.
+
+    Attributes:
+        files: those that it writes, by the arguments that name them.
     """
 
     def __init__(
@@ -43,9 +46,10 @@ class Recorder:
         )
         self.best = best_path(out) if out is not None and keep_best else None
         self.log_every = positive_integer("log_every", log_every)
-        for path in (out, self.best, log):
-            if path is not None:
-                check_writable(path)
+        named = {"out": out, "keep_best": self.best, "log": log}
+        self.files = {argument: path for argument, path in named.items() if path is not None}
+        for path in self.files.values():
+            check_writable(path)
         self._saved_at = time.monotonic()
 
     def start(self, step: int) -> None:

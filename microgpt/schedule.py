@@ -28,4 +28,5 @@ def learning_rates(
     goes from 1 to 0, or stays at 1. Source: "linear" without warmup is microgpt's.
     """
     rates = np.array([learning_rate * SCHEDULES[schedule](share) for share in done.tolist()])
-    return np.where(steps < warmup_steps, learning_rate * ((steps + 1) / (warmup_steps + 1)), rates)
+    rising = np.minimum(1, (steps + 1) / (warmup_steps + 1))
+    return np.where(steps < warmup_steps, learning_rate * rising, rates)

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from microgpt.history import TrainingHistory
     from microgpt.model import GPT
 
 
@@ -21,8 +20,14 @@ def describe_model(model: GPT) -> dict[str, str]:
     }
 
 
-def describe_training(history: TrainingHistory) -> dict[str, str]:
-    """How long a model was trained, where its losses (in nats) ended, and what `train` was told."""
+def describe_training(model: GPT) -> dict[str, str]:
+    """How long a model was trained, where its losses (in nats) ended, and what `train` was told.
+
+    Of that, nothing is said that `describe_model` says: the model may have changed since. Empty without a history.
+    """
+    history = model.history
+    if history is None:
+        return {}
     steps = len(history.losses)
     facts = {"steps": f"{steps:,}", "seconds": f"{history.seconds:.3g}"}
     if steps:
@@ -31,5 +36,6 @@ def describe_training(history: TrainingHistory) -> dict[str, str]:
     if history.validation_losses:
         step, loss = history.validation_losses[-1]
         facts["validation loss"] = f"{loss:.4f} nats, after {step:,} steps"
+    said = describe_model(model) | facts
     told = {name: str(value) for name, value in history.options.items() if value is not None}
-    return facts | {name: fact for name, fact in told.items() if name not in facts}
+    return facts | {name: value for name, value in told.items() if name not in said}

@@ -20,12 +20,13 @@ from microgpt.data.batches import Batches, DocumentBatches, TextBatches
 from microgpt.data.corpus import Corpus, read_corpus
 from microgpt.data.documents import Data
 from microgpt.history import TrainingHistory
-from microgpt.interrupts import Stopped, held_back
+from microgpt.interrupts import ENDINGS, HeldBack, Stopped
 from microgpt.model import GPT
 from microgpt.optimizer import Adam
 from microgpt.recipe import Recipe
 from microgpt.recording import Recorder
 from microgpt.schedule import learning_rates
+from microgpt.writing import check_different
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -72,7 +73,7 @@ class TrainingResult:
         from microgpt.report.markup import facts_table  # only notebooks pay for its import
         from microgpt.summary import describe_training
 
-        tables = self.model._repr_html_() + facts_table("Training", describe_training(self.history))
+        tables = self.model._repr_html_() + facts_table("Training", describe_training(self.model))
         try:
             return tables + losses_svg(self.history)
         except ImportError:
@@ -88,7 +89,7 @@ class Run:
         corpus: the documents, or as a single one, the text, as token ids.
         steps: how many there are to be; None where the clock decides.
         step: how many have been made.
-        losses: float64, one for each step; filled as the run proceeds.
+        losses: float64, one for each step made, and room for more; grows as the run proceeds.
         rates: the learning rates of the steps that were made last.
         validation_losses: pairs of a number of steps made and a loss; appended to as the run proceeds.
         seconds: how long it has taken so far, interruptions not counted.
@@ -111,7 +112,7 @@ class Run:
         self.eval_every, self.patience = eval_every, patience
         self.validation = batches.validation()
         self.steps = recipe.step_count(len(batches))
-        self.losses = np.zeros(self.steps or 0)
+        self.losses = np.zeros(0)
         self.rates = np.zeros(0)
         self.validation_losses: list[tuple[int, float]] = []
         self.seconds = 0.0
@@ -124,6 +125,11 @@ class Run:
     def fingerprint(self) -> str:
         """Of the data: what a run that goes on is compared by."""
         return self.corpus.fingerprint()
+
+    @property
+    def files(self) -> list[tuple[str, str | os.PathLike[str]]]:
+        """Those that are read and written, each after the argument that names it."""
+        return [*self.corpus.files, *self.recorder.files.items()]
 
     @property
     def step(self) -> int:
@@ -145,32 +151,25 @@ class Run:
 
         `progress` is called now and then with the number of steps completed, `validated` with the same and the loss of
         what is set aside, each time that it is looked at. With a checkpoint, Ctrl-C and SIGTERM let the step end and
-        save it before they do what they always do.
+        save it before they do what they always do; where their handler returns, the run goes on.
         """
-        if self.recorder.out is None:
-            self._finish(lambda: None, progress, validated)
-        else:
-            with held_back() as check:
-                try:
-                    self._finish(check, progress, validated)
-                except Stopped as stopped:
+        with HeldBack(*(ENDINGS if self.recorder.out is not None else ())) as signals:
+            self.recorder.start(self.step)
+            self._validate_if_due(validated)
+            while not self.is_over():
+                self._advance(signals, progress)
+                self._validate_if_due(validated)
+                if signals.number is None:
+                    self.recorder.save_if_due(self)
+                else:
                     self.recorder.save(self)
-                    raise stopped.ending from None
+                    signals.let_go()
+            if not self.step:
+                self.recorder.save(self)
         self.model.history = self.history()
         return TrainingResult(self.model)
 
-    def _finish(self, check: Callable[[], None], progress: Progress | None, validated: Validated | None) -> None:
-        self.recorder.start(self.step)
-        self._validate_if_due(validated)
-        while not self.is_over():
-            check()
-            self._advance(check, progress)
-            self._validate_if_due(validated)
-            self.recorder.save_if_due(self)
-        if not self.step:
-            self.recorder.save(self)
-
-    def _advance(self, check: Callable[[], None], progress: Progress | None) -> None:
+    def _advance(self, signals: HeldBack, progress: Progress | None) -> None:
         """Make some steps, none of which anything has to be done after but the last."""
         first, count, begin = self.step, self._stretch(), time.perf_counter()
         self.rates = self._rates(first, count)
@@ -178,10 +177,10 @@ class Run:
             self.losses = np.concatenate([self.losses, np.zeros(max(count, len(self.losses)))])
 
         def report(completed: int) -> None:
-            check()
             if progress and first + completed > self._reported:
                 self._reported = first + completed
                 progress(self._reported)
+            signals.check()
 
         state = self.model.generator.getstate()
         try:
@@ -193,36 +192,36 @@ class Run:
                 self.losses[first : first + count],
                 report,
             )
+            report(completed)
         except Stopped:  # draw what the steps that were made have used, and no more
             self.model.generator.setstate(state)
             self.batches.batch(first, self.step - first, self.recipe.batch_size)
-            raise
+            return
         finally:
             elapsed = time.perf_counter() - begin
             self.seconds += elapsed
+            self.recorder.steps_made(self, first)  # however they ended
         if completed < count:
             raise ValueError(
                 f"the loss is {self.losses[first + completed]:g} at step {first + completed + 1}:"
                 " try a smaller learning_rate"
             )
         self._pace = elapsed / count
-        self.recorder.steps_made(self, first)
-        report(count)
 
     def _stretch(self) -> int:
         """How many steps to make before looking up."""
-        count = min(STRETCH_STEPS, STRETCH_TOKENS // (self.recipe.batch_size * (self.recipe.block_size + 1)))
+        count: float = min(STRETCH_STEPS, STRETCH_TOKENS // (self.recipe.batch_size * (self.recipe.block_size + 1)))
         if self.steps is None or self.recorder.out is not None or self.recorder.log is not None:
-            count = min(count, int(PAUSE / self._pace))
+            count = min(count, PAUSE / self._pace)
         if self.steps is None:
-            count = min(count, int((self._most_seconds - self.seconds) / self._pace))
+            count = min(count, (self._most_seconds - self.seconds) / self._pace)
         if self.validation:
             count = min(count, self.eval_every - self.step % self.eval_every)
         if self.recorder.checkpoint_every is not None:
             count = min(count, self.recorder.checkpoint_every - self.step % self.recorder.checkpoint_every)
         if self.steps is not None:
             count = min(count, self.steps - self.step)
-        return max(1, count)
+        return max(1, int(count))
 
     def _rates(self, first: int, count: int) -> NDArray[np.float64]:
         recipe, steps = self.recipe, np.arange(first, first + count)
@@ -265,7 +264,7 @@ class Run:
             for name, array in self.model.by_name(moments).items():
                 array[...] = by_name[name]
         self.optimizer.step_count = progress.step
-        self.losses = np.concatenate([history.losses, np.zeros(max(0, len(self.losses) - progress.step))])
+        self.losses = history.losses
         self.validation_losses = list(history.validation_losses)
         self.seconds = history.seconds
 
@@ -309,6 +308,7 @@ def prepare(
     recorder = Recorder(out, checkpoint_every, keep_best, log, log_every)
     generator = backends.new_generator(backends.choose(backend), recipe.seed)
     corpus = read_corpus(data, recipe.format, recipe.tokenizer)
+    check_different(recorder.files, corpus.files)
     order = generator.permutation(len(corpus)) if recipe.format == "lines" else None
     config = GPTConfig(
         vocab_size=corpus.tokenizer.vocab_size,

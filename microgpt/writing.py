@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import IO
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
@@ -12,42 +13,72 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
 
     `ValueError` where it cannot be written.
     """
-    _check_name(path)
-    target = os.path.realpath(path)  # what a symbolic link points to, not the link, is replaced
-    temporary = f"{target}.tmp"
-    try:
-        with open(temporary, "wb") as file:
+    with _errors_named(path):
+        target = _target(path)
+        with _temporary_file(target) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, target)
+            file.close()  # Windows renames no open file
+            os.replace(file.name, target)
         with contextlib.suppress(OSError), _opened_folder(os.path.dirname(target)) as folder:
             os.fsync(folder)  # the new name is safe as well; not every system can do it
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise ValueError(f"cannot write {os.fspath(path)}: {error.strerror}") from error
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
     """`ValueError` where `write_atomically` could not write, found out before the work that is to be saved."""
-    _check_name(path)
-    temporary = f"{os.path.realpath(path)}.tmp"
-    try:
-        with open(temporary, "wb"):
-            pass
-        os.unlink(temporary)
-    except OSError as error:
-        raise ValueError(f"cannot write {os.fspath(path)}: {error.strerror}") from error
+    with _errors_named(path), _temporary_file(_target(path)):
+        pass
 
 
-def _check_name(path: str | os.PathLike[str]) -> None:
+def check_different(
+    written: Mapping[str, str | os.PathLike[str]], others: Iterable[tuple[str, str | os.PathLike[str]]]
+) -> None:
+    """`ValueError` where a file that is to be written is also another one of them, or one of `others`.
+
+    Each stands beside the name of the argument that names it.
+    """
+    arguments = {os.path.realpath(path): argument for argument, path in others}
+    for argument, path in written.items():
+        other = arguments.setdefault(os.path.realpath(path), argument)
+        if other != argument:
+            raise ValueError(f"{other} and {argument} must be different files, got {os.fspath(path)} for both")
+
+
+def _target(path: str | os.PathLike[str]) -> str:
+    """What is to be replaced: not a symbolic link, but what it points to."""
     if "\0" in os.fspath(path):
         raise ValueError(f"cannot write {os.fspath(path)!r:.60}: the name has a null character")
     if os.path.isdir(path):
         raise ValueError(f"cannot write {os.fspath(path)}: Is a directory")
     if os.path.exists(path) and not os.path.isfile(path):  # a device, which would be gone afterwards
         raise ValueError(f"cannot write {os.fspath(path)}: it is not a regular file")
+    return os.path.realpath(path)
+
+
+@contextlib.contextmanager
+def _temporary_file(target: str) -> Iterator[IO[bytes]]:
+    """A new file beside `target`, which is removed at the end unless it has been renamed.
+
+    Its name is nobody else's: no file of the user's is lost, and several processes can write to one target. Only a
+    process that is killed leaves it behind, where who looks for `target` finds it.
+    """
+    name = f"{target}.{os.urandom(4).hex()}.tmp"
+    file = open(name, "xb")
+    try:
+        with file:
+            yield file
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+@contextlib.contextmanager
+def _errors_named(path: str | os.PathLike[str]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"cannot write {os.fspath(path)}: {error.strerror}") from error
 
 
 @contextlib.contextmanager

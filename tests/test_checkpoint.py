@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,53 @@ def test_signals_save_before_they_end_the_run(
     assert state(resumed.model, resumed.optimizer) == state(twin.model, twin.optimizer)
 
 
+@pytest.fixture
+def on_ctrl_c() -> Iterator[Callable[[Any], None]]:
+    """Sets a handler for Ctrl-C; at the end it is what it was before."""
+    before = signal.getsignal(signal.SIGINT)
+    yield lambda handler: signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_signals_own_handler_decides_after_the_checkpoint(tmp_path: Path, backend: str, on_ctrl_c) -> None:
+    out, seen = tmp_path / "model.safetensors", []
+    options = {"steps": 40, "backend": backend, **SMALL}
+
+    def handler(number: int, frame: object) -> None:
+        seen.append((number, read(out).progress.step))
+
+    on_ctrl_c(handler)
+    run = prepare(NAMES, **options, out=out, checkpoint_every=10)
+    result = run.finish(lambda completed: signal.raise_signal(signal.SIGINT) if completed in (4, 10, 40) else None)
+    steps = [step for _, step in seen]
+    assert steps in ([10, 40], [4, 10, 40])  # how soon an engine reports within a stretch is its own affair
+    assert seen == [(signal.SIGINT, step) for step in steps]
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert result.losses.tolist() == train(NAMES, **options).losses.tolist()
+
+    on_ctrl_c(signal.SIG_DFL)
+    with pytest.raises(SystemExit) as ending:
+        prepare(NAMES, **options, out=out).finish(lambda completed: signal.raise_signal(signal.SIGINT))
+    assert ending.value.code == 128 + signal.SIGINT
+
+
+@pytest.mark.parametrize("out", [None, "model.safetensors"])
+def test_signals_that_are_ignored_stay_so(
+    tmp_path: Path, monkeypatch, backend: str, out: str | None, on_ctrl_c
+) -> None:
+    """So that a run in the background of a shell outlives the Ctrl-C that ends another one."""
+    monkeypatch.chdir(tmp_path)
+    on_ctrl_c(signal.SIG_IGN)
+    run = prepare(NAMES, steps=9, backend=backend, out=out, **SMALL)
+    assert len(run.finish(lambda completed: signal.raise_signal(signal.SIGINT)).losses) == 9
+
+
+def test_signals_that_others_than_python_handle_are_left_to_them(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(signal, "getsignal", lambda number: None)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: pytest.fail("it could not be set again"))
+    train(NAMES, steps=2, out=tmp_path / "model.safetensors", **SMALL)
+
+
 @needs_processes
 def test_checkpoints_can_be_written_in_any_thread(tmp_path: Path) -> None:
     thread = threading.Thread(
@@ -226,6 +274,30 @@ def test_the_log_has_every_metric(tmp_path: Path, backend: str) -> None:
     assert steps == [0, 2, 3, 4, 6, 6, 8, 8]
 
 
+def test_the_log_has_no_hole_where_a_run_was_stopped(tmp_path: Path, backend: str) -> None:
+    log, options = tmp_path / "log.jsonl", {**SMALL, "backend": backend, "out": tmp_path / "model.safetensors"}
+    options |= {"n_embd": 32} if backend == "compiled" else {}  # so that a stretch takes a while
+    run = prepare(NAMES, **options, steps=100_000, log=log, log_every=3)
+    with pytest.raises(KeyboardInterrupt):
+        run.finish(lambda completed: signal.raise_signal(signal.SIGINT) if completed > 6 else None)
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [*range(3, run.step + 1, 3)]
+
+    steps = run.step + 4
+    train(NAMES, **options, steps=steps, log=log, log_every=3, resume=True)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [*range(3, steps + 1, 3)]
+    assert [line["seconds"] for line in lines] == sorted(line["seconds"] for line in lines)
+
+
+def test_the_log_has_the_steps_before_a_loss_that_is_not_finite(tmp_path: Path, backend: str) -> None:
+    log = tmp_path / "log.jsonl"
+    run = prepare(NAMES, steps=50, learning_rate=1e300, log=log, log_every=1, backend=backend, **SMALL)
+    with pytest.raises(ValueError, match="try a smaller learning_rate"):
+        run.finish()
+    assert run.step > 0
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [*range(1, run.step + 1)]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -263,6 +335,32 @@ def test_bad_arguments_of_files_are_named(tmp_path: Path, monkeypatch, options: 
     with pytest.raises(ValueError, match=message):
         train(NAMES, **SMALL, **options)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"out": "names.txt"}, "data and out must be different files, got names.txt for both"),
+        ({"log": "link"}, "data and log must be different files, got link for both"),
+        ({"data": [Path("other.txt"), Path("names.txt")], "out": "names.txt"}, "data and out must be different files"),
+        ({"out": "m", "log": "./m"}, "out and log must be different files, got ./m for both"),
+        ({"out": "m.s", "keep_best": True, "val_fraction": 0.5, "log": "m.best.s"}, "keep_best and log must be"),
+        ({"out": "m.s", "keep_best": True, "val_fraction": 0.5, "data": "m.best.s"}, "data and keep_best must be"),
+        ({"out": "words.json", "tokenizer": "words.json"}, "tokenizer and out must be different files, got words.json"),
+    ],
+)
+def test_no_file_is_written_over_another(tmp_path: Path, monkeypatch, options: dict[str, Any], message: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("names.txt", "other.txt", "m.best.s"):
+        Path(name).write_text("anna\nbob\n")
+    if "tokenizer" in options:
+        tokenizers = pytest.importorskip("tokenizers")
+        tokenizers.Tokenizer(tokenizers.models.WordLevel({"anna": 0, "bob": 1}, unk_token="bob")).save("words.json")
+    Path("link").symlink_to("names.txt")
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match=message):
+        train(**{"data": "names.txt", "steps": 1, **SMALL, **options})
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 def test_a_failing_write_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatch) -> None:
@@ -436,7 +534,7 @@ def array(key: str, value: Any) -> Any:
         (lambda arrays, texts: texts.pop("generator"), "there is no 'generator'"),
     ],
 )
-def test_writing_that_lie_are_refused(good: bytes, tmp_path: Path, change: Any, message: str) -> None:
+def test_files_that_lie_are_refused(good: bytes, tmp_path: Path, change: Any, message: str) -> None:
     path = tmp_path / "hostile.safetensors"
     assert re.search(message, refused(path, rewritten(good, path, change)))
 
@@ -447,7 +545,7 @@ def test_the_rewriting_of_these_tests_is_right(good: bytes, tmp_path: Path) -> N
     assert load(path).config.n_embd == 4
 
 
-def test_writing_that_are_not_there_are_named(tmp_path: Path) -> None:
+def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"cannot read .*nowhere: No such file or directory"):
         load(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"cannot read .*: Is a directory"):

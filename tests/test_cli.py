@@ -15,6 +15,7 @@ import pytest
 
 import microgpt
 from microgpt import backend as backends
+from microgpt.arguments import LARGEST
 from microgpt.cli import COMMANDS, build_parser
 from microgpt.recipe import Recipe, defaults_of
 from microgpt.training import prepare
@@ -121,6 +122,8 @@ def test_several_files_and_standard_input_are_trained_on(tmp_path: Path) -> None
         (["train", "--n-embd=6"], "microgpt: error: n_embd must be a multiple of n_head, got n_embd=6 and n_head=4"),
         (["train", "--n-layer=0"], "microgpt: error: n_layer must be at least 1, got 0"),
         (["train", "--steps=-1"], "microgpt: error: steps must be at least 0, got -1"),
+        (["train", f"--steps={10**30}"], f"microgpt: error: steps must be at most {LARGEST}, got more"),
+        (["train", "--epochs=1e308"], f"microgpt: error: epochs must make at most {LARGEST} steps, got 1e+308"),
         (["train", "--temperature=0"], "microgpt: error: temperature must be at least 1e-30, got 0"),
         (["train", "--samples=-1"], "microgpt: error: samples must be at least 0, got -1"),
         (["train", "--dtype=int8"], "microgpt: error: dtype must be 'float64' or 'float32', got 'int8'"),
@@ -147,6 +150,15 @@ def test_bad_input_is_one_line_and_status_2(tmp_path: Path, arguments: list[str]
     assert result.stderr.startswith(message)
     assert result.stderr.count("\n") == 1
     assert "inference" not in result.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("samples", [1, 5000], ids=["at the end", "before"])
+def test_output_that_has_no_room_is_one_line_and_status_2(samples: int) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "microgpt", "train", "--steps=0", f"--samples={samples}", *SMALL]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (result.returncode, result.stderr) == (2, "microgpt: error: No space left on device\n")
 
 
 @pytest.mark.parametrize("backend", ["reference", compiled])

@@ -12,10 +12,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from microgpt import GPT, CharTokenizer, Evaluation, GPTConfig
+from microgpt import GPT, CharTokenizer, Evaluation, GPTConfig, load, train
+from microgpt.arguments import LARGEST
 from microgpt.cli import main
 
-from conftest import needs_processes
+from conftest import needs_compiled, needs_processes
 
 CONFIG = GPTConfig(vocab_size=7, n_embd=6, block_size=5, n_head=2)
 LETTERS, VERSE = CharTokenizer("abcdef"), CharTokenizer("abcdef\n", bos="\n")
@@ -113,6 +114,8 @@ def test_json_has_no_infinity(
         (["sample", "model", "--top-k=0"], "top_k must be at least 1, got 0"),
         (["sample", "model", "--top-p=2"], "top_p must be more than 0 and at most 1, got 2"),
         (["sample", "model", "-n", "-1"], "n must be at least 0, got -1"),
+        (["sample", "model", "-n1" + "0" * 20, "--seed=1"], f"n must be at most {LARGEST}, got more"),
+        (["sample", "model", "--max-tokens=1" + "0" * 20], f"max_tokens must be at most {LARGEST}, got more"),
         (["sample", "model", "--seed=-1"], "seed must be at least 0, got -1"),
         (["sample", "model", "--max-tokens=-1"], "max_tokens must be at least 0, got -1"),
         (["sample", "model", "--threads=0"], "threads must be at least 1, got 0"),
@@ -124,6 +127,26 @@ def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str], arguments: li
     assert main(arguments) == 2
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("", f"microgpt: error: {message}\n")
+
+
+@needs_compiled
+def test_info_tells_what_a_file_holds(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    options = {"steps": 2, "n_embd": 4, "n_head": 2, "block_size": 4, "dtype": "float32"}
+    train(["anna", "bob"], out=first, **options)
+    load(first, dtype="float64").save(second)
+    shared = {"parameters": "248", "vocab_size": "5", "n_embd": "4", "tokenizer": "CharTokenizer", "steps": "2"}
+    for file, facts in (
+        (first, {"dtype": "float32", "resumable": "yes"}),
+        (second, {"dtype": "float64", "resumable": "no: saved without what the optimizer remembers"}),
+    ):
+        lines = output(capsys, "info", str(file)).splitlines()
+        told = dict(line.split(maxsplit=1) for line in lines)
+        assert len(told) == len(lines)
+        assert told.items() >= (shared | facts).items()
+        assert told["file"].startswith(f"{file}: {file.stat().st_size:,} bytes, safetensors, format 'microgpt' version")
+    new_model(LETTERS).save(first)
+    assert output(capsys, "info", str(first)).splitlines()[-1].split() == ["training", "none"]
 
 
 @needs_processes

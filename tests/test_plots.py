@@ -90,6 +90,15 @@ def test_a_plot_that_cannot_be_is_refused_before_training(tmp_path, monkeypatch,
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("other", ["--out", "--log"])
+def test_a_plot_is_a_file_of_its_own(matplotlib, tmp_path, monkeypatch, capsys, other) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", *TINY_OPTIONS, "--plot=a.svg", f"{other}=a.svg"]) == 2
+    message = f"{other[2:]} and plot must be different files, got a.svg for both"
+    assert capsys.readouterr() == ("", f"microgpt: error: {message}\n")
+    assert os.listdir(tmp_path) == []
+
+
 def test_without_matplotlib_the_plot_says_what_to_install(without_matplotlib, tmp_path) -> None:
     for draw in (lambda: check_plot_path(tmp_path / "a.png"), lambda: plot_losses(history(3), tmp_path / "a.png")):
         with pytest.raises(ImportError, match=r'matplotlib is not installed: pip install "microgpt-fast\[plot\]"'):

@@ -189,6 +189,9 @@ def test_the_command_writes_a_page(tmp_path, monkeypatch, capsys, backend) -> No
     size = os.path.getsize("report.html")
     assert capsys.readouterr() == (f"report.html: {size:,} bytes\n", "")
     assert Path("report.html").read_text().count("<li><bdi>") == 2
+    assert cli.main(["report", "model.safetensors", "--out", "./model.safetensors"]) == 2
+    message = "model and out must be different files, got ./model.safetensors for both"
+    assert capsys.readouterr().err == f"microgpt: error: {message}\n"
     assert cli.main(["report", "model.safetensors", "--out", "nowhere/page.html"]) == 2
     assert capsys.readouterr().err == "microgpt: error: cannot write nowhere/page.html: No such file or directory\n"
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from microgpt import Recipe, train
+from microgpt.arguments import LARGEST
 from microgpt.schedule import learning_rates
 from microgpt.training import prepare
 
@@ -58,12 +59,34 @@ def test_a_run_ends_when_its_time_is_over(backend: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "options",
+    [{"time": 1e308}, {"time": 5e-324}, {"steps": LARGEST}, {"epochs": LARGEST / 8}, {"warmup_steps": LARGEST}],
+)
+def test_runs_may_be_as_long_or_short_as_can_be_told(options, backend: str) -> None:
+    class EnoughError(Exception):
+        pass
+
+    def progress(completed: int) -> None:
+        raise EnoughError
+
+    run = prepare(names, **options, learning_rate=1e-3, backend=backend, **SMALL)
+    with pytest.raises(EnoughError):
+        run.finish(progress)
+    assert np.isfinite(run.losses[: run.step]).all()
+
+
+@pytest.mark.parametrize(
     ("options", "error", "message"),
     [
         ({"steps": 5, "epochs": 1}, ValueError, "of steps, epochs and time, only one can be given"),
         ({"epochs": 0}, ValueError, "epochs must be more than 0, got 0"),
         ({"time": -1}, ValueError, "time must be more than 0, got -1"),
         ({"schedule": "step"}, ValueError, "schedule must be 'linear' or 'cosine' or 'constant', got 'step'"),
+        ({"time": 10**400}, ValueError, "time must be more than 0 and finite, got inf"),
+        ({"learning_rate": -(10**400)}, ValueError, "learning_rate must be at least 0 and finite, got -inf"),
+        ({"learning_rate": float("nan")}, ValueError, "learning_rate must be at least 0, got nan"),
+        ({"steps": 10**5000}, ValueError, f"steps must be at most {LARGEST}, got more"),
+        ({"warmup_steps": 10**30}, ValueError, f"warmup_steps must be at most {LARGEST}, got more"),
         ({"warmup_steps": -1}, ValueError, "warmup_steps must be at least 0, got -1"),
         ({"long_documents": "drop"}, ValueError, "long_documents must be 'cut' or 'split', got 'drop'"),
         ({"colour": 1}, TypeError, "colour"),

@@ -61,13 +61,21 @@ def test_bad_files_are_named(tmp_path, content, message) -> None:
         read_documents(write(tmp_path, content))
 
 
-def test_writing_that_cannot_be_read_are_named(tmp_path) -> None:
+def test_files_that_cannot_be_read_are_named(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"cannot read .*nowhere\.txt: No such file or directory"):
         read_documents(tmp_path / "nowhere.txt")
     with pytest.raises(ValueError, match=r"cannot read .*: Is a directory"):
         read_documents(tmp_path)
     with pytest.raises(ValueError, match=r"cannot read .*: the name has a null character"):
         read_documents("a\0b")
+
+
+def test_files_that_are_no_paths_are_named() -> None:
+    for read in (read_documents, read_text):
+        with pytest.raises(TypeError, match=r"^files must be a path or several, got 5$"):
+            read(5)
+        with pytest.raises(TypeError, match=r"^files\[1\] must be a path, got 5$"):
+            read(["a.txt", 5])
 
 
 def test_a_text_keeps_its_lines(tmp_path) -> None:

@@ -54,9 +54,9 @@ def test_unknown_characters_and_tokens_are_named() -> None:
         tokenizer.encode("abxc")
     with pytest.raises(ValueError, match="character '𝄞' at position 0"):
         tokenizer.encode("𝄞")
-    with pytest.raises(ValueError, match="token id 4 is out of range for vocab_size=4"):
+    with pytest.raises(ValueError, match=r"tokens\[1\] is 4, out of range for vocab_size=4"):
         tokenizer.decode([0, 4])
-    with pytest.raises(ValueError, match="token id -1 is out of range"):
+    with pytest.raises(ValueError, match=r"tokens\[0\] is -1, out of range"):
         tokenizer.decode([-1])
     with pytest.raises(ValueError, match="characters must hold at least one character, got none"):
         CharTokenizer("")
@@ -101,9 +101,33 @@ def test_text_goes_there_and_back(tokenizer) -> None:
 def test_bos_is_text_or_nothing(tokenizer) -> None:
     assert 0 <= tokenizer.bos < tokenizer.vocab_size
     assert tokenizer.decode([tokenizer.bos]) == ("\n" if tokenizer.bos_is_text else "")
-    for token in (-1, tokenizer.vocab_size):
-        with pytest.raises(ValueError, match=f"token id {token} is out of range for vocab_size={tokenizer.vocab_size}"):
+    size = tokenizer.vocab_size
+    for token in (-1, size):
+        with pytest.raises(ValueError, match=rf"tokens\[0\] is {token}, out of range for vocab_size={size}"):
             tokenizer.decode([token])
+
+
+def test_what_is_no_text_and_no_token_is_named(tokenizer) -> None:
+    with pytest.raises(TypeError, match=r"^text must be a string, got 5$"):
+        tokenizer.encode(5)
+    for tokens in (["a"], "ab", [0.5], [None], 5, [True]):
+        with pytest.raises(TypeError, match=r"^tokens must be a sequence of whole numbers, got "):
+            tokenizer.decode(tokens)
+    assert tokenizer.decode(iter([1])) == tokenizer.decode(np.array([1])) == tokenizer.decode([1])
+
+
+def test_what_makes_no_tokenizer_is_named() -> None:
+    for characters in (5, None, ["a", 5], [b"a"]):
+        with pytest.raises(TypeError, match=r"^characters must be a string or several, got "):
+            CharTokenizer(characters)
+    for new_tokenizer in (lambda bos: CharTokenizer("ab", bos), ByteTokenizer):
+        with pytest.raises(TypeError, match=r"^bos must be a string, got 5$"):
+            new_tokenizer(5)
+    pytest.importorskip("tokenizers")
+    with pytest.raises(TypeError, match=r"^bos must be a string, got 5$"):
+        HuggingFaceTokenizer(hugging_face(), 5)
+    with pytest.raises(TypeError, match=r"^content must be a string, got 5$"):
+        HuggingFaceTokenizer(5)
 
 
 def test_many_documents_are_encoded_as_one_by_one(tokenizer) -> None:
@@ -202,6 +226,22 @@ def test_bad_tokenizers_files_are_named(tmp_path, content, message) -> None:
     with pytest.raises(ValueError, match=message) as error:
         train(["anna"], tokenizer=tmp_path / "bpe.json")
     assert "\n" not in str(error.value)
+
+
+def test_a_text_that_a_tokenizers_file_has_no_tokens_for_is_named(tmp_path) -> None:
+    model = {"type": "WordLevel", "vocab": {"anna": 0, "bob": 1}, "unk_token": "?"}
+    file, data = tmp_path / "words.json", tmp_path / "names.txt"
+    file.write_text(hugging_face(model=model, pre_tokenizer=None, decoder=None))
+    data.write_text("anna\n\ncarl\nbob\n")
+    reason = r"the tokenizers file has no tokens for this text \(WordLevel error: Missing \[UNK\] token"
+    tokenizer = HuggingFaceTokenizer.from_file(file)
+    for encode in (tokenizer.encode, lambda text: tokenizer.encode_documents(["anna", text])):
+        with pytest.raises(ValueError, match=f"^{reason}"):
+            encode("carl")
+    with pytest.raises(ValueError, match=rf"names\.txt, line 3: {reason}"):
+        train(data, tokenizer=file)
+    with pytest.raises(ValueError, match=rf"words\.json: {reason}"):
+        train(data, tokenizer=file, format="text")
 
 
 @needs_processes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import threading
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 import microgpt
 from microgpt import Adam, read_documents, train
+from microgpt.arguments import LARGEST
 from microgpt.backend import new_generator
 from microgpt.training import Run, prepare
 
@@ -148,6 +150,7 @@ def test_a_loss_that_is_not_finite_stops_training_and_names_the_step(backend: st
         ({"steps": -1}, ValueError, "steps must be at least 0, got -1"),
         ({"steps": 1.5}, TypeError, "steps must be a whole number, got 1.5"),
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
+        ({"n_embd": LARGEST // 8}, MemoryError, r"Unable to allocate an array of \de\+\d\d float64 numbers"),
         ({"n_embd": 6, "n_head": 4}, ValueError, "n_embd must be a multiple of n_head"),
         ({"learning_rate": -0.1}, ValueError, "learning_rate must be at least 0, got -0.1"),
         ({"dtype": "int8"}, ValueError, "dtype must be"),
@@ -164,6 +167,13 @@ def test_a_loss_that_is_not_finite_stops_training_and_names_the_step(backend: st
 def test_bad_arguments_are_named(backend, options, error, message) -> None:
     with pytest.raises(error, match=message):
         train(**{"data": names, "backend": backend, **SMALL, **options})
+
+
+@pytest.mark.skipif("LD_PRELOAD" in os.environ, reason="the sanitizers end a process that asks for that much")
+@pytest.mark.parametrize("format", ["lines", "text"])
+def test_a_batch_beyond_memory_is_refused_at_once(backend, format) -> None:
+    with pytest.raises(MemoryError, match="Unable to allocate"):
+        train(names, format=format, batch_size=LARGEST // 8, backend=backend, **SMALL)
 
 
 def test_data_may_be_a_file_or_a_list(tmp_path, backend: str) -> None:
@@ -256,6 +266,16 @@ def test_a_mean_loss_weighs_every_sequence_alike(backend: str) -> None:
         ({"val_fraction": 1}, ValueError, "val_fraction must be at least 0 and less than 1, got 1"),
         ({"eval_every": 0}, ValueError, "eval_every must be at least 1, got 0"),
         ({"data": ["abcd"]}, ValueError, r"data must have at least block_size \+ 1 = 5 tokens to train on, got 4"),
+        (
+            {"data": ["abcd" * 10], "val_fraction": 0.1},
+            ValueError,
+            r"val_fraction must set aside at least block_size \+ 1 = 5 tokens, got 4 of a text of 40",
+        ),
+        (
+            {"data": ["abcd"], "format": "lines", "val_fraction": 0.1},
+            ValueError,
+            "val_fraction needs at least 2 documents, one of them to train on, got 1",
+        ),
         ({"threads": 0}, ValueError, "threads must be at least 1, got 0"),
     ],
 )

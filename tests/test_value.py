@@ -530,6 +530,13 @@ def test_the_package_exports_the_twin_that_runs():
         assert getattr(microgpt, name) is getattr(module, name)
 
 
+def test_the_environment_is_asked_for_a_backend_once(monkeypatch):
+    before = microgpt.backend_info()
+    monkeypatch.setenv("MICROGPT_BACKEND", "reference" if before.backend == "compiled" else "compiled")
+    assert microgpt.backend_info() == before
+    assert microgpt.GPT(microgpt.GPTConfig(vocab_size=3)).backend == before.backend
+
+
 # --- Adam -------------------------------------------------------------------------------------------------------------
 
 
@@ -601,8 +608,9 @@ def test_adam_of_nothing(scalars):
 
 def test_adam_errors(scalars):
     a = scalars.Value(1.0)
-    with pytest.raises(TypeError, match=r"^model must be a GPT or Values of one backend, got 1.0 at position 1$"):
-        microgpt.Adam([a, 1.0])
+    for values, message in (([a, a, 1.0], "got float at position 2"), ([[a]], "got list at position 0")):
+        with pytest.raises(TypeError, match=rf"^model must be a GPT or Values of one backend, {message}$"):
+            microgpt.Adam(values)
     with pytest.raises(TypeError, match=r"^model must be a GPT or Values, got Value$"):
         microgpt.Adam(a)
     with pytest.raises(ValueError, match=r"^beta1 must be "):

@@ -36,6 +36,56 @@ def test_a_failure_leaves_the_old_content_and_nothing_else(tmp_path, monkeypatch
     assert os.listdir(tmp_path) == ["page"]
 
 
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_an_interrupt_leaves_nothing_behind(tmp_path, monkeypatch, step) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, step, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "page", b"new")
+    assert os.listdir(tmp_path) == []
+
+
+def test_files_of_the_user_are_left_alone(tmp_path) -> None:
+    others = {"page.tmp": b"mine", "page.0.tmp": b"mine too", "victim": b"also mine"}
+    for name, content in others.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "other.tmp").symlink_to("victim")
+    for name in ("page", "other"):
+        check_writable(tmp_path / name)
+        write_atomically(tmp_path / name, b"new")
+        assert not (tmp_path / name).is_symlink()
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {
+        **others,
+        "other.tmp": b"also mine",
+        "page": b"new",
+        "other": b"new",
+    }
+
+
+def test_what_a_link_points_to_is_replaced(tmp_path) -> None:
+    (tmp_path / "link").symlink_to("page")
+    write_atomically(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "page").read_bytes() == b"new"
+
+
+def test_two_writers_share_no_file(tmp_path, monkeypatch) -> None:
+    """The second writes while the first does."""
+    fsync, others = os.fsync, [b"second"]
+
+    def write_meanwhile(descriptor: int) -> None:
+        if others:
+            write_atomically(tmp_path / "page", others.pop())
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", write_meanwhile)
+    write_atomically(tmp_path / "page", b"first")
+    assert (tmp_path / "page").read_bytes() == b"first"
+    assert os.listdir(tmp_path) == ["page"]
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [

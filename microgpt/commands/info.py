@@ -43,8 +43,9 @@ def file_facts(path: str) -> dict[str, str]:
 
     checkpoint = read(path)
     facts = {"file": f"{path}: {os.path.getsize(path):,} bytes, safetensors, format {FORMAT!r} version {VERSION}"}
-    facts |= describe_model(checkpoint.model(None, None, None)) | {"dtype": checkpoint.dtype}
-    if checkpoint.history is None:
+    model = checkpoint.model(None, None, None)
+    facts |= describe_model(model) | {"dtype": checkpoint.dtype}
+    if model.history is None:
         return facts | {"training": "none"}
     resumable = "yes" if checkpoint.progress else "no: saved without what the optimizer remembers"
-    return facts | {"resumable": resumable} | describe_training(checkpoint.history)
+    return facts | {"resumable": resumable} | describe_training(model)

@@ -13,6 +13,7 @@ import os
 from microgpt.commands.trained import add_model_arguments, load_model
 from microgpt.model import SEED
 from microgpt.sampling import SAMPLES
+from microgpt.writing import check_different
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +29,7 @@ def run(parsed: argparse.Namespace) -> None:
     """Write the page of `microgpt.report`."""
     from microgpt.report.page import write_report  # only who uses it pays for its import
 
+    check_different({"out": parsed.out}, [("model", parsed.model)])
     model, _ = load_model(parsed)
     write_report(model, parsed.out, text=parsed.text, samples=parsed.samples, seed=parsed.seed)
     print(f"{parsed.out}: {os.path.getsize(parsed.out):,} bytes")

@@ -26,6 +26,7 @@ from microgpt.recipe import Recipe, defaults_of
 from microgpt.recording import best_path
 from microgpt.sampling import SAMPLES, TEMPERATURE, Sampler
 from microgpt.training import Run, prepare
+from microgpt.writing import check_different
 
 
 def duration(text: str) -> float:
@@ -118,6 +119,8 @@ def run(parsed: argparse.Namespace) -> None:
         check_plot_path(parsed.plot)
     options = {name: getattr(parsed, name) for group in OPTIONS.values() for name in group}
     training = prepare(parsed.files or None, backend=parsed.backend, threads=parsed.threads, **options)
+    if parsed.plot is not None:
+        check_different({"plot": parsed.plot}, training.files)
     report = plain_report if parsed.plain else human_report
     try:
         report(parsed, training)

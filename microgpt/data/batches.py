@@ -37,7 +37,7 @@ class DocumentBatches:
     """Documents in an order, from the start again after the last. The last `validation_fraction` of them is set aside.
 
     Args:
-        corpus: the documents.
+        corpus: the documents, at least two where some are set aside.
         order: their numbers, in the order in which they are used.
         length: of a sequence, at most: the context and the token after it.
         validation_fraction: what no step trains on.
@@ -53,6 +53,8 @@ class DocumentBatches:
         validation_fraction: float = 0.0,
         long_documents: str = "cut",
     ) -> None:
+        if validation_fraction and len(order) < 2:
+            raise ValueError("val_fraction needs at least 2 documents, one of them to train on, got 1")
         training = len(order) - set_aside(len(order), validation_fraction)
         self._training, self._validation = (
             _Sequences(corpus, part, length, split=long_documents == "split") for part in np.split(order, [training])
@@ -115,7 +117,7 @@ class TextBatches:
     """Windows of `length` tokens of one text, each drawn anew. The end of the text is set aside.
 
     Args:
-        corpus: the text, at least a window long, after `validation_fraction` has been set aside.
+        corpus: the text, at least a window long, after `validation_fraction` has been set aside, and so is that part.
         length: the context and the token after it.
         generator: what the starts of the windows are drawn from.
     """
@@ -127,6 +129,12 @@ class TextBatches:
         self._end = len(corpus.tokens) - set_aside(len(corpus.tokens), validation_fraction)
         if self._end < length:
             raise ValueError(f"data must have at least block_size + 1 = {length} tokens to train on, got {self._end}")
+        validation = len(corpus.tokens) - self._end
+        if validation_fraction and validation < length:
+            raise ValueError(
+                f"val_fraction must set aside at least block_size + 1 = {length} tokens, got {validation} of a text"
+                f" of {len(corpus.tokens)}"
+            )
 
     def __len__(self) -> int:
         return self._end // (self._length - 1)
@@ -138,7 +146,8 @@ class TextBatches:
     def batch(self, first_step: int, steps: int, batch_size: int) -> PackedSequences:
         """See `Batches`. Steps have to be asked for in order: each draws."""
         starts = self._end - self._length + 1
-        return self._windows(np.array([self._generator.randrange(starts) for _ in range(steps * batch_size)], np.int64))
+        count = steps * batch_size
+        return self._windows(np.fromiter((self._generator.randrange(starts) for _ in range(count)), np.int64, count))
 
     def validation(self) -> PackedSequences | None:
         """See `Batches`. They are spread evenly over the text."""

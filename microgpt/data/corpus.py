@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -33,6 +33,7 @@ class Corpus:
 
     Attributes:
         name: what they were read from.
+        files: those of it that are files, each after the argument of `read_corpus` that names it.
         tokenizer: what the ids come from.
         tokens: the ids of all documents, BOS before the first, between them and after the last; of a text without BOS.
         offsets: int64, document i is `tokens[offsets[i] : offsets[i + 1] + 1]`, BOS on both sides included.
@@ -42,6 +43,7 @@ class Corpus:
     """
 
     name: str
+    files: tuple[tuple[str, str], ...]
     tokenizer: Tokenizer
     tokens: NDArray[Any]
     offsets: NDArray[np.int64]
@@ -88,6 +90,9 @@ def read_corpus(
     source = open_source(data)
     is_text = choice("format", format, FORMATS) == "text"
     parts = source.text if is_text else source.documents
+    files = [("data", file) for file in source.files]
+    if _is_tokenizers_file(tokenizer):
+        files.append(("tokenizer", os.fsdecode(tokenizer)))
     tokenizer = _tokenizer(tokenizer, "\n" if is_text else None, parts)
     tokens, offsets, characters = _GrowingArray(tokenizer.dtype, in_memory), _GrowingArray(np.int64, in_memory), 0
     if not is_text:
@@ -100,7 +105,7 @@ def read_corpus(
         characters += len(part)
     if is_text:
         offsets.append(np.array([0, len(tokens) - 1]))
-    return Corpus(source.name, tokenizer, tokens.finish(), offsets.finish(), characters)
+    return Corpus(source.name, tuple(files), tokenizer, tokens.finish(), offsets.finish(), characters)
 
 
 def _tokenizer(asked_for: Any, bos: str | None, parts: Callable[[], Iterator[Part]]) -> Tokenizer:
@@ -113,10 +118,14 @@ def _tokenizer(asked_for: Any, bos: str | None, parts: Callable[[], Iterator[Par
         return CharTokenizer(characters, bos if bos and bos in characters else None)
     if asked_for == "bytes":
         return ByteTokenizer(bos)
-    if isinstance(asked_for, (str, os.PathLike)) and os.fsdecode(asked_for).endswith(".json"):
+    if _is_tokenizers_file(asked_for):
         return HuggingFaceTokenizer.from_file(asked_for, bos)
     kinds = "'characters', 'bytes', a tokenizers file that ends in .json or a Tokenizer"
     raise ValueError(f"tokenizer must be {kinds}, got {asked_for!r:.60}")
+
+
+def _is_tokenizers_file(asked_for: Any) -> TypeGuard[str | os.PathLike[str]]:
+    return isinstance(asked_for, (str, os.PathLike)) and os.fsdecode(asked_for).endswith(".json")
 
 
 def _encode(part: Part, tokenizer: Tokenizer) -> Encoded:

@@ -139,6 +139,7 @@ class Source(Protocol):
     """Where documents, or a text, come from, in parts that can be asked for any number of times."""
 
     name: str  # in reports and errors
+    files: Sequence[str]  # that it reads
 
     def documents(self) -> Iterator[Part]:
         """The documents. `ValueError` where there is none, or names what cannot be read."""
@@ -148,11 +149,12 @@ class Source(Protocol):
 
 
 class FileSource:
-    """Text files, see `files.Files`; without any, the names that come with the package."""
+    """Text files, see `reading.Files`; without any, the names that come with the package."""
 
     def __init__(self, files: Iterable[File] | None) -> None:
         self._files = Files([EMBEDDED] if files is None else files)
         self.name = os.path.basename(EMBEDDED) if files is None else self._files.name
+        self.files: Sequence[str] = self._files.paths
 
     def documents(self) -> Iterator[Lines]:
         """See `Source`."""
@@ -178,6 +180,7 @@ class StringSource:
     """Documents that are there already; as a text, one on each line."""
 
     name = "data"
+    files: Sequence[str] = ()
 
     def __init__(self, strings: Iterable[Any]) -> None:
         self._strings: list[str] = list(strings)

@@ -44,18 +44,23 @@ class Files:
     Args:
         files: their paths. "-" is standard input; a name that ends in .gz is decompressed. Standard input, pipes and
             whatever else can be read only once are kept in a temporary file.
+
+    Attributes:
+        paths: the same, as strings.
     """
 
     def __init__(self, files: Iterable[str | os.PathLike[str]]) -> None:
-        self._paths = [os.fsdecode(file) for file in files]
+        if not isinstance(files, Iterable):
+            raise TypeError(f"files must be a path or several, got {files!r:.60}")
+        self.paths = [_path(f"files[{i}]", file) for i, file in enumerate(files)]
         self._spools: dict[str, IO[bytes]] = {}
-        if not self._paths:
+        if not self.paths:
             raise ValueError("files must name at least one file, got none")
 
     @property
     def name(self) -> str:
         """What they are called in a report or an error."""
-        first, *others = map(_name, self._paths)
+        first, *others = map(_name, self.paths)
         return f"{first} and {len(others)} more files" if len(others) > 2 else ", ".join([first, *others])
 
     def blocks(self, longest: float = math.inf) -> Iterator[Block]:
@@ -64,7 +69,7 @@ class Files:
         See `cut_at_lines`. `ValueError` names a file that cannot be read, and the line that is not UTF-8.
         """
         end = "\n"
-        for path in self._paths:
+        for path in self.paths:
             for i, block in enumerate(cut_at_lines(self._decoded(path), _name(path), longest)):
                 if i == 0 and end != "\n":
                     yield Block("\n", block.name, block.line)
@@ -125,6 +130,12 @@ def cut_at_lines(pieces: Iterable[str], name: str, longest: float) -> Iterator[B
         raise ValueError(f"{name}, line {line}: not UTF-8 ({error.reason})") from None
     if rest := "".join(held):
         yield Block(rest, name, line)
+
+
+def _path(name: str, file: object) -> str:
+    if not isinstance(file, (str, os.PathLike)):
+        raise TypeError(f"{name} must be a path, got {file!r:.60}")
+    return os.fsdecode(file)
 
 
 def _name(path: str) -> str:

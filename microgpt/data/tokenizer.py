@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from microgpt.arguments import string
 from microgpt.data.characters import LINE_FEED, code_points, distinct_characters
+from microgpt.packing import token_array
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     Encoded = tuple[NDArray[Any], NDArray[np.int64]]
 
 LARGEST_VOCABULARY = 1 << 24
+NO_TOKENS = "the tokenizers file has no tokens for this text"
 
 
 class Tokenizer(ABC):
@@ -72,7 +76,7 @@ class Tokenizer(ABC):
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text. `ValueError` names a character that has none, and its position."""
-        ids: list[int] = self.encode_array(text).tolist()
+        ids: list[int] = self.encode_array(string("text", text)).tolist()
         return ids
 
     def encode_document(self, text: str) -> list[int]:
@@ -92,11 +96,9 @@ class Tokenizer(ABC):
         return smallest_dtype(self.vocab_size)
 
     def _checked(self, tokens: Iterable[int]) -> list[int]:
-        tokens = list(tokens)
-        for token in tokens:
-            if not 0 <= token < self.vocab_size:
-                raise ValueError(f"token id {token} is out of range for vocab_size={self.vocab_size}")
-        return tokens
+        given: Any = list(tokens) if isinstance(tokens, Iterable) else tokens
+        checked: list[int] = token_array("tokens", given, self.vocab_size).tolist()
+        return checked
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Tokenizer) and self.to_json() == other.to_json()
@@ -120,10 +122,14 @@ class CharTokenizer(Tokenizer):
     """
 
     def __init__(self, characters: Iterable[str], bos: str | None = None) -> None:
-        self.characters = "".join(sorted(distinct_characters("".join(characters))))
+        try:
+            joined = "".join(characters)
+        except TypeError:
+            raise TypeError(f"characters must be a string or several, got {characters!r:.60}") from None
+        self.characters = "".join(sorted(distinct_characters(joined)))
         if not self.characters:
             raise ValueError("characters must hold at least one character, got none")
-        if bos is not None and (len(bos) != 1 or bos not in self.characters):
+        if bos is not None and (len(string("bos", bos)) != 1 or bos not in self.characters):
             raise ValueError(f"bos must be one of the characters, got {bos!r:.60}")
         size = len(self.characters)
         self.bos_is_text = bos is not None
@@ -188,7 +194,7 @@ class ByteTokenizer(Tokenizer):
     """
 
     def __init__(self, bos: str | None = None) -> None:
-        if bos is not None and (len(bos) != 1 or not bos.isascii()):
+        if bos is not None and (len(string("bos", bos)) != 1 or not bos.isascii()):
             raise ValueError(f"bos must be one ASCII character, got {bos!r:.60}")
         self.bos_is_text = bos is not None
         self.bos = 256 if bos is None else ord(bos)
@@ -240,16 +246,15 @@ class HuggingFaceTokenizer(Tokenizer):
             raise ImportError(
                 'this tokenizer needs the tokenizers package: pip install "microgpt-fast[tokenizers]"'
             ) from None
-        try:
+        string("content", content)
+        with _library_errors("not a tokenizers JSON file"):
             self._tokenizer = tokenizers.Tokenizer.from_str(content)
-        except Exception as error:  # noqa: BLE001 (the library has no narrower one)
-            raise ValueError(f"not a tokenizers JSON file ({' '.join(str(error).split()):.200})") from None
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         size = 1 + max(self._tokenizer.get_vocab().values(), default=-1)
         if not 1 <= size <= LARGEST_VOCABULARY:
             raise ValueError(f"a tokenizers JSON file must have 1 to {LARGEST_VOCABULARY:,} tokens, got {size:,}")
-        ends = [] if bos is None else self._ids(bos)
+        ends = [] if bos is None else self._ids(string("bos", bos))
         self._bos_text = bos
         self.bos_is_text = bool(ends)
         self.bos = ends[-1] if ends else size
@@ -272,7 +277,8 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def _ids(self, text: str) -> list[int]:
         _utf8(text)
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        with _library_errors(NO_TOKENS):
+            return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def encode_array(self, text: str) -> NDArray[Any]:
         """See `Tokenizer`."""
@@ -281,7 +287,8 @@ class HuggingFaceTokenizer(Tokenizer):
     def encode_lines(self, text: str) -> Encoded:
         """See `Tokenizer`."""
         _utf8(text)
-        encodings = self._tokenizer.encode_batch_fast(text.split("\n")[:-1], add_special_tokens=False)
+        with _library_errors(NO_TOKENS):
+            encodings = self._tokenizer.encode_batch_fast(text.split("\n")[:-1], add_special_tokens=False)
         return _joined((encoding.ids for encoding in encodings), self.bos, self.dtype)
 
     def decode(self, tokens: Iterable[int]) -> str:
@@ -299,6 +306,15 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def __repr__(self) -> str:
         return f"HuggingFaceTokenizer(<{self.vocab_size:,} tokens>)"
+
+
+@contextlib.contextmanager
+def _library_errors(meaning: str) -> Iterator[None]:
+    """What the tokenizers library raises, as a `ValueError` of one line that begins with its meaning."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 (the library has no narrower one)
+        raise ValueError(f"{meaning} ({' '.join(str(error).split()):.200})") from None
 
 
 def smallest_dtype(vocab_size: int) -> np.dtype[Any]:

@@ -103,12 +103,11 @@ def _counted(count: int, noun: str) -> str:
 
 def _facts(model: GPT) -> str:
     facts = describe_model(model)
-    training = describe_training(model.history) if model.history else {}
-    told = {name: fact for name, fact in training.items() if name not in facts}
+    training = describe_training(model)
     if model.tokenizer:
         listed = token_labels(model, range(min(LISTED_TOKENS, model.config.vocab_size)))
         facts["tokens"] = " ".join(listed) + (" …" if model.config.vocab_size > LISTED_TOKENS else "")
-    tables = facts_table("Shape", facts) + (facts_table("Training", told) if told else "")
+    tables = facts_table("Shape", facts) + (facts_table("Training", training) if training else "")
     return f'<div class="facts">\n{tables}</div>\n'
 
 
