@@ -61,7 +61,7 @@ def main() -> None:
     data = CoverageData(".coverage.cython")
     data.erase()
     data.add_arcs(arcs)
-    data.add_file_tracers(dict.fromkeys(arcs, "Cython.Coverage"))
+    data.add_file_tracers(dict.fromkeys(arcs, "Cython.Coverage.Plugin"))
     data.write()
 
 
