@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import gzip
 import io
 import itertools
 import math
 import os
-import shutil
 import stat
 import sys
-import tempfile
-import zlib
 from collections.abc import Iterable, Iterator
 from typing import IO, NamedTuple
 
@@ -87,6 +83,9 @@ class Files:
                 raise
 
     def _contents(self, path: str) -> Iterator[bytes]:
+        import gzip  # only who reads a file pays for these imports
+        import zlib
+
         try:
             with self._opened(path) as opened:
                 file = gzip.GzipFile(fileobj=opened, mode="rb") if path.endswith(".gz") else opened
@@ -150,6 +149,9 @@ def _standard_input() -> IO[bytes]:
 
 
 def _spooled(opened: IO[bytes]) -> IO[bytes]:
+    import shutil  # only who has to spool pays for these imports
+    import tempfile
+
     spool = tempfile.SpooledTemporaryFile(SPOOLED_SIZE)
     shutil.copyfileobj(opened, spool, BLOCK_SIZE)
     return spool
