@@ -7,6 +7,7 @@ MICROGPT_INSTRUMENT=1 builds one that is watched while it is tested, see INSTRUM
 
 import os
 import platform
+import shutil
 import sys
 import sysconfig
 import tempfile
@@ -23,6 +24,9 @@ from distutils.sysconfig import customize_compiler  # isort: skip
 
 if sys.platform == "darwin":  # a universal Python would compile for two processors at once, and kernels are for one
     os.environ.setdefault("ARCHFLAGS", f"-arch {platform.machine()}")
+built_with = (sysconfig.get_config_var("CC") or "").split()
+if built_with and not shutil.which(built_with[0]) and shutil.which("cc"):  # Python was built with another compiler
+    os.environ.setdefault("CC", "cc")
 REQUIRED = os.environ.get("MICROGPT_REQUIRE_EXTENSIONS") == "1"
 
 # For the gates of .ci/run that watch tests: the first access out of bounds or undefined operation ends the process, and
