@@ -9,6 +9,10 @@ from microgpt.config import GPTConfig
 from microgpt.interface import AdamState
 from microgpt.packing import PackedSequences
 
+class Assembly:
+    def __init__(self, size: int) -> None: ...
+    def help(self, thread: int) -> None: ...
+
 class Cache:
     def __init__(self, samples: int, store: NDArray[Any]) -> None: ...
     @property
