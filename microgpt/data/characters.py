@@ -22,6 +22,11 @@ def code_points(text: str) -> NDArray[np.integer]:
     return np.frombuffer(text.encode(f"utf-32-{sys.byteorder[0]}e", "surrogatepass"), np.int32)
 
 
+def line_feeds(codes: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Where they are among code points, or bytes of UTF-8."""
+    return np.flatnonzero(codes == LINE_FEED).astype(np.int64, copy=False)
+
+
 def count_line_feeds(text: str) -> int:
     """As `text.count` counts them, sooner."""
     return int(np.count_nonzero(code_points(text) == LINE_FEED))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from microgpt.arguments import string
-from microgpt.data.characters import LINE_FEED, code_points, distinct_characters
+from microgpt.data.characters import code_points, distinct_characters, line_feeds
 from microgpt.packing import token_array
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class CharTokenizer(Tokenizer):
     def encode_lines(self, text: str) -> Encoded:
         """See `Tokenizer`."""
         codes = code_points(text)
-        ends = np.flatnonzero(codes == LINE_FEED).astype(np.int64, copy=False)
+        ends = line_feeds(codes)
         ids = self._ids.take(codes, mode="clip")
         ids[ends] = self.bos
         return self._known(ids, text), ends
@@ -207,7 +207,7 @@ class ByteTokenizer(Tokenizer):
     def encode_lines(self, text: str) -> Encoded:
         """See `Tokenizer`."""
         content = np.frombuffer(_utf8(text), np.uint8)
-        ends = np.flatnonzero(content == LINE_FEED).astype(np.int64, copy=False)
+        ends = line_feeds(content)
         ids = content.astype(self.dtype)
         ids[ends] = self.bos
         return ids, ends
