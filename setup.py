@@ -31,6 +31,8 @@ REQUIRED = os.environ.get("MICROGPT_REQUIRE_EXTENSIONS") == "1"
 
 # For the gates of .ci/run that watch tests: the first access out of bounds or undefined operation ends the process, and
 # each line counts how often it runs. -O1 compiles in a quarter of the time, and -g1 knows lines.
+if os.environ.get("MICROGPT_INSTRUMENT", "") not in ("", "1"):
+    sys.exit(f"microgpt: MICROGPT_INSTRUMENT must be 1, got {os.environ['MICROGPT_INSTRUMENT']!r}")
 INSTRUMENTED = os.environ.get("MICROGPT_INSTRUMENT") == "1"
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 INSTRUMENTS = ["-O1", "-g1", "--coverage", *SANITIZERS] if INSTRUMENTED else []
