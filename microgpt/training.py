@@ -92,7 +92,7 @@ class Run:
         losses: float64, one for each step made, and room for more; grows as the run proceeds.
         rates: the learning rates of the steps that were made last.
         validation_losses: pairs of a number of steps made and a loss; appended to as the run proceeds.
-        seconds: how long it has taken so far, interruptions not counted.
+        seconds: how long the steps have taken so far, interruptions not counted; up to date when progress is reported.
         tokens_per_step: how many positions a step computes, on average.
     """
 
@@ -171,15 +171,17 @@ class Run:
 
     def _advance(self, signals: HeldBack, progress: Progress | None) -> None:
         """Make some steps, none of which anything has to be done after but the last."""
-        first, count, begin = self.step, self._stretch(), time.perf_counter()
+        first, count, seconds, begin = self.step, self._stretch(), self.seconds, time.perf_counter()
         self.rates = self._rates(first, count)
         if len(self.losses) < first + count:
             self.losses = np.concatenate([self.losses, np.zeros(max(count, len(self.losses)))])
 
         def report(completed: int) -> None:
-            if progress and first + completed > self._reported:
+            if first + completed > self._reported:
                 self._reported = first + completed
-                progress(self._reported)
+                self.seconds = seconds + time.perf_counter() - begin
+                if progress:
+                    progress(self._reported)
             signals.check()
 
         state = self.model.generator.getstate()
@@ -198,15 +200,13 @@ class Run:
             self.batches.batch(first, self.step - first, self.recipe.batch_size)
             return
         finally:
-            elapsed = time.perf_counter() - begin
-            self.seconds += elapsed
             self.recorder.steps_made(self, first)  # however they ended
         if completed < count:
             raise ValueError(
                 f"the loss is {self.losses[first + completed]:g} at step {first + completed + 1}:"
                 " try a smaller learning_rate"
             )
-        self._pace = elapsed / count
+        self._pace = (self.seconds - seconds) / count
 
     def _stretch(self) -> int:
         """How many steps to make before looking up."""

@@ -91,6 +91,14 @@ def test_progress_counts_completed_steps(backend: str) -> None:
     assert 1 <= seen[0] <= seen[-1] <= steps
 
 
+def test_progress_knows_how_long_training_has_taken(backend: str) -> None:
+    run = prepare(names, time=0.05, backend=backend, **SMALL)
+    seen: list[float] = []
+    run.finish(lambda completed: seen.append(run.seconds))
+    assert seen[-1] == run.seconds >= 0.05
+    assert 0 < seen[0] and seen == sorted(seen)
+
+
 def test_exceptions_of_progress_end_training(backend: str) -> None:
     def progress(completed: int) -> None:
         raise RuntimeError("enough")

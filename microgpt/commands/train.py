@@ -194,10 +194,11 @@ def live_line(run: Run) -> Iterator[Watchers]:
     """Step, losses, tokens/s and the time left on one line of the terminal."""
     left = "{remaining} left" if run.steps is not None else "{elapsed}"
     layout = "step {n_fmt}" + ("/{total_fmt}" if run.steps is not None else "") + "{postfix} | " + left
-    with tqdm(total=run.steps, initial=run.step, bar_format=layout, leave=False) as line:
+    first, seconds = run.step, run.seconds
+    with tqdm(total=run.steps, initial=first, bar_format=layout, leave=False) as line:
 
         def progress(completed: int) -> None:
-            speed = (completed - line.initial) * run.tokens_per_step / line.format_dict["elapsed"]
+            speed = (completed - first) * run.tokens_per_step / (run.seconds - seconds)
             validation = f"  validation loss {run.validation_losses[-1][1]:.4f}" if run.validation_losses else ""
             line.set_postfix_str(f"{recent_loss(run, completed)}{validation} | {speed:,.0f} tokens/s", refresh=False)
             line.update(completed - line.n)
