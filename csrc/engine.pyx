@@ -15,6 +15,8 @@ import threading
 
 import numpy
 
+from microgpt.arrays import aligned_zeros
+
 
 cdef extern from "kernels/interface.h" nogil:
     enum: LINE_BYTES, STAGES, STRIP_PANELS
@@ -422,11 +424,12 @@ cdef class Engine:
         op.input_gradient, op.saved = d_logits, take_rows(2)
         take(self.line * self.line)  # kernels may read, not use, the rest of a square of lines past the end of an array
 
-        self.arena = self._new_memory(size, f"a batch of {rows} positions")
-        self.workspace.arena = self.start_of(self.arena)
+        self.arena = aligned_zeros(size, self.dtype, f"a batch of {rows:,} positions")
+        self.workspace.arena = address(self.arena, self.dtype, size)
         scratch = int((self.kernels.scratch_size(&self.workspace, rows) + self.line - 1) // self.line * self.line)
-        self.scratch = self._new_memory(scratch * self.threads, f"{self.threads} threads")
-        self.job.scratch, self.job.scratch_bytes = <char *>self.start_of(self.scratch), scratch * self.dtype.itemsize
+        self.scratch = aligned_zeros(scratch * self.threads, self.dtype, f"a batch for {self.threads} threads")
+        self.job.scratch = <char *>address(self.scratch, self.dtype, scratch * self.threads)
+        self.job.scratch_bytes = scratch * self.dtype.itemsize
 
         self.tokens, self.targets, self.positions, self.first_rows = (
             numpy.zeros(padded_rows, numpy.int32) for _ in range(4)
@@ -446,17 +449,6 @@ cdef class Engine:
         self.workspace.group_start = <int64_t *>address(self.group_start, numpy.int64, starts)
         self.row_capacity, self.attention_capacity = padded_rows, attention
         return 0
-
-    def _new_memory(self, elements, purpose):
-        """Zeros, with room to start on a line."""
-        size = elements * self.dtype.itemsize + LINE_BYTES
-        try:
-            return numpy.zeros(size, numpy.uint8)
-        except (MemoryError, ValueError, OverflowError):
-            raise MemoryError(f"{purpose} takes {size} bytes") from None
-
-    cdef void *start_of(self, memory) except NULL:
-        return <void *>((<uintptr_t>memory.ctypes.data + LINE_BYTES - 1) // LINE_BYTES * LINE_BYTES)
 
     cdef int64_t cache_elements(self):
         """Elements of one layer's keys and values in a cache; kernels/attention.h says how they lie."""
@@ -606,7 +598,7 @@ cdef class Engine:
                 loss = self.batch(&tokens[0], &starts[0], &lengths[0], lengths.shape[0])
                 if gradients:
                     self.backward()
-        return loss
+            return loss
 
     @_one_at_a_time
     def adam_step(self, adam, double learning_rate):
@@ -662,15 +654,13 @@ cdef class Engine:
         self.begin(n)
         with nogil:
             self.forward(UNEMBEDDING)
-        start = <int64_t>(<uintptr_t>self.workspace.arena - <uintptr_t>self.arena.ctypes.data)
-        elements = self.arena[start:][: self.arena.size - LINE_BYTES].view(self.dtype)[self.logits :]
-        panels = elements[: self.panels(n) * vocab_size * self.line].reshape(-1, vocab_size, self.line)
+        panels = self.arena[self.logits :][: self.panels(n) * vocab_size * self.line].reshape(-1, vocab_size, self.line)
         return panels.transpose(0, 2, 1).reshape(-1, vocab_size)[:n].copy()  # the arena will be used again
 
     def new_cache(self, int64_t samples):
         """See `microgpt.interface.Engine`."""
-        size = self.config.n_layer * self.cache_elements()
-        return Cache(samples, numpy.zeros((self.panels(samples), size), self.dtype))
+        shape = (self.panels(samples), self.config.n_layer * self.cache_elements())
+        return Cache(samples, aligned_zeros(shape, self.dtype, f"a cache for {samples:,} samples"))
 
     @_one_at_a_time
     def next_probabilities(self, Cache cache, const int32_t[::1] tokens, double temperature):

@@ -1074,7 +1074,7 @@ cdef class Parameters:
         self.values = values  # keeps the nodes alive
         self.instruction_set = instruction_set
         self.nodes = numpy.array([hash(value) for value in values], numpy.int32)
-        self.data, self.grads = (aligned_zeros(len(values), "float64") for _ in range(2))
+        self.data, self.grads = (aligned_zeros(len(values), "float64", "Adam") for _ in range(2))
 
     def adam_step(self, adam, double learning_rate):
         """Move every value against its gradient. `adam` is a `microgpt.Adam`, whose step_count it counts."""

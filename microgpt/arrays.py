@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import sys
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import DTypeLike, NDArray
 
 LINE_BYTES = 64
 
 
-def aligned_zeros(size: int, dtype: str) -> NDArray[Any]:
-    """A one-dimensional array of zeros that starts on a cache line: the kernels read it faster.
+def aligned_zeros(shape: int | tuple[int, ...], dtype: DTypeLike, purpose: str) -> NDArray[Any]:
+    """An array of zeros that starts on a cache line: the kernels read it faster.
 
-    `MemoryError` where there is no room for it.
+    `MemoryError` tells what `purpose` would take where there is no room for it.
     """
-    itemsize = np.dtype(dtype).itemsize
-    if size * itemsize > sys.maxsize - LINE_BYTES:  # NumPy has an error for what is that large, but not this one
-        raise MemoryError(f"Unable to allocate an array of {size:.0e} {dtype} numbers")
-    buffer = np.zeros(size * itemsize + LINE_BYTES, np.uint8)
+    sizes = (shape,) if isinstance(shape, int) else shape
+    size_bytes = math.prod(sizes) * np.dtype(dtype).itemsize
+    try:
+        buffer = np.zeros(size_bytes + LINE_BYTES, np.uint8)
+    except (MemoryError, ValueError, OverflowError):  # NumPy's errors for more than there is, or can be
+        raise MemoryError(f"{purpose} would take {size_bytes:,} bytes") from None
     start = -buffer.ctypes.data % LINE_BYTES
-    return buffer[start : start + size * itemsize].view(dtype)
+    return buffer[start : start + size_bytes].view(dtype).reshape(sizes)

@@ -85,8 +85,8 @@ class GPT:
             raise ValueError(f"dtype must be 'float64' on the reference backend, got {dtype!r}")
         self.tokenizer = tokenizer
         self.generator = backends.new_generator(self.backend, seed)
-        self._parameters = aligned_zeros(config.num_params, self.dtype)
-        self._gradients = aligned_zeros(config.num_params, self.dtype)
+        self._parameters = aligned_zeros(config.num_params, self.dtype, "a model of this size")
+        self._gradients = aligned_zeros(config.num_params, self.dtype, "a model of this size")
         self.engine = backends.new_engine(self.backend, config, self._parameters, self._gradients, self.threads)
         self.generator.fill_gauss(self._parameters, INITIAL_STD)
         self.history: TrainingHistory | None = None

@@ -58,8 +58,8 @@ class Adam:
         self.eps = number("eps", eps, minimum=SMALLEST_EPS[dtype])
         self.weight_decay = number("weight_decay", weight_decay, minimum=0)
         self.max_grad_norm = None if max_grad_norm is None else number("max_grad_norm", max_grad_norm, above=0)
-        self.m = aligned_zeros(size, dtype)
-        self.v = aligned_zeros(size, dtype)
+        self.m = aligned_zeros(size, dtype, "Adam")
+        self.v = aligned_zeros(size, dtype, "Adam")
         self.step_count = 0
 
     def step(self, learning_rate: float | None = None) -> None:

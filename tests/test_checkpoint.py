@@ -398,7 +398,7 @@ def test_a_run_that_is_killed_twenty_times_ends_as_if_it_had_not_been(tmp_path: 
             time.sleep(0.01)
             if (tmp_path / "killed.safetensors").exists():
                 seen.add((tmp_path / "killed.safetensors").stat().st_mtime_ns)
-        time.sleep(generator.uniform(0, 0.2))
+        time.sleep(generator.uniform(0, 0.1))
         process.kill()
         assert process.wait() == -signal.SIGKILL
         assert read(tmp_path / "killed.safetensors").progress.step < steps

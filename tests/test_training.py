@@ -96,7 +96,8 @@ def test_progress_knows_how_long_training_has_taken(backend: str) -> None:
     seen: list[float] = []
     run.finish(lambda completed: seen.append(run.seconds))
     assert seen[-1] == run.seconds >= 0.05
-    assert 0 < seen[0] and seen == sorted(seen)
+    assert seen[0] > 0
+    assert seen == sorted(seen)
 
 
 def test_exceptions_of_progress_end_training(backend: str) -> None:
@@ -157,7 +158,7 @@ def test_a_loss_that_is_not_finite_stops_training_and_names_the_step(backend: st
         ({"steps": -1}, ValueError, "steps must be at least 0, got -1"),
         ({"steps": 1.5}, TypeError, "steps must be a whole number, got 1.5"),
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
-        ({"n_embd": LARGEST // 8}, MemoryError, r"Unable to allocate an array of \de\+\d\d float64 numbers"),
+        ({"n_embd": LARGEST // 8}, MemoryError, r"a model of this size would take [\d,]+ bytes"),
         ({"n_embd": 6, "n_head": 4}, ValueError, "n_embd must be a multiple of n_head"),
         ({"learning_rate": -0.1}, ValueError, "learning_rate must be at least 0, got -0.1"),
         ({"dtype": "int8"}, ValueError, "dtype must be"),
