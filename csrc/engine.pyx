@@ -241,21 +241,46 @@ cdef class Cache:
     """
 
     cdef readonly object lengths
+    cdef object engine  # that it belongs to
     cdef object store  # a row for each panel of documents
     cdef object addresses  # where each of them starts
 
-    def __init__(self, samples, store):
+    def __init__(self, engine, samples, store):
+        self.engine = engine
         self.lengths = numpy.zeros(samples, numpy.int32)
         self.store = store
         self.addresses = store.ctypes.data + numpy.arange(len(store), dtype=numpy.uintp) * store.strides[0]
 
 
-def _one_at_a_time(method):
-    """A method that one thread runs at a time: an engine has one arena, and no GIL to guard it while it computes."""
+class _Turns:
+    """One call at a time uses an engine: it has one arena, and no GIL to guard it while it computes.
+
+    Threads wait for their turn. A signal handler cannot wait for the call that it interrupts: its own is refused, but
+    not between two steps, where the progress callback, too, may use the model.
+    """
+
+    def __init__(self):
+        self.lock = threading.RLock()
+        self.busy = False
+
+    def __enter__(self):
+        self.lock.acquire()
+        if self.busy:
+            self.lock.release()
+            raise RuntimeError("a signal handler cannot use a model that is in the middle of a step")
+        self.busy = True
+
+    def __exit__(self, *error):
+        self.busy = False
+        self.lock.release()
+
+
+def _in_turn(method):
+    """A method of an engine that waits for its turn."""
 
     @functools.wraps(method)
     def guarded(self, *arguments, **options):
-        with self.lock:
+        with self.turns:
             return method(self, *arguments, **options)
 
     return guarded
@@ -279,7 +304,7 @@ cdef class Engine:
     cdef int64_t logits, num_params, line
     cdef int64_t looked_up
     cdef bint heavy
-    cdef readonly object config, parameters, gradients, threads, lock
+    cdef readonly object config, parameters, gradients, threads, turns
     cdef object dtype, progress
     cdef object arena, scratch, weights, head_rows  # what the addresses above point into
     cdef object tokens, targets, positions, first_rows, loss_gradient, losses, attention_start, group_start
@@ -289,7 +314,7 @@ cdef class Engine:
 
     def __init__(self, config, parameters, gradients, str instruction_set, threads):
         self.config = config
-        self.lock = threading.RLock()  # a progress callback may ask for a loss
+        self.turns = _Turns()
         self.dtype = parameters.dtype
         self.kernels = find_kernels(self.dtype.name, instruction_set)
         self.num_params = config.num_params
@@ -306,7 +331,7 @@ cdef class Engine:
         self.workspace.num_wte = config.vocab_size * config.n_embd
         self.workspace.num_wpe = config.block_size * config.n_embd
         self.workspace.caches = NULL
-        self.tape_size = 5 + 7 * config.n_layer
+        self.tape_size = 4 + 7 * config.n_layer
         self.tape = <Operation *>calloc(self.tape_size, sizeof(Operation))
         if self.tape == NULL:
             raise MemoryError()
@@ -483,15 +508,19 @@ cdef class Engine:
     # --- Running it ---------------------------------------------------------------------------------------------------
 
     cdef int look_up(self, int64_t completed) except -1 nogil:
-        """Let Ctrl-C and the progress callback through, if it has been a while."""
+        """Let Ctrl-C through, if it has been a while, and where a step has been `completed`, the progress callback."""
         cdef int64_t now = now_ns()
         if 0 <= now - self.looked_up < INTERVAL_NS:
             return 0
         self.looked_up = now
         with gil:
-            PyErr_CheckSignals()
-            if self.progress is not None and completed >= 0:
-                self.progress(completed)
+            self.turns.busy = completed < 0
+            try:
+                PyErr_CheckSignals()
+                if self.progress is not None and completed >= 0:
+                    self.progress(completed)
+            finally:
+                self.turns.busy = True
         return 0
 
     cdef int run(self, const Operation *op, const Stage *stages) except -1 nogil:
@@ -587,7 +616,7 @@ cdef class Engine:
             r += n
         return total * share
 
-    @_one_at_a_time
+    @_in_turn
     def loss(self, packed, bint gradients=False):
         """See `microgpt.interface.Engine`."""
         cdef const int32_t[::1] tokens = packed.tokens
@@ -600,13 +629,13 @@ cdef class Engine:
                     self.backward()
             return loss
 
-    @_one_at_a_time
+    @_in_turn
     def adam_step(self, adam, double learning_rate):
         """Move `parameters` against `gradients`, see `update_with_adam`."""
         update_with_adam(self.parameters, self.gradients, adam, learning_rate,
                          self.kernels.instruction_set.decode())
 
-    @_one_at_a_time
+    @_in_turn
     def train(self, packed, int64_t batch_size, const double[::1] learning_rates, adam, double[::1] losses, progress):
         """See `microgpt.interface.Engine`."""
         cdef const int32_t[::1] tokens = packed.tokens
@@ -620,7 +649,7 @@ cdef class Engine:
             )
         if steps == 0:
             return 0
-        self.progress = progress
+        around, self.progress = self.progress, progress  # where this is a callback's own training
         self.looked_up = now_ns()
         try:
             with self._assembled_team(self.reserve(lengths, batch_size)):
@@ -637,12 +666,12 @@ cdef class Engine:
                         self.look_up(completed)
         finally:
             adam.step_count = step_count
-            self.progress = None
+            self.progress = around
         return completed
 
     # --- Inference ----------------------------------------------------------------------------------------------------
 
-    @_one_at_a_time
+    @_in_turn
     def logits_of(self, const int32_t[::1] tokens):
         """See `microgpt.interface.Engine`."""
         cdef int64_t r, n = tokens.shape[0], vocab_size = self.workspace.vocab_size
@@ -660,9 +689,9 @@ cdef class Engine:
     def new_cache(self, int64_t samples):
         """See `microgpt.interface.Engine`."""
         shape = (self.panels(samples), self.config.n_layer * self.cache_elements())
-        return Cache(samples, aligned_zeros(shape, self.dtype, f"a cache for {samples:,} samples"))
+        return Cache(self, samples, aligned_zeros(shape, self.dtype, f"a cache for {samples:,} samples"))
 
-    @_one_at_a_time
+    @_in_turn
     def next_probabilities(self, Cache cache, const int32_t[::1] tokens, double temperature):
         """See `microgpt.interface.Engine`."""
         probabilities = numpy.empty((tokens.shape[0], self.workspace.vocab_size))
@@ -671,17 +700,19 @@ cdef class Engine:
         self.append(cache, tokens, temperature)
         return probabilities
 
-    @_one_at_a_time
+    @_in_turn
     def draw_tokens(self, Cache cache, const int32_t[::1] tokens, double temperature, const double[::1] uniforms):
         """See `microgpt.interface.Engine`."""
         drawn = numpy.empty(tokens.shape[0], numpy.int32)
         cdef int32_t[::1] out = drawn
         cdef double[::1] padded = self._padded(uniforms)
+        if uniforms.shape[0] != tokens.shape[0]:
+            raise ValueError(f"{uniforms.shape[0]} random numbers for {tokens.shape[0]} tokens")
         self.workspace.uniforms, self.workspace.drawn = &padded[0], &out[0]
         self.append(cache, tokens, temperature)
         return drawn
 
-    @_one_at_a_time
+    @_in_turn
     def draw_documents(self, uint64_t seed, int64_t n, int32_t bos, double temperature):
         """See `microgpt.interface.Engine`.
 
@@ -731,8 +762,9 @@ cdef class Engine:
         cdef int64_t r, n = tokens.shape[0]
         cdef int32_t[::1] lengths = cache.lengths
         cdef uintptr_t[::1] addresses = cache.addresses
-        cdef const Operation *unembedding = &self.tape[self.tape_length - 2]
         try:
+            if cache.engine is not self or n != lengths.shape[0]:
+                raise ValueError(f"{n} tokens for a cache of {lengths.shape[0]} documents, or of another model")
             if n > self.row_capacity:
                 self.lay_out(n, self.attention_capacity)
             for r in range(n):
@@ -743,7 +775,7 @@ cdef class Engine:
             w.caches, w.temperature = <void *const *>&addresses[0], temperature
             with nogil:
                 self.forward(UNEMBEDDING)
-                self.run(unembedding, self.kernels.draw)
+                self.run(&self.tape[self.tape_length - 2], self.kernels.draw)  # the logits are the unembedding's
             for r in range(n):
                 lengths[r] += 1
         finally:

@@ -723,7 +723,7 @@ cdef class Value:
     cdef int32_t node
     cdef bint walked
 
-    def __init__(self, data, children=(), local_grads=(), str op=""):
+    def __init__(self, data, children=(), local_grads=(), op=""):
         cdef double number = number_of("data", data)
         cdef list slopes = [number_of("local_grads", local_grad) for local_grad in local_grads]
         cdef Edges *edges
@@ -738,6 +738,8 @@ cdef class Value:
             raise ValueError(
                 f"local_grads must have one number for each of {len(children)} children, got {len(slopes)}"
             )
+        if not isinstance(op, str):
+            raise TypeError(f"op must be a string, got {op!r}")
         reserve(1)
         if not children and not op:
             self.node = leaf(number)

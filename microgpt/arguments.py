@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 import sys
 
 LARGEST = min(sys.maxsize, 1 << 53)  # up to here, an index is one, and floats count exactly
@@ -43,8 +44,8 @@ def number(
         raise TypeError(f"{name} must be a number, got {value!r}")
     try:
         result = float(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(f"{name} must be a number, got {value!r}") from None
+    except (TypeError, ValueError):  # the latter from an array of text
+        raise TypeError(f"{name} must be a number, got {value!r:.60}") from None
     except OverflowError:  # a whole number beyond all floats
         result = math.inf if value > 0 else -math.inf  # type: ignore[operator]
     if not (above < result < below and minimum <= result <= maximum and math.isfinite(result)):
@@ -62,6 +63,22 @@ def string(name: str, value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a string, got {value!r:.60}")
     return value
+
+
+def file_name(name: str, value: object) -> str:
+    """`value` as the name of a file; `TypeError` where it is none, `ValueError` where no file can have it."""
+    try:
+        result = os.fspath(value)  # type: ignore[call-overload]
+        if not isinstance(result, str):
+            raise TypeError
+        os.fsencode(result)
+    except TypeError:
+        raise TypeError(f"{name} must be the name of a file, got {value!r:.60}") from None
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} must be a name that this system can encode, got {value!r:.60}") from None
+    if "\0" in result:
+        raise ValueError(f"{name} must be a name without null characters, got {value!r:.60}")
+    return result
 
 
 def choice(name: str, value: object, choices: tuple[str, ...]) -> str:

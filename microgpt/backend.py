@@ -10,6 +10,8 @@ from functools import cache, partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from microgpt.arguments import choice
 from microgpt.cores import physical_cores
 
@@ -107,11 +109,15 @@ def new_engine(
 
 def new_generator(backend: str, seed: Any) -> Generator:
     """A random number generator: the reference's is a `random.Random`, the compiled one gives the same numbers."""
-    if backend == "compiled":
-        return _generator.Generator(seed)
-    from microgpt.generator import Generator
+    seed = seed.item() if isinstance(seed, np.generic) else seed
+    try:
+        if backend == "compiled":
+            return _generator.Generator(seed)
+        from microgpt.generator import Generator
 
-    return Generator(seed)
+        return Generator(seed)
+    except TypeError:
+        raise TypeError(f"seed must be a number, a text or a random.Random, got {seed!r:.60}") from None
 
 
 def new_parameters(values: list[Any]) -> tuple[Parameters, int]:

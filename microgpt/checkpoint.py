@@ -7,6 +7,7 @@ Every file is treated as hostile: nothing is believed before it has been checked
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,12 +15,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from microgpt.arguments import choice, integer
+from microgpt.arguments import choice, file_name, integer, number
 from microgpt.backend import choose
 from microgpt.config import GPTConfig
 from microgpt.data.tokenizer import Tokenizer
 from microgpt.history import TrainingHistory
 from microgpt.model import DTYPES, GPT, check_vocabulary
+from microgpt.strict_json import to_json
 from microgpt.writing import write_atomically
 
 if TYPE_CHECKING:
@@ -108,7 +110,7 @@ def save(
         for prefix, moments in ((MEAN, optimizer.m), (MEAN_SQUARE, optimizer.v)):
             arrays |= {prefix + name: array for name, array in model.by_name(moments).items()}
         metadata["progress"] = {"step": optimizer.step_count, "fingerprint": fingerprint}
-    texts = {name: json.dumps(value) for name, value in metadata.items()}
+    texts = {name: to_json(value) for name, value in metadata.items()}
     texts |= {"format": FORMAT, "format_version": str(VERSION)}
     texts["checksum"] = _checksum(arrays, texts)
     write_atomically(path, serialize(arrays, texts))
@@ -131,7 +133,7 @@ def load(
 
 def read(path: str | os.PathLike[str]) -> Checkpoint:
     """What a file holds; `ValueError` says in one line what is wrong with it."""
-    name = os.fspath(path)
+    name = file_name("path", path)
     arrays, texts = _read_file(name)
     try:
         return _interpret(arrays, texts)
@@ -185,7 +187,7 @@ def _interpret(arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Checkp
         told = _typed("history", metadata["history"], dict)
         losses = _checked(arrays, LOSSES, "float64", (arrays[LOSSES].size,))
         pairs = [
-            (integer("validation_losses", step, 0), float(loss))
+            (integer("validation_losses", step, 0), math.nan if loss is None else float(loss))
             for step, loss in _typed("validation_losses", told["validation_losses"], list)
         ]
         history = TrainingHistory(losses, pairs, _typed("options", told["options"], dict), float(told["seconds"]))
@@ -209,8 +211,13 @@ def _state(told: Any) -> tuple[Any, ...]:
     import random
 
     version, words, next_gauss = _typed("generator", told, list)
-    state = (version, tuple(_typed("generator", words, list)), next_gauss)
-    random.Random(0).setstate(state)  # raises what is wrong with it
+    if version != random.Random.VERSION:
+        raise ValueError(f"generator must be of version {random.Random.VERSION}, got {version!r:.60}")
+    if next_gauss is not None:
+        next_gauss = number("generator", next_gauss)
+    words = tuple(integer("generator", word, 0, 2**32 - 1) for word in _typed("generator", words, list))
+    state = (version, words, next_gauss)
+    random.Random(0).setstate(state)  # raises what is wrong with their number
     return state
 
 

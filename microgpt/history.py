@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+
+def lowest_validation_loss(pairs: list[tuple[int, float]]) -> tuple[int, float]:
+    """Of at least one pair of a number of steps made and a loss, the first with the lowest; NaN is the highest."""
+    return min(pairs, key=lambda pair: (math.isnan(pair[1]), pair[1]))
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,9 @@ SEED = 42  # as in microgpt, wherever none is given
 
 
 def check_vocabulary(config: GPTConfig, tokenizer: Tokenizer | None) -> None:
-    """`ValueError` where a model of this shape has not as many tokens as the tokenizer."""
+    """`ValueError` where a model of this shape has not as many tokens as the tokenizer; `TypeError` for none."""
+    if tokenizer is not None and not hasattr(tokenizer, "vocab_size"):
+        raise TypeError(f"tokenizer must be a Tokenizer, such as CharTokenizer(...), got {tokenizer!r:.60}")
     if tokenizer is not None and tokenizer.vocab_size != config.vocab_size:
         raise ValueError(
             f"vocab_size must be the tokenizer's {tokenizer.vocab_size}, got a config with {config.vocab_size}"
@@ -110,6 +112,8 @@ class GPT:
 
     def load_state_dict(self, arrays: Mapping[str, ArrayLike]) -> None:
         """Copy parameters from arrays by name. `ValueError` names what is missing, unknown or of the wrong shape."""
+        if not isinstance(arrays, Mapping):
+            raise TypeError(f"arrays must be a dict of arrays by name, got {arrays!r:.60}")
         own = self.state_dict()
         for problem, names in (("lacks", own.keys() - arrays.keys()), ("does not know", arrays.keys() - own.keys())):
             if names:

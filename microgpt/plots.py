@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from microgpt.arguments import file_name
 from microgpt.extras import require
 from microgpt.writing import check_writable, write_atomically
 
@@ -63,7 +64,7 @@ def losses_svg(history: TrainingHistory) -> str:
 
 
 def _format(path: str | os.PathLike[str]) -> str:
-    ending = os.path.splitext(os.fspath(path))[1]
+    ending = os.path.splitext(file_name("path", path))[1]
     format = ending[1:].lower()
     if format not in FORMATS:
         raise ValueError(f"a plot must end in .png, .svg or .pdf, got {os.fspath(path)}")

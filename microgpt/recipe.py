@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
+
 from microgpt.arguments import LARGEST, choice, integer, number, positive_integer
 from microgpt.config import GPTConfig
 from microgpt.data.batches import LONG_DOCUMENTS
@@ -75,7 +77,10 @@ class Recipe:
     dtype: str = _MODEL["dtype"]
 
     def __post_init__(self) -> None:
-        """Check what no other class checks."""
+        """Check what the recipe itself is asked for; the model's sizes and Adam's numbers are checked where they go."""
+        for field in fields(self):
+            if isinstance(value := getattr(self, field.name), np.generic):  # a checkpoint knows Python's numbers only
+                object.__setattr__(self, field.name, value.item())
         lengths = {name: getattr(self, name) for name in ("steps", "epochs", "time")}
         if sum(value is not None for value in lengths.values()) > 1:
             raise ValueError("of steps, epochs and time, only one can be given")

@@ -7,7 +7,9 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from microgpt.arguments import positive_integer
+from microgpt.arguments import file_name, positive_integer
+from microgpt.history import lowest_validation_loss
+from microgpt.strict_json import to_json
 from microgpt.writing import check_writable, write_atomically
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ class Recorder:
 
     Attributes:
         files: those that it writes, by the arguments that name them.
+        saved_step: the step of the latest checkpoint, or None.
     """
 
     def __init__(
@@ -47,9 +50,10 @@ class Recorder:
         self.best = best_path(out) if out is not None and keep_best else None
         self.log_every = positive_integer("log_every", log_every)
         named = {"out": out, "keep_best": self.best, "log": log}
-        self.files = {argument: path for argument, path in named.items() if path is not None}
+        self.files = {argument: file_name(argument, path) for argument, path in named.items() if path is not None}
         for path in self.files.values():
             check_writable(path)
+        self.saved_step: int | None = None
         self._saved_at = time.monotonic()
 
     def start(self, step: int) -> None:
@@ -77,7 +81,7 @@ class Recorder:
         step, loss = run.validation_losses[-1]
         if self.log is not None:
             self._append([{"step": step, "validation_loss": loss, "seconds": round(run.seconds, 3)}])
-        if self.best is not None and all(loss < other for _, other in run.validation_losses[:-1]):
+        if self.best is not None and lowest_validation_loss(run.validation_losses)[0] == step:
             run.model.save(self.best)
 
     def save_if_due(self, run: Run) -> None:
@@ -95,12 +99,12 @@ class Recorder:
         """Write the checkpoint now."""
         if self.out is not None:
             run.save(self.out)
-            self._saved_at = time.monotonic()
+            self.saved_step, self._saved_at = run.step, time.monotonic()
 
     def _append(self, metrics: Any) -> None:
         try:
             with open(self.log, "a", encoding="utf-8") as file:  # type: ignore[arg-type]
-                file.writelines(json.dumps(line) + "\n" for line in metrics)
+                file.writelines(to_json(line) + "\n" for line in metrics)
         except OSError as error:
             raise ValueError(f"cannot write {self.log}: {error.strerror}") from error
 

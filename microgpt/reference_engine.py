@@ -90,10 +90,14 @@ class Engine:
     def loss(self, packed: PackedSequences, gradients: bool = False) -> float:
         """See `microgpt.interface.Engine`."""
         state_dict = self._state_dict()
+        if not gradients:  # then the graph of one document at a time is enough, and as much as fits the memory
+            total = 0.0
+            for i in range(len(packed)):
+                total += self._loss(packed.select(np.array([i])), state_dict).data
+            return total * (1 / len(packed))
         loss = self._loss(packed, state_dict)
-        if gradients:
-            loss.backward()
-            self.gradients[:] = [p.grad for matrix in state_dict.values() for row in matrix for p in row]
+        loss.backward()
+        self.gradients[:] = [p.grad for matrix in state_dict.values() for row in matrix for p in row]
         return float(loss.data)
 
     def adam_step(self, adam: AdamState, learning_rate: float) -> None:

@@ -19,7 +19,7 @@ from microgpt.config import GPTConfig
 from microgpt.data.batches import Batches, DocumentBatches, TextBatches
 from microgpt.data.corpus import Corpus, read_corpus
 from microgpt.data.documents import Data
-from microgpt.history import TrainingHistory
+from microgpt.history import TrainingHistory, lowest_validation_loss
 from microgpt.interrupts import ENDINGS, HeldBack, Stopped
 from microgpt.model import GPT
 from microgpt.optimizer import Adam
@@ -37,8 +37,8 @@ STRETCH_STEPS = 10_000
 STRETCH_TOKENS = 1 << 22
 PAUSE = 0.5  # seconds of work from one look at the clock to the next, where anything depends on the clock
 
-Progress = Callable[[int], object]
-Validated = Callable[[int, float], object]
+OnProgress = Callable[[int], object]
+OnValidation = Callable[[int, float], object]
 
 
 @dataclass(frozen=True)
@@ -139,14 +139,14 @@ class Run:
     def is_over(self) -> bool:
         """Whether there is nothing left to do."""
         if self.patience is not None and self.validation_losses:
-            losses = [loss for _, loss in self.validation_losses]
-            if len(losses) - 1 - losses.index(min(losses)) >= self.patience:
+            lowest = self.validation_losses.index(lowest_validation_loss(self.validation_losses))
+            if len(self.validation_losses) - 1 - lowest >= self.patience:
                 return True
         if self.steps is None:
             return self.seconds >= self._most_seconds
         return self.step >= self.steps
 
-    def finish(self, progress: Progress | None = None, validated: Validated | None = None) -> TrainingResult:
+    def finish(self, progress: OnProgress | None = None, validated: OnValidation | None = None) -> TrainingResult:
         """Train to the end.
 
         `progress` is called now and then with the number of steps completed, `validated` with the same and the loss of
@@ -169,7 +169,7 @@ class Run:
         self.model.history = self.history()
         return TrainingResult(self.model)
 
-    def _advance(self, signals: HeldBack, progress: Progress | None) -> None:
+    def _advance(self, signals: HeldBack, progress: OnProgress | None) -> None:
         """Make some steps, none of which anything has to be done after but the last."""
         first, count, seconds, begin = self.step, self._stretch(), self.seconds, time.perf_counter()
         self.rates = self._rates(first, count)
@@ -231,7 +231,7 @@ class Run:
             done = np.maximum(0, steps - recipe.warmup_steps) / max(1, self.steps - recipe.warmup_steps)
         return learning_rates(recipe.schedule, recipe.learning_rate, recipe.warmup_steps, steps, done)
 
-    def _validate_if_due(self, validated: Validated | None) -> None:
+    def _validate_if_due(self, validated: OnValidation | None) -> None:
         if not self.validation or not (self.step % self.eval_every == 0 or self.is_over()):
             return
         if self.validation_losses and self.validation_losses[-1][0] == self.step:  # by the run that this one continues
@@ -251,7 +251,7 @@ class Run:
         progress, history = checkpoint.progress, checkpoint.history
         if progress is None or history is None:
             raise ValueError(f"{path} holds a model, but no run that could go on")
-        if not isinstance(self.recipe.seed, (int, str)):
+        if not isinstance(self.recipe.seed, (int, float, str)):
             raise ValueError(f"seed must be a number or a text for a run that is resumed, got {self.recipe.seed!r:.60}")
         for name, value in plain(self.recipe.options()).items():
             if name not in ("steps", "epochs", "time") and history.options.get(name) != value:
@@ -341,7 +341,7 @@ def prepare(
 def train(
     data: Data = None,
     *,
-    progress: Callable[[int], object] | None = None,
+    progress: OnProgress | None = None,
     **options: Any,
 ) -> TrainingResult:
     """Train a model on documents, by default exactly as microgpt does.

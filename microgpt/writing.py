@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from typing import IO
+
+from microgpt.arguments import file_name
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
@@ -19,6 +22,8 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+            with contextlib.suppress(FileNotFoundError):  # who could not read it before still cannot
+                os.chmod(file.name, stat.S_IMODE(os.stat(target).st_mode))
             file.close()  # Windows renames no open file
             os.replace(file.name, target)
         with contextlib.suppress(OSError), _opened_folder(os.path.dirname(target)) as folder:
@@ -47,12 +52,11 @@ def check_different(
 
 def _target(path: str | os.PathLike[str]) -> str:
     """What is to be replaced: not a symbolic link, but what it points to."""
-    if "\0" in os.fspath(path):
-        raise ValueError(f"cannot write {os.fspath(path)!r:.60}: the name has a null character")
+    path = file_name("path", path)
     if os.path.isdir(path):
-        raise ValueError(f"cannot write {os.fspath(path)}: Is a directory")
+        raise ValueError(f"cannot write {path}: Is a directory")
     if os.path.exists(path) and not os.path.isfile(path):  # a device, which would be gone afterwards
-        raise ValueError(f"cannot write {os.fspath(path)}: it is not a regular file")
+        raise ValueError(f"cannot write {path}: it is not a regular file")
     return os.path.realpath(path)
 
 

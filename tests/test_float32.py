@@ -34,6 +34,27 @@ def test_gradients_are_those_of_float64(config: GPTConfig, instruction_set: str,
         assert np.linalg.norm(gradient - exact[name]) <= 1e-6 * np.linalg.norm(exact[name]), name
 
 
+@pytest.mark.parametrize("instruction_set", backends.instruction_sets())
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"d{config.n_embd}")
+def test_neighbours_change_no_bit_of_a_document(config: GPTConfig, instruction_set: str, monkeypatch) -> None:
+    monkeypatch.setenv("MICROGPT_ISA", instruction_set)
+    draw, model = random.Random(0), GPT(config, 1, "float32")
+    documents = [[draw.randrange(config.vocab_size) for _ in range(2 + draw.randrange(45))] for _ in range(40)]
+    total = 0.0
+    for document in documents:
+        total += model.loss([document])
+    assert model.loss(documents) == total * (1 / 40)
+
+    tokens = np.array([[draw.randrange(config.vocab_size) for _ in range(40)] for _ in range(20)], np.int32)
+    together, alone = model.engine.new_cache(40), [model.engine.new_cache(1) for _ in range(40)]
+    for column in tokens:
+        for i, cache in enumerate(alone):
+            if cache.lengths[0] == min(3 + i, config.block_size):  # so that their lengths differ
+                cache.lengths[0] = together.lengths[i] = 0
+        expected = [model.engine.next_probabilities(cache, column[i : i + 1], 1.0)[0] for i, cache in enumerate(alone)]
+        assert model.engine.next_probabilities(together, column, 1.0).tolist() == np.array(expected).tolist()
+
+
 @needs_compiled
 def test_training_ends_where_float64_ends() -> None:
     exact, fast = (train(seed=1, steps=1000, dtype=dtype) for dtype in ("float64", "float32"))

@@ -11,6 +11,12 @@ import pytest
 from microgpt.backend import new_generator
 
 
+def test_seeds_are_those_of_random_or_refused(backend) -> None:
+    assert new_generator(backend, np.int64(7)).random() == random.Random(7).random()
+    with pytest.raises(TypeError, match=r"^seed must be a number, a text or a random.Random, got \[1, 2\]$"):
+        new_generator(backend, [1, 2])
+
+
 @pytest.mark.parametrize("seed", [0, 1, 42, -7, 2**70, "text", 1.5])
 def test_seeds_give_the_numbers_of_random(backend, seed) -> None:
     generator, original = new_generator(backend, seed), random.Random(seed)

@@ -60,6 +60,17 @@ def test_a_place_in_a_cache_is_used_again(backend) -> None:
     assert again[0].tolist() != first[0].tolist()
 
 
+@needs_compiled
+def test_a_cache_serves_its_own_model_and_number_of_documents() -> None:
+    engine, other = GPT(CONFIG, 3).engine, GPT(SMALL, 3).engine
+    tokens = np.array([1, 2, 3], np.int32)
+    for cache in (engine.new_cache(2), other.new_cache(3)):
+        with pytest.raises(ValueError, match=r"3 tokens for a cache of \d documents, or of another model"):
+            engine.next_probabilities(cache, tokens, 1.0)
+    with pytest.raises(ValueError, match="1 random numbers for 3 tokens"):
+        engine.draw_tokens(engine.new_cache(3), tokens, 1.0, np.array([0.5]))
+
+
 def test_a_cache_holds_block_size_tokens(backend) -> None:
     engine = GPT(CONFIG, 3, backend=backend).engine
     cache = engine.new_cache(1)

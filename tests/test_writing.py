@@ -92,7 +92,8 @@ def test_two_writers_share_no_file(tmp_path, monkeypatch) -> None:
         (".", r"cannot write \.: Is a directory"),
         (os.devnull, f"cannot write {os.devnull}: it is not a regular file"),
         ("nowhere/page", "cannot write nowhere/page: No such file or directory"),
-        ("a\0b", r"cannot write 'a\\x00b': the name has a null character"),
+        ("a\0b", r"path must be a name without null characters, got 'a\\x00b'"),
+        ("\ud800", r"path must be a name that this system can encode, got '\\ud800'"),
         pytest.param("a" * 300, "cannot write a{300}: File name too long", marks=no_limit),
     ],
 )

@@ -83,11 +83,13 @@ INLINE vec attention_exponentials(real *logits, int64_t n, bits first, bits last
     vec largest = broadcast(-INFINITY), total = choose(first > last, broadcast(1), (vec){0});
     for (int64_t t = 0; t < n; t++) {
         const bits attends = (first <= (real_bits)t) & (last >= (real_bits)t);
-        largest = larger_of(choose(attends, load(logits + t * LINE) * scale, largest), largest);
+        const vec logit = load(logits + t * LINE) * scale;
+        largest = larger_of(choose(attends, logit, largest), largest);
+        store(logits + t * LINE, logit); /* rounded, as in attention_short.h */
     }
     for (int64_t t = 0; t < n; t++) {
         const bits attends = (first <= (real_bits)t) & (last >= (real_bits)t);
-        const vec exps = exponential_where(attends, load(logits + t * LINE) * scale - largest);
+        const vec exps = exponential_where(attends, load(logits + t * LINE) - largest);
         store(logits + t * LINE, exps);
         total += exps;
     }

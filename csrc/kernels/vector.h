@@ -165,16 +165,19 @@ INLINE vec larger_of(vec a, vec b) {
 #endif
 }
 
-/* The sum of a[k * a_step] * b[k * b_step], k < n, lane by lane: in order where that matters, else several at once. */
+/* The sum of a[k * a_step] * b[k * b_step], k < n, lane by lane: in order where that matters, else four at once. Which
+   of the four a product goes to depends on k alone: zeros at the end, from a longer neighbour, change no bit. */
 INLINE vec sum_of_products(const real *a, ptrdiff_t a_step, const real *b, ptrdiff_t b_step, int64_t n) {
-    vec sum[4] = {{0}, {0}, {0}, {0}};
+    enum { SUMS = MICROGPT_EXACT ? 1 : 4 };
+    vec sum[SUMS] = {{0}};
     int64_t k = 0;
-    if (!MICROGPT_EXACT)
-        for (; k + 4 <= n; k += 4)
+    for (; k + SUMS <= n; k += SUMS)
 #pragma GCC unroll 4
-            for (int i = 0; i < 4; i++) sum[i] += load(a + (k + i) * a_step) * load(b + (k + i) * b_step);
-    for (; k < n; k++) sum[0] += load(a + k * a_step) * load(b + k * b_step);
-    return MICROGPT_EXACT ? sum[0] : (sum[0] + sum[1]) + (sum[2] + sum[3]);
+        for (int i = 0; i < SUMS; i++) sum[i] += load(a + (k + i) * a_step) * load(b + (k + i) * b_step);
+#pragma GCC unroll 4
+    for (int i = 0; i < SUMS - 1; i++)
+        if (k + i < n) sum[i] += load(a + (k + i) * a_step) * load(b + (k + i) * b_step);
+    return SUMS == 1 ? sum[0] : (sum[0] + sum[1 % SUMS]) + (sum[2 % SUMS] + sum[3 % SUMS]);
 }
 
 /* a and b interleaved, a first: of the result, twice as long, the lower or the upper half. */

@@ -8,13 +8,12 @@ examples:
 from __future__ import annotations
 
 import argparse
-import json
-import math
 from dataclasses import asdict
 from pathlib import Path
 
 from microgpt.commands.trained import add_model_arguments, load_model
 from microgpt.data.documents import read_documents, read_text
+from microgpt.strict_json import to_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +32,7 @@ def run(parsed: argparse.Namespace) -> None:
         documents = read_documents(parsed.files)
     result = model.evaluate(documents)
     if parsed.json:  # JSON has no number for infinity
-        print(json.dumps({name: x if math.isfinite(x) else None for name, x in asdict(result).items()}))
+        print(to_json(asdict(result)))
         return
     print(f"nats per token      {result.nats:.4f}")
     print(f"bits per character  {result.bits_per_character:.4f}")

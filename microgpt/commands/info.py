@@ -20,10 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> None:
     """Print what `backend_info` tells, or what a file holds."""
+    from microgpt.report.labels import visible  # only who uses it pays for its import
+
     facts = backend_facts() if parsed.model is None else file_facts(parsed.model)
     width = max(map(len, facts)) + 2
-    for name, fact in facts.items():
-        print(f"{name:{width}}{fact}")
+    for name, fact in facts.items():  # a file may hold anything
+        print(visible(f"{name:{width}}{fact}", layout=""))
 
 
 def backend_facts() -> dict[str, str]:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from microgpt.arguments import integer
 from microgpt.commands.machine import add_machine_arguments
+from microgpt.history import lowest_validation_loss
 from microgpt.plots import check_plot_path, plot_losses
 from microgpt.recipe import Recipe, defaults_of
 from microgpt.recording import best_path
@@ -125,7 +126,7 @@ def run(parsed: argparse.Namespace) -> None:
     try:
         report(parsed, training)
     except (KeyboardInterrupt, SystemExit):
-        if parsed.out is not None:
+        if training.recorder.saved_step == training.step:
             print(f"stopped after step {training.step:,}: {parsed.out} is saved, --resume goes on", file=sys.stderr)
         raise
     if parsed.plot is not None:
@@ -178,7 +179,7 @@ def human_report(parsed: argparse.Namespace, run: Run) -> None:
             f"mean loss of the last {len(last)}: {last.mean():.4f}"
         )
     if result.validation_losses:
-        step, loss = min(result.validation_losses, key=lambda pair: pair[1])
+        step, loss = lowest_validation_loss(result.validation_losses)
         print(f"lowest validation loss {loss:.4f}, after step {step:,}")
     if parsed.out is not None:
         print(f"saved   {parsed.out}" + (f" and {best_path(parsed.out)}" if parsed.keep_best else ""))

@@ -147,7 +147,8 @@ class _GrowingArray:
     """
 
     def __init__(self, dtype: Any, in_memory: int) -> None:
-        self._memory = np.empty(in_memory // np.dtype(dtype).itemsize, dtype)  # costs nothing where it is not used
+        self._memory = np.empty(0, dtype)
+        self._most = in_memory // np.dtype(dtype).itemsize
         self._file: IO[bytes] | None = None
         self._length = 0
 
@@ -157,7 +158,9 @@ class _GrowingArray:
     def append(self, array: NDArray[Any]) -> None:
         """Add to the end. `ValueError` where the temporary file has no room for it."""
         end = self._length + len(array)
-        if self._file is None and end <= len(self._memory):
+        if self._file is None and end <= self._most:
+            if end > len(self._memory):
+                self._memory.resize(min(max(2 * len(self._memory), end), self._most), refcheck=False)
             self._memory[self._length : end] = array
         else:
             self._write(array.astype(self._memory.dtype, copy=False))

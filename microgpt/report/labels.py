@@ -14,12 +14,12 @@ JOINERS = "\u200c\u200d"  # inside words of many scripts, and inside emoji
 LAYOUT = "\n\t"
 
 
-def visible(text: str) -> str:
+def visible(text: str, layout: str = LAYOUT) -> str:
     """`text`, with control characters, lone surrogates and the like spelled as in a Python string.
 
-    Line feeds, tabs and joiners stay.
+    Line feeds and tabs, where they are in `layout`, and joiners stay.
     """
-    return "".join(c if c.isprintable() or c in LAYOUT or c in JOINERS else _escaped(c) for c in text)
+    return "".join(c if c.isprintable() or c in layout or c in JOINERS else _escaped(c) for c in text)
 
 
 def token_labels(model: GPT, tokens: Iterable[int]) -> list[str]:
