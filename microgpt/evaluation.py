@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,14 +35,18 @@ class Evaluation:
     characters: int
 
 
-def mean_loss(engine: Engine, packed: PackedSequences) -> float:
-    """The loss of many sequences, as an engine gives it for a few: in batches that fit the caches."""
+def mean_loss(engine: Engine, packed: PackedSequences, check: Callable[[], object] = lambda: None) -> float:
+    """The loss of many sequences, as an engine gives it for a few: in batches that fit the caches.
+
+    Between two of them, `check` may raise what ends it.
+    """
     length = int(packed.lengths.max())
     count = max(1, EVALUATED_ROWS // min(length, engine.config.block_size))
     total = 0.0
     for start in range(0, len(packed), count):
         part = packed.select(np.arange(start, min(start + count, len(packed))))
         total += engine.loss(part) * len(part)
+        check()
     return total / len(packed)
 
 

@@ -7,7 +7,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-ENDINGS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and what asks a service to end
+# Ctrl-C, what asks a service to end, and, where there is such a thing, a terminal that is closed.
+ENDINGS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class Stopped(BaseException):

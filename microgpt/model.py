@@ -15,9 +15,9 @@ from microgpt.arrays import aligned_zeros
 from microgpt.config import GPTConfig
 from microgpt.cores import physical_cores
 from microgpt.data.tokenizer import Tokenizer
-from microgpt.evaluation import Evaluation, evaluate, mean_loss
+from microgpt.evaluation import Evaluation, evaluate
 from microgpt.history import TrainingHistory
-from microgpt.packing import PackedSequences, context_array, pack, token_array
+from microgpt.packing import context_array, pack, token_array
 from microgpt.sampling import (
     Sampler,
     generator_uniforms,
@@ -156,10 +156,6 @@ class GPT:
     def logits(self, tokens: Sequence[int]) -> NDArray[Any]:
         """Logits over what follows each token, shape (len(tokens), vocab_size); 1 to block_size tokens."""
         return self.engine.logits_of(context_array(tokens, self.config.vocab_size, self.config.block_size))
-
-    def mean_loss(self, packed: PackedSequences) -> float:
-        """The loss of many sequences, as `loss` gives it for a few: in batches that fit the caches."""
-        return mean_loss(self.engine, packed)
 
     def evaluate(self, documents: Iterable[str]) -> Evaluation:
         """How well the model predicts these documents: every token of each once, and its end.

@@ -30,6 +30,7 @@ class Recorder:
 
     Attributes:
         files: those that it writes, by the arguments that name them.
+        best: where the best model is kept, or None.
         saved_step: the step of the latest checkpoint, or None.
     """
 
@@ -54,13 +55,16 @@ class Recorder:
         for path in self.files.values():
             check_writable(path)
         self.saved_step: int | None = None
+        self._first_look = 0  # at a validation loss, from which on the best model is looked for
         self._saved_at = time.monotonic()
 
-    def start(self, step: int) -> None:
-        """Begin the log, or of one that was begun, keep what is not beyond `step`."""
+    def start(self, run: Run) -> None:
+        """Begin the log, or of one that was begun, keep what is not beyond the run's step."""
         if self.log is not None:
-            lines = _lines_up_to(self.log, step) if step else []
+            lines = _lines_up_to(self.log, run.step) if run.step else []
             write_atomically(self.log, b"".join(lines))
+        if self.best is not None and not os.path.exists(self.best):
+            self._first_look = len(run.validation_losses)
 
     def steps_made(self, run: Run, first: int) -> None:
         """The run has gone on from step `first`."""
@@ -81,15 +85,15 @@ class Recorder:
         step, loss = run.validation_losses[-1]
         if self.log is not None:
             self._append([{"step": step, "validation_loss": loss, "seconds": round(run.seconds, 3)}])
-        if self.best is not None and lowest_validation_loss(run.validation_losses)[0] == step:
+        if self.best is not None and lowest_validation_loss(run.validation_losses[self._first_look :])[0] == step:
             run.model.save(self.best)
 
     def save_if_due(self, run: Run) -> None:
         """Write the checkpoint, if it is time."""
-        if self.out is None:
+        if self.out is None or run.step == self.saved_step:
             return
         if self.checkpoint_every is not None:
-            due = run.step % self.checkpoint_every == 0
+            due = run.step > 0 and run.step % self.checkpoint_every == 0
         else:
             due = time.monotonic() - self._saved_at > MINUTE
         if due or run.is_over():

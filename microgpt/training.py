@@ -19,6 +19,7 @@ from microgpt.config import GPTConfig
 from microgpt.data.batches import Batches, DocumentBatches, TextBatches
 from microgpt.data.corpus import Corpus, read_corpus
 from microgpt.data.documents import Data
+from microgpt.evaluation import mean_loss
 from microgpt.history import TrainingHistory, lowest_validation_loss
 from microgpt.interrupts import ENDINGS, HeldBack, Stopped
 from microgpt.model import GPT
@@ -39,6 +40,10 @@ PAUSE = 0.5  # seconds of work from one look at the clock to the next, where any
 
 OnProgress = Callable[[int], object]
 OnValidation = Callable[[int, float], object]
+
+
+class DivergedError(ValueError):
+    """The loss is no finite number any more."""
 
 
 @dataclass(frozen=True)
@@ -150,24 +155,33 @@ class Run:
         """Train to the end.
 
         `progress` is called now and then with the number of steps completed, `validated` with the same and the loss of
-        what is set aside, each time that it is looked at. With a checkpoint, Ctrl-C and SIGTERM let the step end and
-        save it before they do what they always do; where their handler returns, the run goes on.
+        what is set aside, each time that it is looked at. With a checkpoint, Ctrl-C, SIGTERM and SIGHUP let the step
+        end and save it before they do what they always do; where their handler returns, the run goes on. It is saved,
+        too, before an error of these two functions, or of the log, goes on.
         """
         with HeldBack(*(ENDINGS if self.recorder.out is not None else ())) as signals:
-            self.recorder.start(self.step)
-            self._validate_if_due(validated)
-            while not self.is_over():
-                self._advance(signals, progress)
-                self._validate_if_due(validated)
-                if signals.number is None:
-                    self.recorder.save_if_due(self)
-                else:
-                    self.recorder.save(self)
-                    signals.let_go()
-            if not self.step:
+            self.recorder.start(self)
+            try:
+                self._run(signals, progress, validated)
+            except DivergedError:
+                raise
+            except Exception:
                 self.recorder.save(self)
+                raise
         self.model.history = self.history()
         return TrainingResult(self.model)
+
+    def _run(self, signals: HeldBack, progress: OnProgress | None, validated: OnValidation | None) -> None:
+        while True:
+            self._validate_if_due(signals, validated)
+            if signals.number is not None:
+                self.recorder.save(self)
+                signals.let_go()
+                continue
+            self.recorder.save_if_due(self)
+            if self.is_over():
+                return
+            self._advance(signals, progress)
 
     def _advance(self, signals: HeldBack, progress: OnProgress | None) -> None:
         """Make some steps, none of which anything has to be done after but the last."""
@@ -195,14 +209,16 @@ class Run:
                 report,
             )
             report(completed)
-        except Stopped:  # draw what the steps that were made have used, and no more
+        except BaseException as error:  # draw what the steps that were made have used, and no more
             self.model.generator.setstate(state)
             self.batches.batch(first, self.step - first, self.recipe.batch_size)
+            if not isinstance(error, Stopped):
+                raise
             return
         finally:
             self.recorder.steps_made(self, first)  # however they ended
         if completed < count:
-            raise ValueError(
+            raise DivergedError(
                 f"the loss is {self.losses[first + completed]:g} at step {first + completed + 1}:"
                 " try a smaller learning_rate"
             )
@@ -231,12 +247,16 @@ class Run:
             done = np.maximum(0, steps - recipe.warmup_steps) / max(1, self.steps - recipe.warmup_steps)
         return learning_rates(recipe.schedule, recipe.learning_rate, recipe.warmup_steps, steps, done)
 
-    def _validate_if_due(self, validated: OnValidation | None) -> None:
+    def _validate_if_due(self, signals: HeldBack, validated: OnValidation | None) -> None:
         if not self.validation or not (self.step % self.eval_every == 0 or self.is_over()):
             return
         if self.validation_losses and self.validation_losses[-1][0] == self.step:  # by the run that this one continues
             return
-        self.validation_losses.append((self.step, self.model.mean_loss(self.validation)))
+        try:
+            loss = mean_loss(self.model.engine, self.validation, signals.check)
+        except Stopped:  # a run that goes on will look again
+            return
+        self.validation_losses.append((self.step, loss))
         self.model.history = self.history()
         self.recorder.validated(self)
         if validated:
@@ -263,7 +283,7 @@ class Run:
         for moments, by_name in ((self.optimizer.m, progress.m), (self.optimizer.v, progress.v)):
             for name, array in self.model.by_name(moments).items():
                 array[...] = by_name[name]
-        self.optimizer.step_count = progress.step
+        self.optimizer.step_count = self.recorder.saved_step = progress.step
         self.losses = history.losses
         self.validation_losses = list(history.validation_losses)
         self.seconds = history.seconds

@@ -57,6 +57,8 @@ def _target(path: str | os.PathLike[str]) -> str:
         raise ValueError(f"cannot write {path}: Is a directory")
     if os.path.exists(path) and not os.path.isfile(path):  # a device, which would be gone afterwards
         raise ValueError(f"cannot write {path}: it is not a regular file")
+    if os.path.exists(path) and not os.access(path, os.W_OK):  # though its folder would let it be replaced
+        raise ValueError(f"cannot write {path}: Permission denied")
     return os.path.realpath(path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 import signal
@@ -12,15 +13,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from microgpt import GPT, GPTConfig, load, train
 from microgpt.checkpoint import VERSION, read
+from microgpt.evaluation import mean_loss
+from microgpt.interrupts import ENDINGS
 from microgpt.training import Run, prepare
 
 from conftest import needs_compiled, needs_processes, shared
@@ -143,18 +148,30 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path, backend: str, op
         assert load(out, backend=backend).generate(3) == expected.model.generate(3)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def broken_pipe() -> None:
+    raise BrokenPipeError
+
+
+@pytest.mark.parametrize(
+    ("end", "error"),
+    [
+        *((partial(signal.raise_signal, number), SystemExit) for number in ENDINGS if number != signal.SIGINT),
+        (partial(signal.raise_signal, signal.SIGINT), KeyboardInterrupt),
+        (broken_pipe, BrokenPipeError),
+    ],
+    ids=lambda end: str(end.args[0]) if isinstance(end, partial) else end.__name__,
+)
 @pytest.mark.parametrize("options", [RUNS[0], RUNS[3]], ids=["lines", "text"])
-def test_signals_save_before_they_end_the_run(
-    tmp_path: Path, backend: str, number: int, options: dict[str, Any]
+def test_what_ends_a_run_does_not_cost_what_was_trained(
+    tmp_path: Path, backend: str, end: Callable[[], None], error: type[BaseException], options: dict[str, Any]
 ) -> None:
     options = {**options, **SMALL, "backend": backend, "steps": 400_000 if backend == "compiled" else 40}
     out = tmp_path / "model.safetensors"
-    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    handlers = [signal.getsignal(number) for number in ENDINGS]
     run = prepare(**options, out=out)
-    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit):
-        run.finish(lambda completed: signal.raise_signal(number) if completed > 2 else None)
-    assert handlers == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
+    with pytest.raises(error):
+        run.finish(lambda completed: end() if completed > 2 else None)
+    assert handlers == [signal.getsignal(number) for number in ENDINGS]
     assert 2 < run.step < run.steps
 
     resumed = prepare(**options, out=out, resume=True)
@@ -165,6 +182,34 @@ def test_signals_save_before_they_end_the_run(
     batch = twin.batches.batch(0, run.step, twin.recipe.batch_size)
     twin.model.engine.train(batch, twin.recipe.batch_size, rates, twin.optimizer, np.zeros(run.step), None)
     assert state(resumed.model, resumed.optimizer) == state(twin.model, twin.optimizer)
+
+
+def test_a_signal_ends_a_look_at_what_is_set_aside(tmp_path: Path, backend: str, monkeypatch) -> None:
+    options = {"steps": 4, "val_fraction": 0.2, "eval_every": 2, "backend": backend, **SMALL}
+    expected, out, looks = train(NAMES, **options), tmp_path / "model.safetensors", []
+
+    def interrupted(engine: Any, packed: Any, check: Callable[[], object]) -> float:
+        looks.append(None)
+        if len(looks) in (1, 3):
+            signal.raise_signal(signal.SIGTERM)
+        check()
+        return mean_loss(engine, packed, check)
+
+    monkeypatch.setattr("microgpt.training.mean_loss", interrupted)
+    for step in (0, 2):
+        with pytest.raises(SystemExit):
+            train(NAMES, out=out, resume=True, **options)
+        assert read(out).progress.step == step
+    result = train(NAMES, out=out, resume=True, **options)
+    assert result.losses.tolist() == expected.losses.tolist()
+    assert result.validation_losses == expected.validation_losses
+
+
+def test_a_model_whose_loss_is_not_finite_is_not_saved(tmp_path: Path, backend: str) -> None:
+    out = tmp_path / "model.safetensors"
+    with pytest.raises(ValueError, match="try a smaller learning_rate"):
+        train(NAMES, steps=50, learning_rate=1e300, out=out, backend=backend, **SMALL)
+    assert not out.exists()
 
 
 @pytest.fixture
@@ -242,9 +287,18 @@ def test_the_best_model_is_kept(tmp_path: Path) -> None:
     best = load(tmp_path / "model.best.safetensors")
     assert best.history.validation_losses[-1] == (step, loss)
     validation = prepare(NAMES, **options).batches.validation()
-    assert best.mean_loss(validation) == loss
+    assert mean_loss(best.engine, validation) == loss
     with pytest.raises(ValueError, match="holds a model, but no run that could go on"):
         train(NAMES, out=tmp_path / "model.best.safetensors", resume=True, **options)
+
+
+def test_the_best_model_is_that_since_it_is_kept(tmp_path: Path) -> None:
+    out, best = tmp_path / "model.safetensors", tmp_path / "model.best.safetensors"
+    options = {"val_fraction": 0.2, "eval_every": 2, "learning_rate": 0.3, "schedule": "constant", **SMALL}
+    before = train(NAMES, steps=40, out=out, **options)
+    after = train(NAMES, steps=80, out=out, resume=True, keep_best=True, **options)
+    looks = after.validation_losses[len(before.validation_losses) :]
+    assert load(best).history.validation_losses[-1] == min(looks, key=lambda pair: pair[1])
 
 
 def test_patience_ends_a_run_early() -> None:
@@ -296,6 +350,39 @@ def test_the_log_has_the_steps_before_a_loss_that_is_not_finite(tmp_path: Path, 
         run.finish()
     assert run.step > 0
     assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [*range(1, run.step + 1)]
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+    out, told = tmp_path / "model.safetensors", {**SMALL, "seed": 3, "learning_rate": 0.125}
+    train(NAMES, steps=2, out=out, **{name: np.array(value)[()] for name, value in told.items()})
+    resumed = train(NAMES, steps=4, out=out, resume=True, **told)
+    assert resumed.history.options == {**prepare(NAMES, steps=4, **told).recipe.options()}
+
+
+@pytest.mark.parametrize("seed", [1.5, "text", -7])
+def test_any_seed_that_a_file_can_hold_goes_on(tmp_path: Path, seed: Any) -> None:
+    out = tmp_path / "model.safetensors"
+    train(NAMES, steps=2, seed=seed, out=out, **SMALL)
+    assert prepare(NAMES, steps=4, seed=seed, out=out, resume=True, **SMALL).step == 2
+
+
+def test_log_and_checkpoint_are_json_for_every_reader(tmp_path: Path, monkeypatch) -> None:
+    log, out = tmp_path / "log.jsonl", tmp_path / "model.safetensors"
+    looks = iter([math.nan, 3.0, math.inf, 2.0])
+    monkeypatch.setattr("microgpt.training.mean_loss", lambda *arguments: next(looks))
+    train(NAMES, steps=6, val_fraction=0.2, eval_every=2, log=log, log_every=9, out=out, keep_best=True, **SMALL)
+
+    def refused(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    lines = [json.loads(line, parse_constant=refused) for line in log.read_text().splitlines()]
+    assert [line["validation_loss"] for line in lines] == [None, 3.0, None, 2.0]
+    with safe_open(out, framework="numpy") as file:
+        json.loads(file.metadata()["history"], parse_constant=refused)
+    assert [loss for _, loss in load(out).history.validation_losses] == pytest.approx(
+        [math.nan, 3.0, math.nan, 2.0], nan_ok=True
+    )
+    assert len(load(tmp_path / "model.best.safetensors").history.losses) == 6
 
 
 @pytest.mark.parametrize(
@@ -387,26 +474,23 @@ def test_a_failing_write_leaves_the_previous_checkpoint(tmp_path: Path, monkeypa
 def test_a_run_that_is_killed_twenty_times_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     names = shared("data/names.txt").read_text().splitlines()[:30_000]
     (tmp_path / "names.txt").write_text("\n".join(names))
-    steps, generator = 150_000, random.Random(7)
+    steps, generator, out = 200_000, random.Random(7), tmp_path / "killed.safetensors"
     command = [sys.executable, "-m", "microgpt", "train", "names.txt", f"--steps={steps}", "--samples=0"]
-    command += ["--out=killed.safetensors", "--checkpoint-every=250", "--resume"]
-    kills, seen = 0, set()
-    while kills < 20:
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        begin = len(seen)
-        while len(seen) == begin:  # it has written something: from here on, any moment will do
+    command += [f"--out={out}", "--resume"]
+    for _ in range(20):
+        before = out.stat().st_mtime_ns if out.exists() else 0
+        process = subprocess.Popen([*command, "--checkpoint-every=250"], cwd=tmp_path, stdout=subprocess.DEVNULL)
+        while not out.exists() or out.stat().st_mtime_ns == before:
+            assert process.poll() is None
             time.sleep(0.01)
-            if (tmp_path / "killed.safetensors").exists():
-                seen.add((tmp_path / "killed.safetensors").stat().st_mtime_ns)
-        time.sleep(generator.uniform(0, 0.1))
+        time.sleep(generator.uniform(0, 0.1))  # it has written something: from here on, any moment will do
         process.kill()
         assert process.wait() == -signal.SIGKILL
-        assert read(tmp_path / "killed.safetensors").progress.step < steps
-        kills += 1
+        assert read(out).progress.step < steps
     subprocess.run(command, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
 
     whole = train(names, steps=steps)
-    killed = load(tmp_path / "killed.safetensors")
+    killed = load(out)
     assert killed.engine.parameters.tolist() == whole.model.engine.parameters.tolist()
     assert killed.history.losses.tolist() == whole.losses.tolist()
     assert killed.generate(20, 0.5) == whole.model.generate(20, 0.5)
@@ -469,8 +553,6 @@ def test_swapped_headers_are_refused(good: bytes, tmp_path: Path) -> None:
 
 def rewritten(good: bytes, path: Path, change: Any) -> bytes:
     """The same file after `change(arrays, texts)`, with a checksum that is right: what a liar would write."""
-    from safetensors import safe_open
-
     from microgpt.checkpoint import _checksum
 
     path.write_bytes(good)
@@ -516,6 +598,9 @@ def array(key: str, value: Any) -> Any:
         (text("dtype", '"int8"'), "dtype must be 'float64' or 'float32'"),
         (text("generator", "[3, [1, 2], null]"), "state vector"),
         (text("generator", "{}"), "generator must be a list"),
+        (text("generator", json.dumps([3, [2**32] * 625, None])), "generator must be at most 4294967295"),
+        (text("generator", json.dumps([2, [0] * 624 + [624], None])), "generator must be of version 3, got 2"),
+        (text("generator", json.dumps([3, [0] * 624 + [624], "x"])), "generator must be a number, got 'x'"),
         (text("tokenizer", "3"), "tokenizer"),
         (text("tokenizer", "{}"), "tokenizer"),
         (

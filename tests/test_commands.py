@@ -15,6 +15,7 @@ import pytest
 from microgpt import GPT, CharTokenizer, Evaluation, GPTConfig, load, train
 from microgpt.arguments import LARGEST
 from microgpt.cli import main
+from microgpt.training import Run
 
 from conftest import needs_compiled, needs_processes
 
@@ -130,6 +131,27 @@ def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str], arguments: li
 
 
 @needs_compiled
+def test_info_shows_what_a_terminal_would_obey(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    model = train(["anna"], steps=0, n_embd=4).model
+    model.history.options["colour"] = "\x1b[31mred\nparameters  999"
+    model.save(tmp_path / "model.safetensors")
+    shown = output(capsys, "info", str(tmp_path / "model.safetensors"))
+    assert r"\x1b[31mred\nparameters  999" in shown
+    assert "\x1b" not in shown
+
+
+def test_a_run_that_could_save_nothing_does_not_say_that_it_did(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(run: Run, *watchers: object) -> None:  # as the second Ctrl-C does, which is not held back
+        run.optimizer.step_count = 3
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "finish", interrupted)
+    assert main(["train", f"--out={tmp_path / 'model.safetensors'}"]) == 130
+    assert "is saved" not in capsys.readouterr().err
+
+
 def test_info_tells_what_a_file_holds(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
     options = {"steps": 2, "n_embd": 4, "n_head": 2, "block_size": 4, "dtype": "float32"}

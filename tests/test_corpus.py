@@ -61,6 +61,11 @@ def test_files_give_what_strings_give(tmp_path, monkeypatch, format, tokenizer, 
     assert files.name == f"{tmp_path}/one.txt, {tmp_path}/two.txt"
 
 
+def test_a_small_corpus_takes_little_memory() -> None:
+    corpus = read_corpus(NAMES, in_memory=1 << 60)
+    assert corpus.tokens.nbytes + corpus.offsets.nbytes < 100_000
+
+
 @pytest.mark.parametrize("format", ["lines", "text"])
 @pytest.mark.parametrize("in_memory", [0, 1, 20, 100])
 def test_a_corpus_beyond_memory_is_the_same(format, in_memory) -> None:

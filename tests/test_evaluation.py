@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 
 from microgpt import GPT, CharTokenizer, GPTConfig
 from microgpt.packing import pack
+from microgpt.reference import Value, batch_loss
 
 CONFIG = GPTConfig(vocab_size=7, n_embd=4, block_size=5, n_head=2)
 DOCUMENTS = ["a", "bad", "", "face", "decade", "fade", "facedecade" * 2, "ab", "deaf"]
@@ -58,6 +60,18 @@ class PairTokenizer:
 
     def encode(self, text: str) -> list[int]:
         return [self.characters.index(text[i : i + 2]) for i in range(0, len(text), 2)]
+
+
+def test_the_reference_builds_the_graph_of_one_document_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def counted(documents: list[list[int]], *arguments: Any) -> Value:
+        sizes.append(len(documents))
+        return batch_loss(documents, *arguments)
+
+    monkeypatch.setattr("microgpt.reference.batch_loss", counted)
+    GPT(CONFIG, 3, backend="reference").loss([[0, 1, 2]] * 5)
+    assert sizes == [1] * 5
 
 
 def test_bits_are_for_each_character_not_each_token() -> None:

@@ -15,6 +15,7 @@ import microgpt
 from microgpt import GPT, Adam, GPTConfig, read_documents, train
 from microgpt.arguments import LARGEST
 from microgpt.backend import new_generator
+from microgpt.evaluation import mean_loss
 from microgpt.training import Run, prepare
 
 from conftest import needs_compiled, sequences
@@ -270,7 +271,11 @@ def test_a_mean_loss_weighs_every_sequence_alike(backend: str) -> None:
     run = prepare(names * 300, steps=0, seed=5, backend=backend, n_embd=1, n_head=1, block_size=2)
     packed = run.batches.batch(0, 1500 if backend == "compiled" else 600, 1)
     losses = [run.model.engine.loss(packed.select(np.array([i]))) for i in range(len(packed))]
-    assert run.model.mean_loss(packed) == pytest.approx(np.mean(losses), rel=1e-12)
+    checked: list[None] = []
+    assert mean_loss(run.model.engine, packed, lambda: checked.append(None)) == pytest.approx(
+        np.mean(losses), rel=1e-12
+    )
+    assert 1 < len(checked) < len(packed)
 
 
 @pytest.mark.parametrize(

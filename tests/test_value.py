@@ -377,6 +377,8 @@ def test_an_operation_of_ones_own(scalars):
     )  # fmt: skip
     assert [value.grad for value in (sine, b, c, a)] == [12.0, 1.25, 0.5, 12.0 * math.cos(0.5)]
     assert scalars.Value(1.0, op="input")._op == "input"
+    with pytest.raises(TypeError, match=r"^op must be a string, got None$"):
+        scalars.Value(1.0, (a,), (1.0,), None)
     assert repr(scalars.Value(1.0, (a, b), (2, True))._local_grads) == "(2.0, 1.0)"
 
 
@@ -638,16 +640,19 @@ def test_memory_is_given_back(scalars):
         cycle()
     gc.collect()
     tracemalloc.start()
+    grown = []
     try:
         cycle()
         gc.collect()
-        before = tracemalloc.get_traced_memory()[0]
-        for _ in range(100):
-            cycle()
-        gc.collect()
-        assert tracemalloc.get_traced_memory()[0] - before < 1000
+        for _ in range(3):  # other threads allocate as well, such as the one that pytest-xdist listens with
+            before = tracemalloc.get_traced_memory()[0]
+            for _ in range(100):
+                cycle()
+            gc.collect()
+            grown.append(tracemalloc.get_traced_memory()[0] - before)
     finally:
         tracemalloc.stop()
+    assert min(grown) < 1000
 
 
 @needs_processes

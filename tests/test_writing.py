@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
+from functools import partial
 
 import pytest
 
@@ -69,6 +71,21 @@ def test_what_a_link_points_to_is_replaced(tmp_path) -> None:
     write_atomically(tmp_path / "link", b"new")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "page").read_bytes() == b"new"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="this system has other permissions")
+def test_permissions_stay_and_are_kept_to(tmp_path, monkeypatch) -> None:
+    page = tmp_path / "page"
+    page.write_bytes(b"first")
+    page.chmod(0o600)
+    write_atomically(page, b"second")
+    assert (page.read_bytes(), stat.S_IMODE(page.stat().st_mode)) == (b"second", 0o600)
+
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may do everything
+    for write in (check_writable, partial(write_atomically, content=b"third")):
+        with pytest.raises(ValueError, match=r"cannot write .*page: Permission denied"):
+            write(page)
+    assert page.read_bytes() == b"second"
 
 
 def test_two_writers_share_no_file(tmp_path, monkeypatch) -> None:

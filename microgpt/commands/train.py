@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -24,7 +25,6 @@ from microgpt.commands.machine import add_machine_arguments
 from microgpt.history import lowest_validation_loss
 from microgpt.plots import check_plot_path, plot_losses
 from microgpt.recipe import Recipe, defaults_of
-from microgpt.recording import best_path
 from microgpt.sampling import SAMPLES, TEMPERATURE, Sampler
 from microgpt.training import Run, prepare
 from microgpt.writing import check_different
@@ -182,7 +182,8 @@ def human_report(parsed: argparse.Namespace, run: Run) -> None:
         step, loss = lowest_validation_loss(result.validation_losses)
         print(f"lowest validation loss {loss:.4f}, after step {step:,}")
     if parsed.out is not None:
-        print(f"saved   {parsed.out}" + (f" and {best_path(parsed.out)}" if parsed.keep_best else ""))
+        best = run.recorder.best
+        print(f"saved   {parsed.out}" + (f" and {best}" if best is not None and os.path.exists(best) else ""))
     for text in model.generate(parsed.samples, parsed.temperature):
         print(f"        {text}")
 
