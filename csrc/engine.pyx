@@ -302,7 +302,7 @@ cdef class Engine:
     cdef int64_t tape_length, tape_size
     cdef int64_t row_capacity, attention_capacity
     cdef int64_t logits, num_params, line
-    cdef int64_t looked_up
+    cdef int64_t[2] looked_up  # within a step, between two
     cdef bint heavy
     cdef readonly object config, parameters, gradients, threads, turns
     cdef object dtype, progress
@@ -510,9 +510,10 @@ cdef class Engine:
     cdef int look_up(self, int64_t completed) except -1 nogil:
         """Let Ctrl-C through, if it has been a while, and where a step has been `completed`, the progress callback."""
         cdef int64_t now = now_ns()
-        if 0 <= now - self.looked_up < INTERVAL_NS:
+        cdef int64_t *looked_up = &self.looked_up[completed >= 0]  # or those within steps would put off the others
+        if 0 <= now - looked_up[0] < INTERVAL_NS:
             return 0
-        self.looked_up = now
+        looked_up[0] = now
         with gil:
             self.turns.busy = completed < 0
             try:
@@ -650,7 +651,7 @@ cdef class Engine:
         if steps == 0:
             return 0
         around, self.progress = self.progress, progress  # where this is a callback's own training
-        self.looked_up = now_ns()
+        self.looked_up[1] = now_ns()
         try:
             with self._assembled_team(self.reserve(lengths, batch_size)):
                 with nogil:
@@ -731,7 +732,7 @@ cdef class Engine:
         cdef int32_t[::1] positions = cache.lengths
         if n == 0:
             return tokens, lengths
-        self.looked_up = now_ns()
+        self.looked_up[0] = now_ns()
         with self._assembled_team(places):
             while finished < n:
                 for r in range(places):
