@@ -115,7 +115,7 @@ def test_every_instruction_set_gives_the_same_bits(config: GPTConfig, monkeypatc
 
 
 @needs_compiled
-def test_numbers_of_every_size_are_the_references() -> None:
+def test_numbers_of_every_size_have_the_same_bits_on_both_backends() -> None:
     """Gradients from far below the smallest normal number upwards: where no fast path holds."""
     config = GPTConfig(vocab_size=3, n_layer=1, n_embd=4, block_size=2, n_head=2)
     models = both(config)

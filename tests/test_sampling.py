@@ -184,7 +184,7 @@ def test_a_prompt_continues_as_what_has_been_drawn_would(backend: str) -> None:
 
 @needs_compiled
 @pytest.mark.parametrize("seed", [None, 7])
-def test_samples_with_every_option_are_the_references(seed: int | None) -> None:
+def test_samples_with_every_option_are_those_of_both_backends(seed: int | None) -> None:
     options = {"temperature": 1.3, "seed": seed, "prompt": "cab", "top_k": 5, "top_p": 0.8, "max_tokens": 11}
     models = [GPT(SMALL, 3, backend=backend, tokenizer=LETTERS) for backend in ("compiled", "reference")]
     ours, theirs = (model.generate(6, **options) for model in models)
