@@ -75,6 +75,7 @@ cdef extern from "kernels/interface.h" nogil:
 
     ctypedef struct Kernels:
         const char *instruction_set
+        bint exact
         size_t itemsize
         Stage forward[6][4]
         Stage backward[6][4]
@@ -105,6 +106,11 @@ cdef extern from "team.h" nogil:
     void team_help(Team *, int thread)
     void team_share(Team *, TeamWork, void *context, int64_t units, int64_t grain)
     void team_dismiss(Team *)
+
+cdef extern from "subnormal.h" nogil:
+    ctypedef unsigned int FloatMode
+    FloatMode begin_work(bint exact)
+    void end_work(bint exact, FloatMode before)
 
 cdef extern from "streams.h" nogil:
     double uniform_of(uint64_t seed, uint64_t document, uint64_t number)
@@ -162,6 +168,7 @@ cdef void *address(array, dtype, size) except NULL:
 
 
 cdef struct Job:  # a stage of an operation, for a team
+    const Kernels *kernels
     const Operation *operation
     const Workspace *workspace
     const Stage *stage
@@ -171,8 +178,10 @@ cdef struct Job:  # a stage of an operation, for a team
 cdef void run_stage(void *context, int64_t first, int64_t past, int thread) noexcept nogil:
     cdef Job *job = <Job *>context
     cdef Share share
+    cdef FloatMode before = begin_work(job.kernels.exact)
     share.first, share.past, share.scratch = first, past, job.scratch + thread * job.scratch_bytes
     job.stage.run(job.operation, job.workspace, &share)
+    end_work(job.kernels.exact, before)
 
 
 cdef struct AdamJob:
@@ -192,7 +201,9 @@ cdef void run_adam(void *context, int64_t first, int64_t past, int thread) noexc
     cdef AdamJob *job = <AdamJob *>context
     cdef int64_t start = first * ADAM_UNIT, n = min(past * ADAM_UNIT, job.size) - start
     cdef int64_t offset = start * <int64_t>job.kernels.itemsize
+    cdef FloatMode before = begin_work(job.kernels.exact)
     job.kernels.adam(n, job.parameters + offset, job.gradients + offset, job.m + offset, job.v + offset, &job.step)
+    end_work(job.kernels.exact, before)
 
 cdef int prepare_adam(AdamJob *job, const Kernels *kernels, parameters, gradients, adam) except -1:
     dtype, job.size = parameters.dtype, len(parameters)
@@ -526,7 +537,7 @@ cdef class Engine:
 
     cdef int run(self, const Operation *op, const Stage *stages) except -1 nogil:
         cdef int i
-        self.job.operation, self.job.workspace = op, &self.workspace
+        self.job.kernels, self.job.operation, self.job.workspace = self.kernels, op, &self.workspace
         for i in range(STAGES):
             if stages[i].run == NULL:
                 break

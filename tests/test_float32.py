@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import platform
 import random
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 
 from microgpt import GPT, Adam, GPTConfig, train
 from microgpt import backend as backends
+from microgpt.training import prepare
 
 from conftest import needs_compiled
 
@@ -93,3 +96,16 @@ def test_improbable_targets_have_a_finite_loss() -> None:
 def test_the_reference_computes_in_float64_only() -> None:
     with pytest.raises(ValueError, match="dtype must be 'float64' on the reference backend, got 'float32'"):
         GPT(CONFIGS[0], dtype="float32", backend="reference")
+
+
+@needs_compiled
+def test_subnormal_numbers_are_zero_in_float32_and_nowhere_else() -> None:
+    """They take a hundred times as long, and nothing depends on them."""
+    kept: list[float] = []
+    run = prepare(None, steps=1000, dtype="float32")
+    model = run.finish(lambda completed: kept.append(math.ulp(0) * 0.75)).model
+    assert {*kept, math.ulp(0) * 0.75} == {math.ulp(0)}
+    assert np.float32(1e-45) * np.float32(0.75) > 0
+    if platform.machine().lower() in ("x86_64", "amd64", "aarch64", "arm64"):
+        for array in (run.optimizer.m, run.optimizer.v, model.engine.gradients):
+            assert not np.any((array != 0) & (abs(array) < np.finfo(np.float32).tiny))

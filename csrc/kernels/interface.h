@@ -110,6 +110,7 @@ typedef struct {
 /* The kernels for one element type and one instruction set. */
 typedef struct {
     const char *instruction_set;
+    int exact;                      /* every bit is microgpt's */
     size_t itemsize;
     Stages forward[OPERATION_KINDS], backward[OPERATION_KINDS];
     Stages draw;                    /* of the logits of UNEMBEDDING: probabilities and tokens */

@@ -40,6 +40,7 @@ static int64_t scratch_size(const Workspace *w, int64_t rows) {
 
 const Kernels JOIN(MICROGPT_SYMBOL, MICROGPT_INSTRUCTION_SET) = {
     .instruction_set = STRINGIFY(MICROGPT_INSTRUCTION_SET),
+    .exact = MICROGPT_EXACT,
     .itemsize = sizeof(real),
     .forward = {
         [EMBEDDING] = {{embedding_forward, each_panel, 1}},

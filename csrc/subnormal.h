@@ -1,0 +1,37 @@
+/* Subnormal numbers, those too small to have all their digits, take processors a hundred times as long as others, and
+ * training makes many of them: the running mean of a dead ReLU's gradients, the gradient of what is all but impossible.
+ * Where their digits do not matter, they are 0. */
+#pragma once
+
+#if defined(__SSE2__)
+#include <xmmintrin.h>
+typedef unsigned FloatMode;
+static inline FloatMode float_mode(void) { return _mm_getcsr(); }
+static inline void set_float_mode(FloatMode mode) { _mm_setcsr(mode); }
+enum { SUBNORMAL_IS_ZERO = 0x8040 }; /* as a result, as an operand */
+#elif defined(__aarch64__)
+#include <stdint.h>
+typedef uint64_t FloatMode;
+static inline FloatMode float_mode(void) {
+    FloatMode mode;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
+    return mode;
+}
+static inline void set_float_mode(FloatMode mode) { __asm__ volatile("msr fpcr, %0" : : "r"(mode)); }
+enum { SUBNORMAL_IS_ZERO = 1 << 24 };
+#else
+typedef int FloatMode;
+static inline FloatMode float_mode(void) { return 0; }
+static inline void set_float_mode(FloatMode mode) { (void)mode; }
+enum { SUBNORMAL_IS_ZERO = 0 };
+#endif
+
+/* Around work of this thread: unless it is to be exact, subnormal numbers are 0 in it. */
+static inline FloatMode begin_work(int exact) {
+    const FloatMode before = float_mode();
+    if (!exact) set_float_mode(before | SUBNORMAL_IS_ZERO);
+    return before;
+}
+static inline void end_work(int exact, FloatMode before) {
+    if (!exact) set_float_mode(before);
+}
