@@ -171,9 +171,8 @@ def typical(packed: PackedSequences, n: int) -> PackedSequences:
     return packed.select(by_length[(np.arange(n) * len(packed) + len(packed) // 2) // n])
 
 
-def take_turns(cases: list[Case], file: str | os.PathLike[str] | None, repeats: int) -> list[list[Timing]]:
-    """`repeats` timings of each case: what else the machine does hits all of them."""
-    watches = [Stopwatch(case, file) for case in cases]
+def take_turns(watches: list[Stopwatch], repeats: int) -> list[list[Timing]]:
+    """`repeats` timings with each: what else the machine does hits all of them."""
     turns = [[watch.time() for watch in watches] for _ in range(repeats)]
     return [list(timings) for timings in zip(*turns)]
 
@@ -194,6 +193,8 @@ def report(file: str | os.PathLike[str] | None = None, repeats: int = 7) -> Iter
     """
     repeats = positive_integer("repeats", repeats)
     has_engine = backends.compiled_engine() is not None
+    recipe = RECIPE if has_engine else RECIPE[:1]
+    watches = [Stopwatch(case, file) for case in recipe]  # which refuses a file that is not there
     if has_engine:
         for dtype in DTYPES:
             ceiling = measure_ceiling(dtype)
@@ -204,8 +205,7 @@ def report(file: str | os.PathLike[str] | None = None, repeats: int = 7) -> Iter
             )
     yield f"training by the recipe of microgpt, medians of {repeats}"
     yield f"{'engine':<40}{'us/step':>12}{'x reference':>14}{'x floor':>12}"
-    recipe = RECIPE if has_engine else RECIPE[:1]
-    timings = take_turns(recipe, file, repeats)
+    timings = take_turns(watches, repeats)
     for case, own in zip(recipe, timings):
         seconds = median(timing.seconds for timing in own)
         against_reference = median(reference.seconds / timing.seconds for reference, timing in zip(timings[0], own))
@@ -214,7 +214,7 @@ def report(file: str | os.PathLike[str] | None = None, repeats: int = 7) -> Iter
         return
     yield f"training in float32, medians of {repeats}"
     yield f"{'model':<40}{'threads':>8}{'us/step':>12}{'us/document':>14}{'x floor':>10}{'x 1 thread':>12}"
-    timings = take_turns(CASES, file, repeats)
+    timings = take_turns([Stopwatch(case, file) for case in CASES], repeats)
     for i, (case, own) in enumerate(zip(CASES, timings)):
         seconds = median(timing.seconds for timing in own)
         speedup = ""

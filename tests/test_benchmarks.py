@@ -50,7 +50,9 @@ def test_bench_prints_each_backend_beside_the_floor(capsys, monkeypatch, has_eng
     printed = capsys.readouterr().out
     floor = r"[\d,]+\.\d\d" if has_engine else ""
     assert re.search(rf"^reference, float64 +[\d,.]+ +1 +{floor}$", printed, re.MULTILINE)
+    assert main(["bench", "nowhere.txt"]) == 2
+    assert capsys.readouterr() == ("", "microgpt: error: cannot read nowhere.txt: No such file or directory\n")
     if has_engine:
-        assert re.search(r"^compiled, float32 +[\d,.]+ +[\d,]+ +[\d.]+$", printed, re.MULTILINE)
+        assert re.search(r"^compiled, float32 +[\d,.]+ +[\d,]+ +[\d,.]+$", printed, re.MULTILINE)
         assert re.search(r"^the same +2( +[\d,.]+){4}$", printed, re.MULTILINE)
         assert re.search(r"^sampling .* million tokens a second$", printed, re.MULTILINE)
