@@ -162,7 +162,7 @@ def test_large_models_make_pages_of_bounded_size() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"text": "aé"}, "character 'é' at position 1 is not one the tokenizer knows"),
+        ({"text": "aé"}, "^text: character 'é' at position 1 is not one the tokenizer knows"),
         ({"samples": -1}, "samples must be at least 0, got -1"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
     ],
@@ -188,7 +188,7 @@ def test_the_command_writes_a_page(tmp_path, monkeypatch, capsys, backend) -> No
     assert cli.main(["report", "model.safetensors", "--text", "abcab", "--samples=2", "--seed=7"]) == 0
     size = os.path.getsize("report.html")
     assert capsys.readouterr() == (f"report.html: {size:,} bytes\n", "")
-    assert Path("report.html").read_text().count("<li><bdi>") == 2
+    assert Path("report.html").read_text("utf-8").count("<li><bdi>") == 2
     assert cli.main(["report", "model.safetensors", "--out", "./model.safetensors"]) == 2
     message = "model and out must be different files, got ./model.safetensors for both"
     assert capsys.readouterr().err == f"microgpt: error: {message}\n"

@@ -83,7 +83,7 @@ def test_a_text_keeps_its_lines(tmp_path) -> None:
     file.write_bytes("\ufeffone\r\n\r\n  two \rthree".encode())
     assert read_text(file) == "one\n\n  two \nthree"
     file.write_bytes(b"")
-    with pytest.raises(ValueError, match="is empty: there is nothing to train on"):
+    with pytest.raises(ValueError, match="is empty: it must have at least one character"):
         read_text(file)
 
 

@@ -173,7 +173,7 @@ class FileSource:
             empty = False
             yield Passage(block)
         if empty:
-            raise ValueError(f"{self.name} is empty: there is nothing to train on")
+            raise ValueError(f"{self.name} is empty: it must have at least one character")
 
 
 class StringSource:
