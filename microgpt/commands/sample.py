@@ -30,7 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--top-k", type=int, metavar="N", help="draw from this many of the likeliest tokens")
     parser.add_argument("--top-p", type=float, metavar="X", help="draw from the likeliest that have this probability")
-    parser.add_argument("--seed", type=int, metavar="N", help="by default the random numbers that follow training")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="of the random numbers; by default those that follow training, and so the same samples every time",
+    )
     parser.add_argument(
         "--max-tokens",
         type=int,
