@@ -29,7 +29,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Where extensions are required, their absence is an error, not a skip; Ctrl-C works; commands warn of no GIL.
+    """Where extensions are required, their absence is an error, not a skip; Ctrl-C works; commands print plain errors.
 
     A shell starts what runs in the background with SIGINT ignored, and so its children. A free-threaded Python that
     turns its GIL on, as it does for the compiled half, says so in every process that has not asked for it.
@@ -38,6 +38,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         pytest.exit("MICROGPT_REQUIRE_EXTENSIONS=1, but there is no compiled engine", returncode=1)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault("PYTHON_GIL", "1")
+    os.environ["PYTHON_COLORS"] = "0"  # of tracebacks and help, whatever FORCE_COLOR asks for
 
 
 def shared(path: str) -> Path:
@@ -56,7 +57,7 @@ class Golden:
     """What the original computed for one configuration, to the last bit."""
 
     def __init__(self, name: str) -> None:
-        self.content: dict[str, Any] = json.loads(shared(f"golden/{name}.json").read_text())
+        self.content: dict[str, Any] = json.loads(shared(f"golden/{name}.json").read_text("utf-8"))
         self.data = shared("data/" + ("shakespeare.txt" if "shakespeare" in name else "names.txt"))
         self.options = dict(self.content["config"])
         self.temperature = self.options.pop("temperature")
