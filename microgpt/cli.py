@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from microgpt import __version__
 from microgpt.commands import bench, info, report, sample, train
@@ -43,6 +45,14 @@ USAGE = 2
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""
 
+    def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """As its base class, but what is left over is an error of this command, not of the one that called it."""
+        parsed, left_over = super().parse_known_args(args, namespace)
+        if left_over:
+            hint = "; files must stand together" if "files" in parsed and not left_over[0].startswith("-") else ""
+            self.error(f"unrecognized arguments: {' '.join(left_over)}{hint}")
+        return parsed, left_over
+
     def error(self, message: str) -> NoReturn:
         """Print it, and how to get help, and exit."""
         self.exit(USAGE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
@@ -73,11 +83,19 @@ def build_parser() -> Parser:
     return parser
 
 
+def hyphenated(arguments: Sequence[str]) -> list[str]:
+    """Arguments with - for _ in the names of options, which Python, nanoGPT and our own errors spell with _."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)  # of the options
+    spelled = [re.sub(r"^--[\w-]+(?==|$)", lambda name: name[0].replace("_", "-"), each) for each in arguments[:end]]
+    return [*spelled, *arguments[end:]]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0, 2 for bad input, 130 after Ctrl-C."""
+    prepare_streams()
     parser = build_parser()
     try:
-        parsed = parser.parse_args(arguments)
+        parsed = parser.parse_args(hyphenated(sys.argv[1:] if arguments is None else arguments))
         parsed.run(parsed)
         sys.stdout.flush()
     except (ValueError, TypeError, OverflowError, ImportError, MemoryError) as error:
@@ -93,6 +111,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         drop_output()
         return USAGE
     return 0
+
+
+def prepare_streams() -> None:
+    """Let printing never fail for what is printed: nobody reads a closed stream, and what has no encoding is escaped.
+
+    Standard error escapes by itself.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a notebook's is not
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def drop_output() -> None:

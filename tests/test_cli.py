@@ -16,7 +16,7 @@ import pytest
 import microgpt
 from microgpt import backend as backends
 from microgpt.arguments import LARGEST
-from microgpt.cli import COMMANDS, build_parser
+from microgpt.cli import COMMANDS, build_parser, hyphenated
 from microgpt.recipe import Recipe, defaults_of
 from microgpt.training import prepare
 
@@ -135,6 +135,12 @@ def test_several_files_and_standard_input_are_trained_on(tmp_path: Path) -> None
             ["train", "--learning-rate=1e300", "--steps=50", *SMALL],
             "microgpt: error: the loss is nan at step",
         ),
+        (["train", "--n_embd=6"], "microgpt: error: n_embd must be a multiple of n_head, got n_embd=6 and n_head=4"),
+        (["train", "--stps=6"], "microgpt train: error: unrecognized arguments: --stps=6 (see microgpt train --help)"),
+        (
+            ["train", "one.txt", "--steps=0", "two.txt"],
+            "microgpt train: error: unrecognized arguments: two.txt; files must stand together (see",
+        ),
         (["trian"], "microgpt: error: argument COMMAND: invalid choice: 'trian'"),
         (
             ["train", "--time=soon"],
@@ -150,6 +156,57 @@ def test_bad_input_is_one_line_and_status_2(tmp_path: Path, arguments: list[str]
     assert result.stderr.startswith(message)
     assert result.stderr.count("\n") == 1
     assert "inference" not in result.stdout
+
+
+def test_only_names_of_options_may_have_underscores() -> None:
+    arguments = ["train", "--n_embd", "8", "--log=a_b=c_d", "--plot", "-a_b", "a_b", "--", "--n_embd"]
+    assert hyphenated(arguments) == ["train", "--n-embd", *arguments[2:]]
+
+
+def test_what_standard_output_cannot_encode_is_escaped(tmp_path: Path) -> None:
+    (tmp_path / "sun.txt").write_text("日\n", encoding="utf-8")
+    options = ["--steps=50", "--samples=1", "--temperature=0.01", "--learning-rate=0.1", *SMALL]
+    result = run("train", "sun.txt", *options, folder=tmp_path, PYTHONIOENCODING="cp1252")
+    assert result.returncode == 0
+    assert result.stdout.splitlines()[-1].strip() == r"\u65e5"
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_stream_that_is_closed_is_printed_to_in_vain(closed: str, tmp_path: Path) -> None:
+    command = ["microgpt", "train", "--steps=1", f"--out={tmp_path / 'model'}", *SMALL]
+    script = f"import sys; sys.{closed} = None; from microgpt.cli import main; sys.exit(main({command[1:]}))"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert result.returncode == 0
+    assert (tmp_path / "model").exists()
+    assert "Traceback" not in result.stderr
+
+
+def test_a_terminal_shows_one_line_again_and_again_and_nothing_in_the_end() -> None:
+    terminal, stderr = pytest.importorskip("pty").openpty()
+    every_update = {"TQDM_MININTERVAL": "0", "TQDM_NCOLS": "100", "TQDM_NROWS": "24"}  # of a run that takes no time
+    result = subprocess.run(
+        [sys.executable, "-m", "microgpt", "train", "--steps=3", "--samples=0", "--val-fraction=0.1", *SMALL],
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        env={**os.environ, **every_update},
+        check=False,
+    )
+    os.write(stderr, b"\rEND")
+    written = b""
+    while not written.endswith(b"END"):
+        written += os.read(terminal, 1000)
+    os.close(stderr)
+    os.close(terminal)
+    *drawn, _ = written.decode().split("\r")
+    assert result.returncode == 0
+    pattern = r"step 3/3, loss \d\.\d{4}  validation loss \d\.\d{4} \| [\d,]+ tokens/s \| 00:00 left"
+    assert any(re.fullmatch(pattern, line) for line in drawn)
+    seen = ""
+    for line in drawn:  # over the one before
+        seen = line + seen[len(line) :]
+    assert seen.strip() == ""
+    assert "tokens/s |" not in result.stdout
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
