@@ -170,7 +170,7 @@ class GPT:
             raise TypeError(f"documents must be a list of strings, got {documents!r:.60}")
         end = [] if tokenizer.bos_is_text else [tokenizer.bos]
         documents = list(documents)
-        contexts = (_context_of(tokenizer, f"documents[{i}]", document) for i, document in enumerate(documents))
+        contexts = (context_of(tokenizer, f"documents[{i}]", document) for i, document in enumerate(documents))
         sequences = [context + end for context in contexts if context[1:] or end]
         if not sequences:
             raise ValueError("documents must hold at least one with something to predict, got none")
@@ -188,7 +188,7 @@ class GPT:
         """
         tokenizer = self._tokenizer_for("next_token_probabilities")
         by_text: dict[str, float] = {}
-        probabilities = next_probabilities(self.engine, _context_of(tokenizer, "prompt", prompt))
+        probabilities = next_probabilities(self.engine, context_of(tokenizer, "prompt", prompt))
         for token, probability in enumerate(probabilities.tolist()):
             is_bos = token == tokenizer.bos and not tokenizer.bos_is_text
             text = "<BOS>" if is_bos else tokenizer.decode([token])
@@ -208,7 +208,7 @@ class GPT:
     ) -> list[str]:
         """`n` documents drawn from the model, as text, each beginning with `prompt`; see `generate_tokens`."""
         tokenizer = self._tokenizer_for("generate")
-        _, *tokens = _context_of(tokenizer, "prompt", prompt)
+        _, *tokens = context_of(tokenizer, "prompt", prompt)
         documents = self.generate_tokens(
             n, temperature, seed, prompt=tokens, top_k=top_k, top_p=top_p, max_tokens=max_tokens
         )
@@ -271,7 +271,7 @@ class GPT:
         a character of it, for `max_tokens`, or without them endlessly. The other arguments are `generate_tokens`'s.
         """
         tokenizer, sampler = self._tokenizer_for("stream"), Sampler(temperature, top_k, top_p)
-        context, continuous = _context_of(tokenizer, "prompt", prompt), tokenizer.bos_is_text
+        context, continuous = context_of(tokenizer, "prompt", prompt), tokenizer.bos_is_text
         limit = None if continuous and max_tokens is None else self._most_tokens(max_tokens, context)
         if seed is None:
             uniforms = generator_uniforms(self.generator)
@@ -313,7 +313,7 @@ def _seed(seed: int) -> int:
     return integer("seed", seed, 0, math.inf)
 
 
-def _context_of(tokenizer: Tokenizer, name: str, text: str) -> list[int]:
+def context_of(tokenizer: Tokenizer, name: str, text: str) -> list[int]:
     """BOS and the tokens of a text; errors begin with this name for it."""
     try:
         return [tokenizer.bos, *tokenizer.encode(string(name, text))]

@@ -12,7 +12,7 @@ import numpy as np
 
 from microgpt.arguments import integer
 from microgpt.extras import require
-from microgpt.model import GPT, SEED, _context_of
+from microgpt.model import GPT, SEED, context_of
 from microgpt.plots import TRAINING, losses_svg
 from microgpt.report.figures import attention_axes, attention_legend, attention_map, attention_map_width, token_plane
 from microgpt.report.inspection import forward, principal_components, softmax
@@ -89,7 +89,7 @@ def _text_tokens(model: GPT, text: str | None, documents: list[list[int]]) -> li
         return [model.bos, *next(filter(None, documents), [])]
     if model.tokenizer is None:
         raise ValueError("text needs a model with a tokenizer")
-    return _context_of(model.tokenizer, "text", text)
+    return context_of(model.tokenizer, "text", text)
 
 
 def _section(heading: str, content: str) -> str:
