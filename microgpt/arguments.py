@@ -7,6 +7,7 @@ import operator
 import os
 import sys
 
+LONGEST_SHOWN_PATH = 300  # characters
 LARGEST = min(sys.maxsize, 1 << 53)  # up to here, an index is one, and floats count exactly
 
 
@@ -17,11 +18,11 @@ def integer(name: str, value: object, minimum: int, maximum: float = LARGEST) ->
             raise TypeError
         result = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        raise TypeError(f"{name} must be a whole number, got {value!r}") from None
-    if result < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {result}")
+        raise TypeError(f"{name} must be a whole number, got {value!r:.60}") from None
+    if result < minimum:  # by how much may take any number of digits
+        raise ValueError(f"{name} must be at least {minimum}, got {'less' if result < -LARGEST else result}")
     if result > maximum:
-        raise ValueError(f"{name} must be at most {maximum}, got more")  # which may have any number of digits
+        raise ValueError(f"{name} must be at most {maximum}, got more")
     return result
 
 
@@ -41,7 +42,7 @@ def number(
 ) -> float:
     """`value` as a finite float, more than `above`, at least `minimum`, less than `below` and at most `maximum`."""
     if isinstance(value, (str, bytes, bool)):
-        raise TypeError(f"{name} must be a number, got {value!r}")
+        raise TypeError(f"{name} must be a number, got {value!r:.60}")
     try:
         result = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):  # the latter from an array of text
@@ -81,8 +82,14 @@ def file_name(name: str, value: object) -> str:
     return result
 
 
+def shown_path(path: str | os.PathLike[str]) -> str:
+    """A path as errors show it: in one line, and of one that is too long for any file only the beginning."""
+    name = os.fspath(path)
+    return f"{name if name.isprintable() else repr(name):.{LONGEST_SHOWN_PATH}}"
+
+
 def choice(name: str, value: object, choices: tuple[str, ...]) -> str:
     """`value` where it is one of `choices`; `ValueError` otherwise."""
     if value not in choices:
-        raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}")
+        raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r:.60}")
     return str(value)

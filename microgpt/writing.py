@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping
 from typing import IO
 
-from microgpt.arguments import file_name
+from microgpt.arguments import file_name, shown_path
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
@@ -47,18 +47,18 @@ def check_different(
     for argument, path in written.items():
         other = arguments.setdefault(os.path.realpath(path), argument)
         if other != argument:
-            raise ValueError(f"{other} and {argument} must be different files, got {os.fspath(path)} for both")
+            raise ValueError(f"{other} and {argument} must be different files, got {shown_path(path)} for both")
 
 
 def _target(path: str | os.PathLike[str]) -> str:
     """What is to be replaced: not a symbolic link, but what it points to."""
     path = file_name("path", path)
     if os.path.isdir(path):
-        raise ValueError(f"cannot write {path}: Is a directory")
+        raise ValueError(f"cannot write {shown_path(path)}: Is a directory")
     if os.path.exists(path) and not os.path.isfile(path):  # a device, which would be gone afterwards
-        raise ValueError(f"cannot write {path}: it is not a regular file")
+        raise ValueError(f"cannot write {shown_path(path)}: it is not a regular file")
     if os.path.exists(path) and not os.access(path, os.W_OK):  # though its folder would let it be replaced
-        raise ValueError(f"cannot write {path}: Permission denied")
+        raise ValueError(f"cannot write {shown_path(path)}: Permission denied")
     return os.path.realpath(path)
 
 
@@ -84,7 +84,7 @@ def _errors_named(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ValueError(f"cannot write {os.fspath(path)}: {error.strerror}") from error
+        raise ValueError(f"cannot write {shown_path(path)}: {error.strerror}") from error
 
 
 @contextlib.contextmanager

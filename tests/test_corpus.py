@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 from pathlib import Path
 
 import numpy as np
@@ -126,12 +127,27 @@ def test_characters_that_a_tokenizer_does_not_know_are_placed(tmp_path, format) 
         ([1], TypeError, r"data\[0\] must be a string, got 1"),
         (["a", Path("b")], TypeError, r"data\[1\] must be a string, got PosixPath|WindowsPath"),
         ([], ValueError, "data must hold at least one document that is not empty, got none"),
-        (1.5, TypeError, "data must be a file, or a list of documents or of pathlib.Paths, got 1.5"),
+        (1.5, TypeError, "data must be the name of a file, or a list of documents or of pathlib.Paths, got 1.5"),
+        (io.StringIO("anna\n"), TypeError, "data must be the name of a file, or a list .*, got <_io.StringIO"),
     ],
 )
 def test_bad_data_is_named(data, error, message) -> None:
     with pytest.raises(error, match=message):
         read_corpus(data)
+
+
+def test_open_files_and_names_of_files_are_no_documents(tmp_path) -> None:
+    files = [tmp_path / name for name in ("one.txt", "two.txt")]
+    for file in files:
+        file.write_text("anna\n")
+    with files[0].open() as opened, pytest.raises(TypeError, match=r"data must be .*, got <_io\.TextIOWrapper name="):
+        read_corpus(opened)
+    names = list(map(str, files))
+    with pytest.raises(
+        ValueError, match=r"data must be a list of documents or of pathlib\.Paths, got names of files: "
+    ):
+        read_corpus(names)
+    assert documents_of(read_corpus([*names, "anna"])) == [*names, "anna"]
 
 
 # --- Batches ----------------------------------------------------------------------------------------------------------

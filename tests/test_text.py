@@ -66,16 +66,34 @@ def test_files_that_cannot_be_read_are_named(tmp_path) -> None:
         read_documents(tmp_path / "nowhere.txt")
     with pytest.raises(ValueError, match=r"cannot read .*: Is a directory"):
         read_documents(tmp_path)
-    with pytest.raises(ValueError, match=r"cannot read .*: the name has a null character"):
+    with pytest.raises(ValueError, match=r"^files\[0\] must be a name without null characters, got 'a\\x00b'$"):
         read_documents("a\0b")
 
 
 def test_files_that_are_no_paths_are_named() -> None:
     for read in (read_documents, read_text):
-        with pytest.raises(TypeError, match=r"^files must be a path or several, got 5$"):
+        with pytest.raises(TypeError, match=r"^files must be the name of a file or several, got 5$"):
             read(5)
-        with pytest.raises(TypeError, match=r"^files\[1\] must be a path, got 5$"):
+        with pytest.raises(TypeError, match=r"^files\[1\] must be the name of a file, got 5$"):
             read(["a.txt", 5])
+        with pytest.raises(TypeError, match=r"^files must be the name of a file or several, got <_io.StringIO"):
+            read(io.StringIO("anna\n"))
+
+
+@pytest.mark.parametrize("text", ["anna\nbob", "anna\n" * 100_000, "anna " * 100_000])
+def test_a_text_where_the_name_of_a_file_belongs_is_shown_in_one_short_line(text) -> None:
+    for read in (read_documents, read_text, train):
+        with pytest.raises(ValueError, match=r"^cannot read '?anna.*documents are a list of strings\)$") as error:
+            read(text)
+        assert len(str(error.value)) < 500
+
+
+def test_names_are_shown_as_they_are_unless_they_take_several_lines(tmp_path) -> None:
+    (tmp_path / "an\nna.txt").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"an\\nna\.txt', line 1: not UTF-8"):
+        read_documents(tmp_path / "an\nna.txt")
+    with pytest.raises(ValueError, match=r"nö b\.txt: No such file or directory$"):
+        read_documents(tmp_path / "nö b.txt")
 
 
 def test_a_text_keeps_its_lines(tmp_path) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from microgpt.data.characters import count_line_feeds, distinct_characters, stripped_lines
-from microgpt.data.reading import BLOCK_SIZE, Block, Files, cut_at_lines
+from microgpt.data.reading import BLOCK_SIZE, Block, Files, cut_at_lines, is_open
 
 if TYPE_CHECKING:
     from microgpt.data.tokenizer import Encoded, Tokenizer
@@ -210,11 +210,16 @@ def open_source(data: Data) -> Source:
     """
     if data is None or isinstance(data, (str, os.PathLike)):
         return _file_source(data)
-    if not isinstance(data, Iterable):
-        raise TypeError(f"data must be a file, or a list of documents or of pathlib.Paths, got {data!r:.60}")
+    if is_open(data) or not isinstance(data, Iterable):
+        raise TypeError(
+            f"data must be the name of a file, or a list of documents or of pathlib.Paths, got {data!r:.60}"
+        )
     items = list(data)
     if items and all(isinstance(item, os.PathLike) for item in items):
         return FileSource(items)
+    # Who passes what `glob` gave hardly wants a model of the names.
+    if items and all(isinstance(item, str) and os.path.isfile(item) for item in items):
+        raise ValueError(f"data must be a list of documents or of pathlib.Paths, got names of files: {items!r:.60}")
     return StringSource(items)
 
 

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import IO, NamedTuple
 
+from microgpt.arguments import file_name, shown_path
 from microgpt.data.characters import count_line_feeds
 
 BLOCK_SIZE = 1 << 18  # bytes read, or characters handled, at once: few enough for the caches
@@ -46,9 +47,9 @@ class Files:
     """
 
     def __init__(self, files: Iterable[str | os.PathLike[str]]) -> None:
-        if not isinstance(files, Iterable):
-            raise TypeError(f"files must be a path or several, got {files!r:.60}")
-        self.paths = [_path(f"files[{i}]", file) for i, file in enumerate(files)]
+        if is_open(files) or not isinstance(files, Iterable):
+            raise TypeError(f"files must be the name of a file or several, got {files!r:.60}")
+        self.paths = [file_name(f"files[{i}]", file) for i, file in enumerate(files)]
         self._spools: dict[str, IO[bytes]] = {}
         if not self.paths:
             raise ValueError("files must name at least one file, got none")
@@ -92,13 +93,13 @@ class Files:
                 while content := file.read(BLOCK_SIZE):
                     yield content
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise ValueError(f"cannot read {path}: damaged gzip file ({error})") from error
+            raise ValueError(f"cannot read {_name(path)}: damaged gzip file ({error})") from error
         except OSError as error:
-            raise ValueError(f"cannot read {_name(path)}: {error.strerror}") from error
+            is_name = shown_path(path) == path
+            hint = "" if is_name else " (a string is the name of a file, documents are a list of strings)"
+            raise ValueError(f"cannot read {_name(path)}: {error.strerror}{hint}") from error
 
     def _opened(self, path: str) -> contextlib.AbstractContextManager[IO[bytes]]:
-        if "\0" in path:
-            raise ValueError(f"cannot read {path!r:.60}: the name has a null character")
         if path not in self._spools:
             opened = _standard_input() if path == STANDARD_INPUT else open(path, "rb")
             if path != STANDARD_INPUT and stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
@@ -131,14 +132,13 @@ def cut_at_lines(pieces: Iterable[str], name: str, longest: float) -> Iterator[B
         yield Block(rest, name, line)
 
 
-def _path(name: str, file: object) -> str:
-    if not isinstance(file, (str, os.PathLike)):
-        raise TypeError(f"{name} must be a path, got {file!r:.60}")
-    return os.fsdecode(file)
+def is_open(data: object) -> bool:
+    """Whether this is an open file, which would pass for a list of its lines with their ends."""
+    return hasattr(data, "read")
 
 
 def _name(path: str) -> str:
-    return "standard input" if path == STANDARD_INPUT else path
+    return "standard input" if path == STANDARD_INPUT else shown_path(path)
 
 
 def _standard_input() -> IO[bytes]:

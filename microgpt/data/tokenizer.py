@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from microgpt.arguments import string
+from microgpt.arguments import file_name, shown_path, string
 from microgpt.data.characters import code_points, distinct_characters, line_feeds
 from microgpt.packing import token_array
 
@@ -263,17 +263,18 @@ class HuggingFaceTokenizer(Tokenizer):
     @classmethod
     def from_file(cls, file: str | os.PathLike[str], bos: str | None = None) -> HuggingFaceTokenizer:
         """The tokenizer of a file. `ValueError` names one that cannot be read or holds something else."""
+        name = shown_path(file_name("file", file))
         try:
             with open(file, encoding="utf-8") as opened:
                 content = opened.read()
         except OSError as error:
-            raise ValueError(f"cannot read {os.fsdecode(file)}: {error.strerror}") from error
-        except ValueError as error:
-            raise ValueError(f"cannot read {os.fsdecode(file)!r}: {error}") from None
+            raise ValueError(f"cannot read {name}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ValueError(f"cannot read {name}: {error}") from None
         try:
             return cls(content, bos)
         except ValueError as error:
-            raise ValueError(f"{os.fsdecode(file)}: {error}") from None
+            raise ValueError(f"{name}: {error}") from None
 
     def _ids(self, text: str) -> list[int]:
         _utf8(text)
