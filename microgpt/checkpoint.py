@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from microgpt.arguments import choice, file_name, integer, number
+from microgpt.arguments import choice, file_name, integer, number, shown_path
 from microgpt.backend import choose
 from microgpt.config import GPTConfig
 from microgpt.data.tokenizer import Tokenizer
@@ -133,8 +133,9 @@ def load(
 
 def read(path: str | os.PathLike[str]) -> Checkpoint:
     """What a file holds; `ValueError` says in one line what is wrong with it."""
-    name = file_name("path", path)
-    arrays, texts = _read_file(name)
+    path = file_name("path", path)
+    name = shown_path(path)
+    arrays, texts = _read_file(path)
     try:
         return _interpret(arrays, texts)
     except RecursionError:
@@ -147,17 +148,19 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
 def _read_file(path: str) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
+    name = shown_path(path)
     try:
         if os.path.isdir(path):
             raise IsADirectoryError(0, "Is a directory")
+        open(path, "rb").close()  # the library takes whatever is wrong for a file that is not there
         with safe_open(path, framework="numpy") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged, or no safetensors file: {_one_line(str(error))}") from None
+        raise ValueError(f"{name} is damaged, or no safetensors file: {_one_line(str(error))}") from None
     except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror or _one_line(str(error))}") from None
+        raise ValueError(f"cannot read {name}: {error.strerror or _one_line(str(error))}") from None
     except (ValueError, TypeError, AttributeError, KeyError) as error:  # element types that NumPy does not have
-        raise ValueError(f"{path} is damaged, or no model: {_one_line(repr(error))}") from None
+        raise ValueError(f"{name} is damaged, or no model: {_one_line(repr(error))}") from None
 
 
 def _interpret(arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Checkpoint:

@@ -274,8 +274,10 @@ class Run:
         if not isinstance(self.recipe.seed, (int, float, str)):
             raise ValueError(f"seed must be a number or a text for a run that is resumed, got {self.recipe.seed!r:.60}")
         for name, value in plain(self.recipe.options()).items():
-            if name not in ("steps", "epochs", "time") and history.options.get(name) != value:
+            if name not in ("steps", "epochs", "time", "tokenizer") and history.options.get(name) != value:
                 raise ValueError(f"{name} is {value!r}, but {path} was begun with {history.options.get(name)!r}")
+        if checkpoint.tokenizer != self.corpus.tokenizer:  # wherever it comes from
+            raise ValueError(f"the tokenizer, or the characters of the data, are not those that {path} was begun with")
         if progress.fingerprint != self.fingerprint:
             raise ValueError(f"the data are not those that {path} was begun with")
         self.model.load_state_dict(checkpoint.parameters)

@@ -402,6 +402,30 @@ def test_a_run_goes_on_only_as_it_began(tmp_path: Path, options: dict[str, Any],
         train(**{**told, **options, "resume": True})
 
 
+def test_a_run_goes_on_only_with_the_characters_it_began_with(tmp_path: Path) -> None:
+    told = {"steps": 4, "out": tmp_path / "model.safetensors", **SMALL}
+    train(NAMES, **told)
+    with pytest.raises(
+        ValueError, match=r"the tokenizer, or the characters of the data, are not those that .* was begun"
+    ):
+        train([name.upper() for name in NAMES], **told, resume=True)
+
+
+def test_a_run_goes_on_wherever_its_tokenizer_comes_from(tmp_path: Path) -> None:
+    told = {"data": NAMES, "steps": 4, "out": tmp_path / "model.safetensors", **SMALL}
+    losses = train(**told).losses.tolist()
+    tokenizer = load(told["out"]).tokenizer
+    assert train(**told, tokenizer=tokenizer, resume=True).losses.tolist() == losses
+
+    tokenizers = pytest.importorskip("tokenizers")
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"anna": 0, "bob": 1}, unk_token="bob"))
+    words.save(str(tmp_path / "words.json"))
+    told["out"] = tmp_path / "words.safetensors"
+    losses = train(**told, tokenizer=tmp_path / "words.json").losses.tolist()
+    (tmp_path / "words.json").rename(tmp_path / "moved.json")
+    assert train(**told, tokenizer=str(tmp_path / "moved.json"), resume=True).losses.tolist() == losses
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -508,7 +532,9 @@ def good(tmp_path_factory) -> bytes:
 
 def peak_memory() -> int:
     """What this process has used at most, in KiB, on systems that tell: 0 on the others."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if resource else 0
+    if resource is None:
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == "darwin" else 1)
 
 
 def refused(path: Path, content: bytes) -> str:
@@ -631,7 +657,21 @@ def test_the_rewriting_of_these_tests_is_right(good: bytes, tmp_path: Path) -> N
 
 
 def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"cannot read .*nowhere: No such file or directory"):
+    with pytest.raises(
+        ValueError, match=rf"^cannot read {re.escape(str(tmp_path))}/nowhere: No such file or directory$"
+    ):
         load(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"cannot read .*: Is a directory"):
         load(tmp_path)
+
+
+def test_a_file_that_must_not_be_read_is_told_from_one_that_is_not_there(
+    good: bytes, tmp_path: Path, monkeypatch
+) -> None:
+    def refuse(path: str, mode: str) -> None:  # whoever runs the tests may be allowed to read everything
+        raise PermissionError(13, "Permission denied", path)
+
+    (tmp_path / "model").write_bytes(good)
+    monkeypatch.setattr("microgpt.checkpoint.open", refuse, raising=False)
+    with pytest.raises(ValueError, match=r"^cannot read .*model: Permission denied$"):
+        load(tmp_path / "model")

@@ -86,9 +86,13 @@ def test_runs_may_be_as_long_or_short_as_can_be_told(options, backend: str) -> N
         ({"learning_rate": -(10**400)}, ValueError, "learning_rate must be at least 0 and finite, got -inf"),
         ({"learning_rate": float("nan")}, ValueError, "learning_rate must be at least 0, got nan"),
         ({"steps": 10**5000}, ValueError, f"steps must be at most {LARGEST}, got more"),
+        ({"steps": -(10**5000)}, ValueError, "steps must be at least 0, got less"),
         ({"warmup_steps": 10**30}, ValueError, f"warmup_steps must be at most {LARGEST}, got more"),
         ({"warmup_steps": -1}, ValueError, "warmup_steps must be at least 0, got -1"),
         ({"long_documents": "drop"}, ValueError, "long_documents must be 'cut' or 'split', got 'drop'"),
+        ({"schedule": "x" * 1000}, ValueError, "schedule must be .*, got 'x{59}$"),
+        ({"steps": "x" * 1000}, TypeError, "steps must be a whole number, got 'x{59}$"),
+        ({"time": "x" * 1000}, TypeError, "time must be a number, got 'x{59}$"),
         ({"colour": 1}, TypeError, "colour"),
     ],
 )
