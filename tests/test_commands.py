@@ -96,6 +96,17 @@ def test_eval_prints_what_evaluate_gives(
 
 
 @pytest.mark.usefixtures("stored")
+def test_eval_names_the_file_and_line_of_what_the_tokenizer_does_not_know(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "one.txt").write_text("bad\n\nface\n")
+    (tmp_path / "two.txt").write_text("\ncab\n\ndoe\n")
+    assert main(["eval", "model", str(tmp_path / "one.txt"), str(tmp_path / "two.txt")]) == 2
+    reason = f"{tmp_path}/two.txt, line 4: character 'o' at position 1 is not one the tokenizer knows"
+    assert capsys.readouterr().err == f"microgpt: error: {reason}\n"
+
+
+@pytest.mark.usefixtures("stored")
 @pytest.mark.parametrize("tokenizer", [LETTERS], ids=["documents"])
 def test_json_has_no_infinity(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -12,7 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from microgpt.commands.trained import add_model_arguments, load_model
-from microgpt.data.documents import read_documents, read_text
+from microgpt.data.corpus import encode_part
+from microgpt.data.documents import FileSource, Part
 from microgpt.strict_json import to_json
 
 
@@ -27,10 +28,19 @@ def run(parsed: argparse.Namespace) -> None:
     """Print what `GPT.evaluate` gives."""
     model, tokenizer = load_model(parsed)
     if tokenizer.bos_is_text:
-        documents = [read_text(file) for file in parsed.files]
+        texts = [list(FileSource([file]).text()) for file in parsed.files]
+        documents = ["".join([passage.text for passage in text]) for text in texts]
+        parts: list[Part] = [passage for text in texts for passage in text]
     else:
-        documents = read_documents(parsed.files)
-    result = model.evaluate(documents)
+        lines = list(FileSource(parsed.files).documents())
+        documents = [document for part in lines for document in part]
+        parts = [*lines]
+    try:
+        result = model.evaluate(documents)
+    except ValueError:
+        for part in parts:
+            encode_part(part, tokenizer)  # knows the file and line
+        raise
     if parsed.json:  # JSON has no number for infinity
         print(to_json(asdict(result)))
         return

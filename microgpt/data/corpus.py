@@ -99,7 +99,7 @@ def read_corpus(
         tokens.append(np.array([tokenizer.bos], tokenizer.dtype))
         offsets.append(np.zeros(1, np.int64))
     for part in parts():
-        ids, ends = _encode(part, tokenizer)
+        ids, ends = encode_part(part, tokenizer)
         offsets.append(ends + len(tokens))
         tokens.append(ids)
         characters += len(part)
@@ -128,7 +128,8 @@ def _is_tokenizers_file(asked_for: Any) -> TypeGuard[str | os.PathLike[str]]:
     return isinstance(asked_for, (str, os.PathLike)) and os.fsdecode(asked_for).endswith(".json")
 
 
-def _encode(part: Part, tokenizer: Tokenizer) -> Encoded:
+def encode_part(part: Part, tokenizer: Tokenizer) -> Encoded:
+    """The tokens of a part. `ValueError` names the file and line, or the document, that has a character without one."""
     try:
         return part.encode(tokenizer)
     except ValueError:
