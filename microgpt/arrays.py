@@ -1,4 +1,4 @@
-"""Arrays that start on a cache line."""
+"""Arrays that start on a cache line, and whether there is room for them."""
 
 from __future__ import annotations
 
@@ -26,3 +26,8 @@ def aligned_zeros(shape: int | tuple[int, ...], dtype: DTypeLike, purpose: str) 
         raise MemoryError(f"{purpose} would take {size_bytes:,} bytes") from None
     start = -buffer.ctypes.data % LINE_BYTES
     return buffer[start : start + size_bytes].view(dtype).reshape(sizes)
+
+
+def check_room(size_bytes: int, purpose: str) -> None:
+    """`MemoryError`, as `aligned_zeros` has it, where there is no room for so much: found out before the work."""
+    aligned_zeros(size_bytes, np.uint8, purpose)

@@ -119,12 +119,15 @@ class GPT:
             if names:
                 holder = "arrays" if problem == "lacks" else "the model"
                 raise ValueError(f"{holder} {problem} {', '.join(sorted(names))}")
-        new = {name: np.asarray(array) for name, array in arrays.items()}
-        for name, array in new.items():
-            if array.shape != own[name].shape or array.dtype.kind not in "fiu":
-                raise ValueError(
-                    f"arrays[{name!r}] must be numbers of shape {own[name].shape}, got {array.dtype} {array.shape}"
-                )
+        new = {}
+        for name, array in arrays.items():
+            wanted = f"arrays[{name!r}] must be numbers of shape {own[name].shape}"
+            try:
+                new[name] = np.asarray(array)
+            except ValueError:
+                raise ValueError(f"{wanted}, got rows of different lengths") from None
+            if new[name].shape != own[name].shape or new[name].dtype.kind not in "fiu":
+                raise ValueError(f"{wanted}, got {new[name].dtype} {new[name].shape}")
         for name, array in new.items():
             own[name][...] = array
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from microgpt.arguments import number, positive_integer
+from microgpt.arrays import check_room
 from microgpt.streams import uniform_of
 
 if TYPE_CHECKING:
@@ -195,6 +196,7 @@ def _sample_together(
 
 def _sample_from_bos(engine: Engine, seed: int, bos: int, n: int, temperature: float) -> list[list[int]]:
     """The same from BOS until the context is full, in one call of the engine: much faster."""
+    check_room(n * (4 * engine.config.block_size + 8), f"an n of {n:,}")  # for tokens and lengths
     tokens, lengths = engine.draw_documents(seed % 2**64, n, bos, temperature)
     counted = tokens[np.arange(engine.config.block_size) < lengths[:, None]].tolist()
     ends = np.cumsum(lengths).tolist()

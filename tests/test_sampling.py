@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from microgpt import GPT, CharTokenizer, GPTConfig
+from microgpt.arguments import LARGEST
 from microgpt.reference import draw_token
 from microgpt.sampling import Sampler
 from microgpt.streaming import text_pieces
@@ -305,6 +306,11 @@ def test_tokens_of_the_same_text_count_together() -> None:
 def test_bad_options_are_named_at_once(seed, method, options, error, message) -> None:
     with pytest.raises(error, match=message):
         getattr(GPT(SMALL, tokenizer=LETTERS), method)(seed=seed, **options)
+
+
+def test_more_documents_than_any_memory_holds_are_refused_at_once(backend: str) -> None:
+    with pytest.raises(MemoryError, match=r"^an n of [\d,]+ would take [\d,]+ bytes$"):
+        GPT(SMALL, backend=backend).generate_tokens(LARGEST // 8, seed=1)
 
 
 def test_bad_seeds_and_prompts_are_named() -> None:

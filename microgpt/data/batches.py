@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from microgpt.arrays import check_room
 from microgpt.data.corpus import Corpus
 from microgpt.packing import PackedSequences
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from microgpt.interface import Generator
 
 VALIDATION_TOKENS = 32_768  # at most: more would tell little more
+SEQUENCE_BYTES = 24  # at least: its start, its length and two tokens
 LONG_DOCUMENTS = ("cut", "split")
 
 
@@ -70,6 +72,7 @@ class DocumentBatches:
 
     def batch(self, first_step: int, steps: int, batch_size: int) -> PackedSequences:
         """See `Batches`."""
+        _check_room(steps, batch_size)
         numbers = np.arange(first_step * batch_size, (first_step + steps) * batch_size)
         return self._training.select(numbers % len(self._training))
 
@@ -145,6 +148,7 @@ class TextBatches:
 
     def batch(self, first_step: int, steps: int, batch_size: int) -> PackedSequences:
         """See `Batches`. Steps have to be asked for in order: each draws."""
+        _check_room(steps, batch_size)
         starts = self._end - self._length + 1
         count = steps * batch_size
         return self._windows(np.fromiter((self._generator.randrange(starts) for _ in range(count)), np.int64, count))
@@ -160,6 +164,10 @@ class TextBatches:
 
     def _windows(self, starts: NDArray[np.int64]) -> PackedSequences:
         return self._corpus.sequences(starts, np.full(len(starts), self._length, np.int64))
+
+
+def _check_room(steps: int, batch_size: int) -> None:
+    check_room(steps * batch_size * SEQUENCE_BYTES, f"a batch_size of {batch_size:,}")
 
 
 def set_aside(count: int, fraction: float) -> int:
