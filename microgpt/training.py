@@ -265,7 +265,8 @@ class Run:
     def resume(self, path: str | os.PathLike[str]) -> None:
         """Go on from a checkpoint as if nothing had happened.
 
-        `ValueError` where it was begun with other data or another recipe; only `steps`, `epochs` and `time` may differ.
+        `ValueError` where it was begun with other data or another recipe; only `steps`, `epochs` and `time` may differ,
+        and where the same tokenizer comes from.
         """
         checkpoint = read(path)
         progress, history = checkpoint.progress, checkpoint.history
@@ -276,7 +277,7 @@ class Run:
         for name, value in plain(self.recipe.options()).items():
             if name not in ("steps", "epochs", "time", "tokenizer") and history.options.get(name) != value:
                 raise ValueError(f"{name} is {value!r}, but {path} was begun with {history.options.get(name)!r}")
-        if checkpoint.tokenizer != self.corpus.tokenizer:  # wherever it comes from
+        if checkpoint.tokenizer != self.corpus.tokenizer:
             raise ValueError(f"the tokenizer, or the characters of the data, are not those that {path} was begun with")
         if progress.fingerprint != self.fingerprint:
             raise ValueError(f"the data are not those that {path} was begun with")
