@@ -24,15 +24,6 @@ def test_a_file_is_written_and_replaced(tmp_path) -> None:
     assert file.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_who_could_not_read_a_file_before_still_cannot(tmp_path) -> None:
-    file = tmp_path / "page"
-    file.write_bytes(b"old")
-    file.chmod(0o604)  # what no usual umask makes of a new file
-    mode = file.stat().st_mode
-    write_atomically(file, b"new")
-    assert file.stat().st_mode == mode
-
-
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_a_failure_leaves_the_old_content_and_nothing_else(tmp_path, monkeypatch, step) -> None:
     def fail(*_: object) -> None:
