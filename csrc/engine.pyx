@@ -11,7 +11,9 @@ from libc.stdlib cimport calloc, free
 
 import contextlib
 import functools
+import os
 import threading
+import weakref
 
 import numpy
 
@@ -297,6 +299,18 @@ def _in_turn(method):
     return guarded
 
 
+_engines = weakref.WeakSet()
+
+
+def _after_fork():
+    for engine in _engines:
+        engine._forget_other_threads()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 cdef class Engine:
     """The compiled engine behind `GPT`.
 
@@ -316,7 +330,7 @@ cdef class Engine:
     cdef int64_t[2] looked_up  # within a step, between two
     cdef bint heavy
     cdef readonly object config, parameters, gradients, threads, turns
-    cdef object dtype, progress
+    cdef object dtype, progress, __weakref__
     cdef object arena, scratch, weights, head_rows  # what the addresses above point into
     cdef object tokens, targets, positions, first_rows, loss_gradient, losses, attention_start, group_start
 
@@ -349,6 +363,7 @@ cdef class Engine:
         self._place_weights()
         self.assembly = Assembly(1)
         self.lay_out(1, 0)
+        _engines.add(self)
 
     def __dealloc__(self):
         free(self.tape)
@@ -515,6 +530,15 @@ cdef class Engine:
             for helper in helpers:
                 if helper.ident is not None:  # it was started
                     helper.join()
+
+    def _forget_other_threads(self):
+        """In a forked process, only the thread that forked goes on: the call that another was in will never end."""
+        if self.turns.lock.acquire(blocking=False):  # it is free, or this thread's own
+            self.turns.lock.release()
+            return
+        self.turns, self.assembly = _Turns(), Assembly(1)
+        self.workspace.caches = NULL
+        self.workspace.uniforms = self.workspace.probabilities = NULL
 
     # --- Running it ---------------------------------------------------------------------------------------------------
 

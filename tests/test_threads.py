@@ -111,6 +111,28 @@ def test_a_forked_process_trains_on() -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
+FORKED_IN_A_CALL = """
+import os, signal, sys, threading
+from microgpt import GPT, GPTConfig
+
+model, batch = GPT(GPTConfig(vocab_size=5, n_embd=4)), [[4, 0, 1, 2]] * 3
+expected = model.loss(batch), model.generate_tokens(9, seed=2)
+threading.Thread(target=model.generate_tokens, args=(10**6,), kwargs={"seed": 1}, daemon=True).start()
+while not model.engine.turns.busy:
+    pass
+child = os.fork()
+if child == 0:
+    signal.alarm(60)  # rather than to wait for ever
+    sys.exit((model.loss(batch), model.generate_tokens(9, seed=2)) != expected)
+os._exit(os.waitpid(child, 0)[1] != 0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_process_forked_while_another_thread_computes_can_use_the_model() -> None:
+    subprocess.run([sys.executable, "-c", FORKED_IN_A_CALL], check=True)
+
+
 def test_progress_may_ask_for_a_loss_while_threads_train() -> None:
     options = {"steps": 100, "batch_size": 600, "n_embd": 48, "threads": 3, "dtype": "float32"}
     expected = train(["carlotta" * 2, "bob"] * 60, **options)
