@@ -663,6 +663,8 @@ cdef class Engine:
                 loss = self.batch(&tokens[0], &starts[0], &lengths[0], lengths.shape[0])
                 if gradients:
                     self.backward()
+            if gradients and not isfinite(loss):
+                self.gradients.fill(numpy.nan)  # not some of them only
             return loss
 
     @_in_turn

@@ -57,7 +57,7 @@ class Engine(Parameters, Protocol):
     def loss(self, packed: PackedSequences, gradients: bool = False) -> float:
         """Mean over the documents of `packed` of the mean over their positions, in nats.
 
-        With `gradients`, the array of that name then holds its derivatives.
+        With `gradients`, the array of that name then holds its derivatives: NaN where the loss is not finite.
         """
 
     def train(
@@ -90,7 +90,7 @@ class Engine(Parameters, Protocol):
     ) -> NDArray[np.int32]:
         """Append a token to each document of `cache`: int32, what follows, drawn as `random.choices` draws.
 
-        `uniforms` are what random() gave for each of them.
+        Where the probabilities are NaN, that is the last token. `uniforms` are what random() gave for each of them.
         """
 
     def draw_documents(

@@ -151,6 +151,7 @@ class GPT:
     def loss_and_gradients(self, sequences: Sequence[Sequence[int]]) -> tuple[float, dict[str, NDArray[Any]]]:
         """The loss, as `loss` gives it, and its derivatives by the parameters, with the shapes of `state_dict`.
 
+        Where the loss is not finite, neither are they: all are NaN.
         The arrays are the caller's own. `Adam(model).step()` uses the model's copy of them.
         """
         loss = self.engine.loss(pack(sequences, self.config.vocab_size), gradients=True)

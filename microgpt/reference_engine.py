@@ -96,8 +96,11 @@ class Engine:
                 total += self._loss(packed.select(np.array([i])), state_dict).data
             return total * (1 / len(packed))
         loss = self._loss(packed, state_dict)
-        loss.backward()
-        self.gradients[:] = [p.grad for matrix in state_dict.values() for row in matrix for p in row]
+        if math.isfinite(loss.data):
+            loss.backward()
+            self.gradients[:] = [p.grad for matrix in state_dict.values() for row in matrix for p in row]
+        else:
+            self.gradients[:] = math.nan
         return float(loss.data)
 
     def adam_step(self, adam: AdamState, learning_rate: float) -> None:

@@ -276,6 +276,23 @@ def test_the_lowest_temperature_always_samples_the_likeliest(dtype, instruction_
         assert probabilities.tolist() == (np.arange(27) == expected).tolist()
 
 
+def test_where_a_loss_is_not_finite_every_gradient_is_nan(backend: str) -> None:
+    model = GPT(tiny, backend=backend)
+    for name, number, expected in (("layer0.mlp_fc1", 1e20, np.inf), ("lm_head", np.nan, np.nan)):
+        model.state_dict()[name][...] = number
+        loss, gradients = model.loss_and_gradients([[4, 0, 1, 4]])
+        assert np.array_equal(loss, expected, equal_nan=True)
+        assert all(np.isnan(gradient).all() for gradient in gradients.values())
+
+
+def test_where_probabilities_are_nan_the_last_token_is_drawn(backend: str) -> None:
+    """As in any draw before whose number the probabilities of the others do not add up to enough."""
+    model = GPT(tiny, backend=backend, tokenizer=CharTokenizer("abcde", bos="a"))
+    model.state_dict()["lm_head"][...] = np.nan
+    for options in ({}, {"seed": 1}, {"seed": 1, "top_k": 2}):
+        assert model.generate_tokens(2, **options) == [[4] * tiny.block_size] * 2
+
+
 def test_logits_are_the_callers(backend: str) -> None:
     model = GPT(GPTConfig(vocab_size=1, n_embd=4, block_size=6), backend=backend)
     logits = model.logits([0, 0])

@@ -138,12 +138,12 @@ static void draw(const Operation *op, const Workspace *w, const Share *share) {
         if (w->uniforms) {
             const vec point = from_doubles(w->uniforms + at) * total;
             vec reached = {0};
-            bits token = {0};
+            bits token = {0}; /* counted from the last, which is drawn where all is NaN and no point is reached */
             for (int64_t i = 0; i < (n - 1) * LINE; i += LINE) {
                 reached += load(probabilities + i);
-                token -= reached <= point;
+                token += reached > point;
             }
-            for (int64_t r = 0; r < rows; r++) w->drawn[at + r] = (int32_t)token[r];
+            for (int64_t r = 0; r < rows; r++) w->drawn[at + r] = (int32_t)(n - 1 + token[r]);
         }
     }
 }
