@@ -698,7 +698,9 @@ cdef inline int32_t raised(Value base, double exponent) except -1:
 
 @cython.final
 cdef class Value:
-    """A scalar that remembers how it was computed, so that `backward` can differentiate through it.
+    # The first lines are where `inspect.signature` finds what the constructor takes.
+    """Value(data, children=(), local_grads=(), op="")\n--\n
+    A scalar that remembers how it was computed, so that `backward` can differentiate through it.
 
     Args:
         data: the number.

@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,10 +20,25 @@ from microgpt.schedule import SCHEDULES
 
 DEFAULT_STEPS = 1000
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 
 def defaults_of(function: Callable[..., Any]) -> dict[str, Any]:
     """What each argument of a function, or of a class, is where it is not given."""
     return {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
+
+
+def with_arguments_of(other: Callable[..., Any]) -> Callable[[F], F]:
+    """Let `help` and editors show what the `**options` of a function are: the arguments of another, or of a class."""
+
+    def described(function: F) -> F:
+        signature = inspect.signature(function)
+        own = {name: parameter for name, parameter in signature.parameters.items() if name != "options"}
+        parameters = own | dict(inspect.signature(other).parameters)
+        function.__signature__ = signature.replace(parameters=list(parameters.values()))  # type: ignore[attr-defined]
+        return function
+
+    return described
 
 
 _MODEL, _ADAM = defaults_of(GPT), defaults_of(Adam)

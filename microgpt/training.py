@@ -24,7 +24,7 @@ from microgpt.history import TrainingHistory, lowest_validation_loss
 from microgpt.interrupts import ENDINGS, HeldBack, Stopped
 from microgpt.model import GPT
 from microgpt.optimizer import Adam
-from microgpt.recipe import Recipe
+from microgpt.recipe import Recipe, with_arguments_of
 from microgpt.recording import Recorder
 from microgpt.schedule import learning_rates
 from microgpt.writing import check_different
@@ -303,6 +303,7 @@ class Run:
         save(path, self.model, self.optimizer, self.fingerprint)
 
 
+@with_arguments_of(Recipe)
 def prepare(
     data: Data = None,
     *,
@@ -319,6 +320,9 @@ def prepare(
     **options: Any,
 ) -> Run:
     """Check every argument of `train`, read the data, shuffle documents and draw the model's parameters."""
+    for name in options:
+        if name not in Recipe.__dataclass_fields__:
+            raise TypeError(f"train() got an unexpected option {name!r}")
     recipe = Recipe(**options)
     eval_every = positive_integer("eval_every", eval_every)
     if patience is not None:
@@ -361,6 +365,7 @@ def prepare(
     return run
 
 
+@with_arguments_of(prepare)
 def train(
     data: Data = None,
     *,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pydoc
 import random
 import signal
 import threading
@@ -16,6 +17,7 @@ from microgpt import GPT, Adam, GPTConfig, read_documents, train
 from microgpt.arguments import LARGEST
 from microgpt.backend import new_generator
 from microgpt.evaluation import mean_loss
+from microgpt.recipe import Recipe, defaults_of
 from microgpt.training import Run, prepare
 
 from conftest import needs_compiled, sequences
@@ -170,12 +172,18 @@ def test_a_loss_that_is_not_finite_stops_training_and_names_the_step(backend: st
         ({"tokenizer": "words"}, ValueError, "tokenizer must be 'characters', 'bytes', a tokenizers file that ends in"),
         ({"long_documents": "wrap"}, ValueError, "long_documents must be 'cut' or 'split', got 'wrap'"),
         ({"data": "nowhere.txt"}, ValueError, "cannot read nowhere.txt: No such file or directory"),
-        ({"colour": 1}, TypeError, "colour"),
+        ({"colour": 1}, TypeError, r"^train\(\) got an unexpected option 'colour'$"),
     ],
 )
 def test_bad_arguments_are_named(backend, options, error, message) -> None:
     with pytest.raises(error, match=message):
         train(**{"data": names, "backend": backend, **SMALL, **options})
+
+
+def test_help_shows_every_option_with_its_default() -> None:
+    assert defaults_of(train) == {"progress": None, **defaults_of(prepare)}
+    assert defaults_of(prepare).items() >= {"data": None, "eval_every": 250, **defaults_of(Recipe)}.items()
+    assert all(name in pydoc.plaintext.document(train) for name in defaults_of(train))
 
 
 @pytest.mark.parametrize("format", ["lines", "text"])

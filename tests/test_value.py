@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import inspect
 import math
 import os
 import pickle
@@ -273,6 +274,12 @@ def test_what_is_not_finite_is_passed_on(scalars, data):
     for operation in (lambda v: v + 1, lambda v: v * 0, lambda v: v**2, lambda v: v**-1, lambda v: v.tanh()):
         assert repr(operation(a)) == repr(operation(expected))
     assert repr(scalars.Value(1e308) * 10) == "Value(data=inf, grad=0.0)"
+
+
+def test_the_constructor_tells_what_it_takes(scalars):
+    required = inspect.Parameter.empty
+    assert defaults_of(scalars.Value) == {"data": required, "children": (), "local_grads": (), "op": ""}
+    assert inspect.getdoc(scalars.Value).startswith("A scalar that remembers how it was computed")
 
 
 def test_constructor_errors(scalars):

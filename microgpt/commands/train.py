@@ -24,7 +24,7 @@ from microgpt.arguments import integer
 from microgpt.commands.machine import add_machine_arguments
 from microgpt.history import lowest_validation_loss
 from microgpt.plots import check_plot_path, plot_losses
-from microgpt.recipe import Recipe, defaults_of
+from microgpt.recipe import defaults_of
 from microgpt.sampling import SAMPLES, TEMPERATURE, Sampler
 from microgpt.training import Run, prepare
 from microgpt.writing import check_different
@@ -92,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="UTF-8; .gz is decompressed, - is standard input; default: US first names that come with the package",
     )
-    defaults = defaults_of(Recipe) | defaults_of(prepare)
+    defaults = defaults_of(prepare)
     for title, options in OPTIONS.items():
         group = parser.add_argument_group(title)
         for name, (kind, text) in options.items():
