@@ -31,3 +31,10 @@ def aligned_zeros(shape: int | tuple[int, ...], dtype: DTypeLike, purpose: str) 
 def check_room(size_bytes: int, purpose: str) -> None:
     """`MemoryError`, as `aligned_zeros` has it, where there is no room for so much: found out before the work."""
     aligned_zeros(size_bytes, np.uint8, purpose)
+
+
+def aligned_copy(array: NDArray[Any], dtype: DTypeLike, purpose: str) -> NDArray[Any]:
+    """The numbers of an array in one of this type that starts on a cache line; see `aligned_zeros`."""
+    copy = aligned_zeros(array.shape, dtype, purpose)
+    copy[...] = array
+    return copy

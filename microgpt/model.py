@@ -11,7 +11,7 @@ import numpy as np
 
 from microgpt import backend as backends
 from microgpt.arguments import choice, integer, string
-from microgpt.arrays import aligned_zeros
+from microgpt.arrays import aligned_copy, aligned_zeros
 from microgpt.config import GPTConfig
 from microgpt.cores import physical_cores
 from microgpt.data.tokenizer import Tokenizer
@@ -32,6 +32,8 @@ from microgpt.streaming import text_pieces
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+
+    from microgpt.interface import Engine
 
 DTYPES = ("float64", "float32")
 INITIAL_STD = 0.08
@@ -89,9 +91,29 @@ class GPT:
         self.generator = backends.new_generator(self.backend, seed)
         self._parameters = aligned_zeros(config.num_params, self.dtype, "a model of this size")
         self._gradients = aligned_zeros(config.num_params, self.dtype, "a model of this size")
-        self.engine = backends.new_engine(self.backend, config, self._parameters, self._gradients, self.threads)
+        self.engine = self._new_engine()
         self.generator.fill_gauss(self._parameters, INITIAL_STD)
         self.history: TrainingHistory | None = None
+
+    def _new_engine(self) -> Engine:
+        return backends.new_engine(self.backend, self.config, self._parameters, self._gradients, self.threads)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles are made from: no engine, and of the generator what every backend understands."""
+        state = {**vars(self), "generator": self.generator.getstate()}
+        del state["engine"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Become a model with memory of its own; on the reference backend, in float64, where there is no other."""
+        vars(self).update(state)
+        if not backends.compiled_engine():
+            self.backend, self.dtype = "reference", "float64"
+        self._parameters = aligned_copy(self._parameters, self.dtype, "a model of this size")
+        self._gradients = aligned_copy(self._gradients, self.dtype, "a model of this size")
+        self.generator = backends.new_generator(self.backend, 0)
+        self.generator.setstate(state["generator"])
+        self.engine = self._new_engine()
 
     @property
     def num_params(self) -> int:

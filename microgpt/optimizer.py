@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from microgpt import backend
 from microgpt.arguments import number
-from microgpt.arrays import aligned_zeros
+from microgpt.arrays import aligned_copy, aligned_zeros
 from microgpt.model import GPT
 
 if TYPE_CHECKING:
@@ -44,14 +44,10 @@ class Adam:
         weight_decay: float = 0.0,
         max_grad_norm: float | None = None,
     ) -> None:
-        self._parameters: Parameters
-        if isinstance(model, GPT):
-            self._parameters, size, dtype = model.engine, model.num_params, model.dtype
-        elif isinstance(model, Iterable):
-            (self._parameters, size), dtype = backend.new_parameters(list(model)), "float64"
-        else:
+        if not isinstance(model, (GPT, Iterable)):
             raise TypeError(f"model must be a GPT or Values, got {type(model).__name__}")
-        self.model = model
+        self.model = model if isinstance(model, GPT) else list(model)
+        self._parameters, size, dtype = _parameters_of(self.model)
         self.learning_rate = number("learning_rate", learning_rate, minimum=0)
         self.beta1 = number("beta1", beta1, minimum=0, below=1)
         self.beta2 = number("beta2", beta2, minimum=0, below=1)
@@ -62,6 +58,16 @@ class Adam:
         self.v = aligned_zeros(size, dtype, "Adam")
         self.step_count = 0
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles are made from: the model brings its parameters."""
+        return {name: value for name, value in vars(self).items() if name != "_parameters"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Become an optimizer of the model in `state`, with memory of its own."""
+        vars(self).update(state)
+        self._parameters, _, dtype = _parameters_of(self.model)
+        self.m, self.v = (aligned_copy(moments, dtype, "Adam") for moments in (self.m, self.v))
+
     def step(self, learning_rate: float | None = None) -> None:
         """Move the parameters against their gradients.
 
@@ -71,3 +77,10 @@ class Adam:
         if learning_rate is not None:
             learning_rate = number("learning_rate", learning_rate, minimum=0)
         self._parameters.adam_step(self, self.learning_rate if learning_rate is None else learning_rate)
+
+
+def _parameters_of(model: GPT | list[Value]) -> tuple[Parameters, int, str]:
+    """What moves the parameters of a model, how many there are, and their type."""
+    if isinstance(model, GPT):
+        return model.engine, model.num_params, model.dtype
+    return *backend.new_parameters(model), "float64"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import random
 import sys
 from types import FrameType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -291,6 +294,59 @@ def test_where_probabilities_are_nan_the_last_token_is_drawn(backend: str) -> No
     model.state_dict()["lm_head"][...] = np.nan
     for options in ({}, {"seed": 1}, {"seed": 1, "top_k": 2}):
         assert model.generate_tokens(2, **options) == [[4] * tiny.block_size] * 2
+
+
+def duplicates() -> list[Any]:
+    def pickled(model: Any) -> Any:
+        return pickle.loads(pickle.dumps(model))
+
+    return [copy.copy, copy.deepcopy, pickled]
+
+
+@pytest.mark.parametrize("duplicate", duplicates())
+def test_a_copy_is_the_same_model_with_memory_of_its_own(duplicate, backend: str) -> None:
+    model = GPT(tiny, 3, backend=backend, threads=2, tokenizer=CharTokenizer("abcd"))
+    model.generator.fill_gauss(np.zeros(1), 1.0)  # from here on it has a number to spare
+    loss, _ = model.loss_and_gradients([[4, 0, 1, 4]])
+    twin = duplicate(model)
+    assert repr(twin) == repr(model)
+    assert (twin.threads, twin.tokenizer, twin.history) == (2, model.tokenizer, None)
+    assert twin.generator.getstate() == model.generator.getstate()
+    assert twin.generate(9) == model.generate(9)
+    Adam(twin).step()
+    assert model.loss([[4, 0, 1, 4]]) == loss
+    Adam(model).step()  # with the same gradients
+    assert model.loss([[4, 0, 1, 4]]) == twin.loss([[4, 0, 1, 4]]) != loss
+
+
+@pytest.mark.parametrize("duplicate", duplicates()[1:])
+def test_a_model_and_its_optimizer_stay_together(duplicate, backend: str) -> None:
+    model = GPT(tiny, backend=backend)
+    optimizer = Adam(model, 0.1, weight_decay=0.5)
+
+    def step(model: GPT, optimizer: Adam) -> float:
+        model.loss_and_gradients([[4, 0, 1, 4]])
+        optimizer.step()
+        return model.loss([[4, 0, 1, 4]])
+
+    before = step(model, optimizer)
+    twin, optimizer_of_twin = duplicate((model, optimizer))
+    assert step(twin, optimizer_of_twin) < before == model.loss([[4, 0, 1, 4]])
+    assert step(twin, optimizer_of_twin) < step(model, optimizer) < before  # which is a step behind
+
+
+@needs_compiled
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_pickle_opens_where_there_is_no_compiled_engine(dtype: str, monkeypatch) -> None:
+    model = GPT(tiny, dtype=dtype, backend="compiled")
+    expected = model.generate_tokens(3, 0.5)
+    content = pickle.dumps((GPT(tiny, dtype=dtype, backend="compiled"), Adam(model)))
+    assert b"_engine" not in content
+    assert b"_generator" not in content
+    monkeypatch.setattr(backends, "compiled_engine", lambda: None)
+    twin, optimizer = pickle.loads(content)
+    assert (twin.backend, twin.dtype, optimizer.m.dtype) == ("reference", "float64", "float64")
+    assert twin.generate_tokens(3, 0.5) == expected
 
 
 def test_logits_are_the_callers(backend: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import pydoc
 import random
 import signal
@@ -199,6 +200,16 @@ def test_data_may_be_a_file_or_a_list(tmp_path, backend: str) -> None:
     from_list = train(iter(names), steps=2, backend=backend, **SMALL)
     assert from_file.losses.tolist() == from_list.losses.tolist()
     assert read_documents(file) == names
+
+
+def test_a_result_can_be_pickled(backend: str) -> None:
+    """Which is how another process gives it back."""
+    result = train(names, steps=3, backend=backend, val_fraction=0.2, **SMALL)
+    twin = pickle.loads(pickle.dumps(result))
+    assert twin.losses.tolist() == result.losses.tolist()
+    assert twin.history.options == result.history.options
+    assert twin.validation_losses == result.validation_losses
+    assert twin.model.generate(5) == result.model.generate(5)
 
 
 def test_the_result_knows_its_model(backend: str) -> None:

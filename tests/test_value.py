@@ -615,6 +615,18 @@ def test_adam_of_nothing(scalars):
     microgpt.Adam([]).step()
 
 
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))])
+def test_adam_is_copied_with_its_values(scalars, duplicate):
+    a, b = scalars.Value(1.0), scalars.Value(2.0)
+    optimizer = microgpt.Adam(iter([a, b, a]), 0.1)
+    for values, adam in (([a, b], optimizer), duplicate(([a, b], optimizer))):
+        for value in values:
+            value.grad = 0.5
+        adam.step()
+        assert adam.step_count == 1
+        assert numbers(values) == [(pytest.approx(0.9), 0.0), (pytest.approx(1.9), 0.0)]
+
+
 def test_adam_errors(scalars):
     a = scalars.Value(1.0)
     for values, message in (([a, a, 1.0], "got float at position 2"), ([[a]], "got list at position 0")):
