@@ -680,6 +680,7 @@ cdef class Engine:
         cdef const int64_t[::1] starts = packed.starts, lengths = packed.lengths
         cdef int64_t completed = 0, steps = learning_rates.shape[0], step_count = adam.step_count
         cdef AdamJob update
+        _moments = adam.m, adam.v  # alive to the end, even where a callback gives the optimizer others
         prepare_adam(&update, self.kernels, self.parameters, self.gradients, adam)
         if starts.shape[0] != steps * batch_size or lengths.shape[0] != starts.shape[0] or losses.shape[0] != steps:
             raise ValueError(

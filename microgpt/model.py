@@ -63,6 +63,8 @@ class GPT:
             It changes no bit of any result. Small batches are faster on one, and stay there.
         tokenizer: what `generate` turns tokens into text with.
 
+    Copies share no memory with the model, nor do pickles, which also open, in float64, where only the reference is.
+
     Source: the model of microgpt, after GPT-2 (Radford et al., 2019).
 
     Attributes:

@@ -7,6 +7,7 @@ import pydoc
 import random
 import signal
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -102,6 +103,19 @@ def test_progress_knows_how_long_training_has_taken(backend: str) -> None:
     assert seen[-1] == run.seconds >= 0.05
     assert seen[0] > 0
     assert seen == sorted(seen)
+
+
+@needs_compiled
+def test_progress_may_replace_what_the_optimizer_remembers_but_frees_nothing_in_use() -> None:
+    run = prepare(names, steps=10_000, backend="compiled")
+    in_use, alive = weakref.ref(run.optimizer.m.base), []
+
+    def replace(completed: int) -> None:
+        run.optimizer.m = run.optimizer.m.copy()
+        alive.append(in_use() is not None or completed == 10_000)
+
+    run.finish(replace)
+    assert all(alive)
 
 
 def test_exceptions_of_progress_end_training(backend: str) -> None:
