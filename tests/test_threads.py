@@ -112,7 +112,7 @@ def test_a_forked_process_trains_on() -> None:
 
 
 FORKED_IN_A_CALL = """
-import os, signal, sys, threading
+import os, signal, sys, threading, time
 from microgpt import GPT, GPTConfig
 
 model, batch = GPT(GPTConfig(vocab_size=5, n_embd=4)), [[4, 0, 1, 2]] * 3
@@ -120,6 +120,7 @@ expected = model.loss(batch), model.generate_tokens(9, seed=2)
 threading.Thread(target=model.generate_tokens, args=(10**6,), kwargs={"seed": 1}, daemon=True).start()
 while not model.engine.turns.busy:
     pass
+time.sleep(0.05)  # until it is drawing
 child = os.fork()
 if child == 0:
     signal.alarm(60)  # rather than to wait for ever
