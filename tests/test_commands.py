@@ -141,7 +141,6 @@ def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str], arguments: li
     assert (printed.out, printed.err) == ("", f"microgpt: error: {message}\n")
 
 
-@needs_compiled
 def test_info_shows_what_a_terminal_would_obey(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     model = train(["anna"], steps=0, n_embd=4).model
     model.history.options["colour"] = "\x1b[31mred\nparameters  999"
@@ -163,6 +162,7 @@ def test_a_run_that_could_save_nothing_does_not_say_that_it_did(
     assert "is saved" not in capsys.readouterr().err
 
 
+@needs_compiled
 def test_info_tells_what_a_file_holds(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
     options = {"steps": 2, "n_embd": 4, "n_head": 2, "block_size": 4, "dtype": "float32"}
