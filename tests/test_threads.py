@@ -134,6 +134,7 @@ def test_a_process_forked_while_another_thread_computes_can_use_the_model() -> N
     subprocess.run([sys.executable, "-c", FORKED_IN_A_CALL], check=True)
 
 
+@pytest.mark.long
 def test_progress_may_ask_for_a_loss_while_threads_train() -> None:
     options = {"steps": 100, "batch_size": 600, "n_embd": 48, "threads": 3, "dtype": "float32"}
     expected = train(["carlotta" * 2, "bob"] * 60, **options)

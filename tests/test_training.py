@@ -90,7 +90,7 @@ def test_the_callers_documents_are_not_shuffled(backend: str) -> None:
 
 def test_progress_counts_completed_steps(backend: str) -> None:
     seen: list[int] = []
-    steps = 200_000 if backend == "compiled" else 5
+    steps = 60_000 if backend == "compiled" else 5
     train(names, steps=steps, backend=backend, progress=seen.append, **SMALL)
     assert seen == sorted(set(seen))
     assert 1 <= seen[0] <= seen[-1] <= steps
