@@ -295,8 +295,8 @@ def test_the_best_model_is_kept(tmp_path: Path) -> None:
 def test_the_best_model_is_that_since_it_is_kept(tmp_path: Path) -> None:
     out, best = tmp_path / "model.safetensors", tmp_path / "model.best.safetensors"
     options = {"val_fraction": 0.2, "eval_every": 2, "learning_rate": 0.3, "schedule": "constant", **SMALL}
-    before = train(NAMES, steps=40, out=out, **options)
-    after = train(NAMES, steps=80, out=out, resume=True, keep_best=True, **options)
+    before = train(NAMES, steps=20, out=out, **options)
+    after = train(NAMES, steps=40, out=out, resume=True, keep_best=True, **options)
     looks = after.validation_losses[len(before.validation_losses) :]
     assert load(best).history.validation_losses[-1] == min(looks, key=lambda pair: pair[1])
 

@@ -181,11 +181,23 @@ def test_a_stream_that_is_closed_is_printed_to_in_vain(closed: str, tmp_path: Pa
     assert "Traceback" not in result.stderr
 
 
-def test_a_terminal_shows_one_line_again_and_again_and_nothing_in_the_end() -> None:
+def test_a_terminal_shows_one_line_again_and_again_and_nothing_in_the_end(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("anna\nbob\n")
     terminal, stderr = pytest.importorskip("pty").openpty()
     every_update = {"TQDM_MININTERVAL": "0", "TQDM_NCOLS": "100", "TQDM_NROWS": "24"}  # of a run that takes no time
     result = subprocess.run(
-        [sys.executable, "-m", "microgpt", "train", "--steps=3", "--samples=0", "--val-fraction=0.1", *SMALL],
+        [
+            sys.executable,
+            "-m",
+            "microgpt",
+            "train",
+            "names.txt",
+            "--steps=3",
+            "--samples=0",
+            "--val-fraction=0.5",
+            *SMALL,
+        ],
+        cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=stderr,
         text=True,
@@ -269,6 +281,7 @@ def test_a_text_trains_and_its_validation_is_shown(tmp_path) -> None:
     file = tmp_path / "verse.txt"
     file.write_text("the rain in spain\nstays mainly in the plain\n" * 10)
     options = ["--format=text", "--val-fraction=0.2", "--eval-every=2", "--steps=3", "--n-embd=4", "--n-head=1"]
+    options.append("--samples=1")
     result = run("train", str(file), *options)
     assert result.returncode == 0
     assert "verse.txt: 440 characters, 14 tokens" in result.stdout
