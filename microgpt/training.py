@@ -159,6 +159,7 @@ class Run:
         end and save it before they do what they always do; where their handler returns, the run goes on. It is saved,
         too, before an error of these two functions, or of the log, goes on.
         """
+        first = self.step
         with HeldBack(*(ENDINGS if self.recorder.out is not None else ())) as signals:
             self.recorder.start(self)
             try:
@@ -166,7 +167,8 @@ class Run:
             except DivergedError:
                 raise
             except Exception:
-                self.recorder.save(self)
+                if self.step > first:  # or a model that is there would give way to an untrained one
+                    self.recorder.save(self)
                 raise
         self.model.history = self.history()
         return TrainingResult(self.model)

@@ -23,6 +23,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from microgpt import GPT, GPTConfig, load, train
+from microgpt.arguments import LARGEST
 from microgpt.checkpoint import VERSION, read
 from microgpt.evaluation import mean_loss
 from microgpt.interrupts import ENDINGS
@@ -203,6 +204,14 @@ def test_a_signal_ends_a_look_at_what_is_set_aside(tmp_path: Path, backend: str,
     result = train(NAMES, out=out, resume=True, **options)
     assert result.losses.tolist() == expected.losses.tolist()
     assert result.validation_losses == expected.validation_losses
+
+
+def test_an_error_before_the_first_step_leaves_the_file_as_it_was(tmp_path: Path, backend: str) -> None:
+    out = tmp_path / "model.safetensors"
+    out.write_bytes(b"before")
+    with pytest.raises(MemoryError, match="a batch_size of"):
+        train(NAMES, steps=5, batch_size=LARGEST // 8, out=out, backend=backend, **SMALL)
+    assert out.read_bytes() == b"before"
 
 
 def test_a_model_whose_loss_is_not_finite_is_not_saved(tmp_path: Path, backend: str) -> None:
