@@ -6,11 +6,10 @@ import importlib
 import pkgutil
 import random
 
+import fuzz
 import pytest
 
-import fuzz
-
-TARGETS = sorted(module.name for module in pkgutil.iter_modules(fuzz.__path__) if module.name != "__main__")
+TARGETS = sorted({module.name for module in pkgutil.iter_modules(fuzz.__path__)} - {"__main__"})
 
 
 @pytest.mark.parametrize("block", range(4))

@@ -1,1 +1,1 @@
-"""Fuzzers: random input, for as long as there is time. Each module has a `case`, which raises where there is a fault."""
+"""Fuzzers: random input, for as long as there is time. Each module has a `case`, which raises on a fault."""

@@ -2,8 +2,8 @@
 
     cd tests && python -m fuzz value --seconds 3600
 
-Case i draws from `random.Random(i)` alone, so `--begin i --cases 1` repeats it. Cases run in a process of their own: one
-that crashes or hangs is a fault like any other, and the next process goes on behind it.
+Case i draws from `random.Random(i)` alone, so `--begin i --cases 1` repeats it. Cases run in a process of their own:
+one that crashes or hangs is a fault like any other, and the next process starts behind it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 HANGS = 120.0  # seconds that no case takes
-TARGETS = sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]) if module.name != "__main__")
+TARGETS = sorted({module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])} - {"__main__"})
 
 
-def work(target: str, begin: int, end: int, until: float, current: Synchronized[int], faults: Synchronized[int]) -> None:
+def work(
+    target: str, begin: int, end: int, until: float, current: Synchronized[int], faults: Synchronized[int]
+) -> None:
     """Run cases from `begin` until there are `end` of them or the time is over."""
     case = importlib.import_module(f"fuzz.{target}").case
     for i in range(begin, end):
