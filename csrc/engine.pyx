@@ -18,19 +18,27 @@ import weakref
 import numpy
 
 from microgpt.arrays import aligned_zeros
+from microgpt.network import network
 
 
 cdef extern from "kernels/interface.h" nogil:
     enum: LINE_BYTES, STAGES, STRIP_PANELS
 
-    ctypedef enum OperationKind:
-        EMBEDDING, RMSNORM, LINEAR, ATTENTION, UNEMBEDDING, CROSS_ENTROPY
-
     ctypedef enum Epilogue:
         STORE, ADD, RELU, RELU_BACKWARD
 
+    ctypedef struct Stage:
+        void (*run)(const Operation *, const Workspace *, const Share *) noexcept nogil
+        int64_t (*units)(const Operation *, const Workspace *) noexcept nogil
+        int64_t grain
+
+    ctypedef struct Kernel:
+        const char *name
+        Stage forward[STAGES]
+        Stage backward[STAGES]
+
     ctypedef struct Operation:
-        OperationKind kind
+        const Kernel *kernel
         Epilogue epilogue, backward_epilogue
         bint accumulate
         int64_t n_in, n_out
@@ -67,11 +75,6 @@ cdef extern from "kernels/interface.h" nogil:
         int64_t first, past
         void *scratch
 
-    ctypedef struct Stage:
-        void (*run)(const Operation *, const Workspace *, const Share *) noexcept nogil
-        int64_t (*units)(const Operation *, const Workspace *) noexcept nogil
-        int64_t grain
-
     ctypedef struct AdamStep:
         double learning_rate, beta1, beta2, eps, bias1, bias2, shrinkage, gradient_scale
 
@@ -79,9 +82,8 @@ cdef extern from "kernels/interface.h" nogil:
         const char *instruction_set
         bint exact
         size_t itemsize
-        Stage forward[6][4]
-        Stage backward[6][4]
-        Stage draw[4]
+        const Kernel *operations
+        Stage draw[STAGES]
         int64_t (*scratch_size)(const Workspace *, int64_t rows) noexcept nogil
         int64_t (*attention_size)(const Workspace *, int64_t panel) noexcept nogil
         double (*sum_of_squares)(int64_t n, const void *gradients) noexcept nogil
@@ -160,6 +162,25 @@ cdef const Kernels *find_kernels(str dtype, str instruction_set) except NULL:
         i += 1
         level = microgpt_level(i)
     raise ValueError(f"instruction set {instruction_set!r} is not one of {', '.join(instruction_sets())}")
+
+
+EPILOGUES = {"store": STORE, "add": ADD, "relu": RELU, "relu_backward": RELU_BACKWARD}
+
+
+cdef const Kernel *find_kernel(const Kernels *kernels, str name) except NULL:
+    cdef const Kernel *kernel = kernels.operations
+    while kernel.name != NULL:
+        if kernel.name.decode() == name:
+            return kernel
+        kernel += 1
+    raise ValueError(f"there are no kernels called {name!r}")
+
+
+def sides(activation, places):
+    """The width of an operation's input or output, and the places of its array and of its gradient's."""
+    if activation is None:
+        return 0, -1, -1
+    return activation.width, places[activation.array], places[activation.gradient.array]
 
 
 cdef void *address(array, dtype, size) except NULL:
@@ -324,14 +345,14 @@ cdef class Engine:
     cdef Assembly assembly
     cdef Job job
     cdef Operation *tape
-    cdef int64_t tape_length, tape_size
+    cdef int64_t tape_length, inference  # operations in all, and those up to the logits
     cdef int64_t row_capacity, attention_capacity
     cdef int64_t logits, num_params, line
     cdef int64_t[2] looked_up  # within a step, between two
     cdef bint heavy
     cdef readonly object config, parameters, gradients, threads, turns
     cdef object dtype, progress, __weakref__
-    cdef object arena, scratch, weights, head_rows  # what the addresses above point into
+    cdef object network, arena, scratch  # what the addresses above point into
     cdef object tokens, targets, positions, first_rows, loss_gradient, losses, attention_start, group_start
 
     def __cinit__(self):
@@ -356,11 +377,11 @@ cdef class Engine:
         self.workspace.num_wte = config.vocab_size * config.n_embd
         self.workspace.num_wpe = config.block_size * config.n_embd
         self.workspace.caches = NULL
-        self.tape_size = 4 + 7 * config.n_layer
-        self.tape = <Operation *>calloc(self.tape_size, sizeof(Operation))
+        self.network = network(config, self.line)
+        self.tape_length, self.inference = len(self.network.operations), self.network.inference
+        self.tape = <Operation *>calloc(self.tape_length, sizeof(Operation))
         if self.tape == NULL:
             raise MemoryError()
-        self._place_weights()
         self.assembly = Assembly(1)
         self.lay_out(1, 0)
         _engines.add(self)
@@ -368,112 +389,25 @@ cdef class Engine:
     def __dealloc__(self):
         free(self.tape)
 
-    # --- The tape: which operation reads and writes what ------------------------------------------------------------
-
-    def _place_weights(self):
-        """Where each matrix of parameters starts; and the rows of queries, keys and values, head by head."""
-        self.weights, start = {}, 0
-        for name, (n_out, n_in) in self.config.parameter_shapes().items():
-            self.weights[name] = start
-            start += n_out * n_in
-        n_embd, n_head = self.config.n_embd, self.config.n_head
-        rows = n_embd * numpy.arange(n_embd, dtype=numpy.int64).reshape(n_head, 1, -1)
-        self.head_rows = [
-            numpy.concatenate([self.weights[f"layer{i}.attn_w{part}"] + rows for part in "qkv"], axis=1).ravel()
-            for i in range(self.config.n_layer)
-        ]
+    # --- The tape -----------------------------------------------------------------------------------------------------
 
     cdef int64_t panels(self, int64_t rows) noexcept nogil:
         return (rows + self.line - 1) // self.line
 
-    cdef Operation *record(self, OperationKind kind, n_in, n_out, input, output) except NULL:
-        cdef Operation *op = &self.tape[self.tape_length]
-        if self.tape_length == self.tape_size:
-            raise AssertionError("the tape is full")
-        self.tape_length += 1
-        op.kind, op.n_in, op.n_out, op.input, op.output = kind, n_in, n_out, input, output
-        op.epilogue = op.backward_epilogue = STORE
-        op.residual = op.saved = op.input_gradient = op.output_gradient = -1
-        op.weight = op.gathered = op.gathered_gradient = op.transposed = op.cache = -1
-        op.accumulate = False
-        op.weight_rows = NULL
-        if kind == RMSNORM:
-            op.scale = pow(n_in, -1)
-        elif kind == ATTENTION:
-            op.scale = pow(pow(self.workspace.n_embd // self.workspace.n_head, 0.5), -1)
-        return op
-
     cdef int lay_out(self, int64_t rows, int64_t attention) except -1:
-        """Give every array of the tape its place in one arena, with room for batches up to these sizes."""
-        cdef Operation *op
-        cdef int64_t n_embd = self.config.n_embd, vocab_size = self.config.vocab_size, layer, i
+        """Give every array of the network its place in one arena, with room for batches up to these sizes."""
+        cdef int64_t i
         padded_rows = int(self.panels(rows) * self.line)
-        size = 0  # a Python integer: it cannot overflow
+        size, places = 0, {None: -1}  # Python integers: they cannot overflow
         self.row_capacity = self.attention_capacity = 0  # until all of it is there: memory may run out
-
-        def take(elements):
-            nonlocal size
-            start, size = size, size + (elements + self.line - 1) // self.line * self.line
-            return start
-
-        def take_rows(width):
-            return take(padded_rows * width)
-
-        # Gradients of activations live from one backward operation to the next, so layers share them.
-        d_stream = take_rows(n_embd)  # of the residual stream: the same array before and after each block
-        d_inner, d_qkv = take_rows(n_embd), take_rows(3 * n_embd)
-        d_hidden, d_logits = take_rows(4 * n_embd), take_rows(vocab_size)
-        d_gathered = take(3 * n_embd * n_embd)
-        transposed = take(4 * n_embd * n_embd) if n_embd >= TRANSPOSED_WIDTH and n_embd % self.line == 0 else -1
-
-        self.tape_length = 0
-
-        embedded, stream = take_rows(n_embd), take_rows(n_embd)
-        op = self.record(EMBEDDING, 0, n_embd, -1, embedded)
-        op.output_gradient = d_stream
-        op = self.record(RMSNORM, n_embd, n_embd, embedded, stream)
-        op.output_gradient, op.input_gradient, op.saved = d_stream, d_stream, take_rows(2)
-
-        for layer in range(self.config.n_layer):
-            # 1) Multi-head attention
-            normed, qkv = take_rows(n_embd), take_rows(3 * n_embd)
-            attended, attended_stream = take_rows(n_embd), take_rows(n_embd)
-            op = self.record(RMSNORM, n_embd, n_embd, stream, normed)
-            op.output_gradient, op.input_gradient, op.saved = d_inner, d_stream, take_rows(2)
-            op.accumulate = True
-            op = self.record(LINEAR, n_embd, 3 * n_embd, normed, qkv)
-            op.output_gradient, op.input_gradient = d_qkv, d_inner
-            op.weight_rows = <const int64_t *>address(self.head_rows[layer], numpy.int64, 3 * n_embd)
-            op.gathered, op.gathered_gradient = take(3 * n_embd * n_embd), d_gathered
-            op = self.record(ATTENTION, 3 * n_embd, n_embd, qkv, attended)
-            op.output_gradient, op.input_gradient, op.saved = d_inner, d_qkv, take(attention)
-            op.cache = layer * self.cache_elements()
-            op = self.record(LINEAR, n_embd, n_embd, attended, attended_stream)
-            op.weight, op.epilogue, op.residual = self.weights[f"layer{layer}.attn_wo"], ADD, stream
-            op.output_gradient, op.input_gradient = d_stream, d_inner
-            # 2) Multi-layer perceptron
-            normed, hidden, stream = take_rows(n_embd), take_rows(4 * n_embd), take_rows(n_embd)
-            op = self.record(RMSNORM, n_embd, n_embd, attended_stream, normed)
-            op.output_gradient, op.input_gradient, op.saved = d_inner, d_stream, take_rows(2)
-            op.accumulate = True
-            op = self.record(LINEAR, n_embd, 4 * n_embd, normed, hidden)
-            op.weight, op.epilogue = self.weights[f"layer{layer}.mlp_fc1"], RELU
-            op.output_gradient, op.input_gradient = d_hidden, d_inner
-            op = self.record(LINEAR, 4 * n_embd, n_embd, hidden, stream)
-            op.weight, op.epilogue, op.residual = self.weights[f"layer{layer}.mlp_fc2"], ADD, attended_stream
-            op.backward_epilogue = RELU_BACKWARD
-            op.output_gradient, op.input_gradient = d_stream, d_hidden
-
+        for array in self.network.arrays:
+            places[array] = size
+            elements = array.width * padded_rows + array.elements + (attention if array.triangles else 0)
+            size += (elements + self.line - 1) // self.line * self.line
+        size += self.line * self.line  # kernels may read, not use, the rest of a square of lines past an array's end
         for i in range(self.tape_length):
-            if self.tape[i].kind == LINEAR:
-                self.tape[i].transposed = transposed
-
-        self.logits = take_rows(vocab_size)
-        op = self.record(UNEMBEDDING, n_embd, vocab_size, stream, self.logits)
-        op.weight, op.output_gradient, op.input_gradient = self.weights["lm_head"], d_logits, d_stream
-        op = self.record(CROSS_ENTROPY, vocab_size, 0, self.logits, -1)
-        op.input_gradient, op.saved = d_logits, take_rows(2)
-        take(self.line * self.line)  # kernels may read, not use, the rest of a square of lines past the end of an array
+            self.record(&self.tape[i], self.network.operations[i], places)
+        self.logits = self.tape[self.inference - 1].output
 
         self.arena = aligned_zeros(size, self.dtype, f"a batch of {rows:,} positions")
         self.workspace.arena = address(self.arena, self.dtype, size)
@@ -499,6 +433,22 @@ cdef class Engine:
         self.workspace.attention_start = <int64_t *>address(self.attention_start, numpy.int64, starts)
         self.workspace.group_start = <int64_t *>address(self.group_start, numpy.int64, starts)
         self.row_capacity, self.attention_capacity = padded_rows, attention
+        return 0
+
+    cdef int record(self, Operation *op, operation, places) except -1:
+        op.kernel = find_kernel(self.kernels, operation.kernel)
+        op.n_in, op.input, op.input_gradient = sides(operation.input, places)
+        op.n_out, op.output, op.output_gradient = sides(operation.output, places)
+        op.epilogue, op.backward_epilogue = EPILOGUES[operation.epilogue], EPILOGUES[operation.backward_epilogue]
+        op.accumulate, op.scale = operation.accumulate, operation.scale
+        op.residual = places[operation.residual.array] if operation.residual else -1
+        op.saved = places[operation.saved]
+        op.weight, op.weight_rows = -1 if operation.weight is None else operation.weight, NULL
+        if operation.weight_rows is not None:
+            op.weight_rows = <const int64_t *>address(operation.weight_rows, numpy.int64, op.n_out)
+        op.gathered, op.gathered_gradient = places[operation.gathered], places[operation.gathered_gradient]
+        op.transposed = places[operation.transposed]
+        op.cache = -1 if operation.cache is None else operation.cache * self.cache_elements()
         return 0
 
     cdef int64_t cache_elements(self):
@@ -571,18 +521,16 @@ cdef class Engine:
                 self.look_up(-1)
         return 0
 
-    cdef int forward(self, OperationKind last) except -1 nogil:
+    cdef int forward(self, int64_t operations) except -1 nogil:
         cdef int64_t i
-        for i in range(self.tape_length):
-            self.run(&self.tape[i], self.kernels.forward[<int>self.tape[i].kind])
-            if self.tape[i].kind == last:
-                break
+        for i in range(operations):
+            self.run(&self.tape[i], self.tape[i].kernel.forward)
         return 0
 
     cdef int backward(self) except -1 nogil:
         cdef int64_t i
         for i in range(self.tape_length - 1, -1, -1):
-            self.run(&self.tape[i], self.kernels.backward[<int>self.tape[i].kind])
+            self.run(&self.tape[i], self.tape[i].kernel.backward)
         return 0
 
     cdef int64_t positions_of(self, int64_t tokens) noexcept nogil:
@@ -641,7 +589,7 @@ cdef class Engine:
                 w.loss_gradient[r + p] = (1.0 / <double>n) * share
             r += n
         self.begin(r)
-        self.forward(CROSS_ENTROPY)
+        self.forward(self.tape_length)
         r = 0
         for d in range(documents):
             n = self.positions_of(lengths[d])
@@ -721,7 +669,7 @@ cdef class Engine:
             self.workspace.first_rows[r] = 0
         self.begin(n)
         with nogil:
-            self.forward(UNEMBEDDING)
+            self.forward(self.inference)
         panels = self.arena[self.logits :][: self.panels(n) * vocab_size * self.line].reshape(-1, vocab_size, self.line)
         return panels.transpose(0, 2, 1).reshape(-1, vocab_size)[:n].copy()  # the arena will be used again
 
@@ -813,8 +761,8 @@ cdef class Engine:
             self.begin(n)
             w.caches, w.temperature = <void *const *>&addresses[0], temperature
             with nogil:
-                self.forward(UNEMBEDDING)
-                self.run(&self.tape[self.tape_length - 2], self.kernels.draw)  # the logits are the unembedding's
+                self.forward(self.inference)
+                self.run(&self.tape[self.inference - 1], self.kernels.draw)
             for r in range(n):
                 lengths[r] += 1
         finally:

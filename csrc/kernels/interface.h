@@ -22,25 +22,16 @@ enum {
 };
 
 typedef enum {
-    EMBEDDING,      /* output = wte[token] + wpe[position] */
-    RMSNORM,        /* output = input / root mean square of input */
-    LINEAR,         /* output = weight x input, then the epilogue */
-    ATTENTION,      /* output = causal multi-head attention of the packed queries, keys and values in input */
-    UNEMBEDDING,    /* output = weight x input, the logits */
-    CROSS_ENTROPY,  /* losses = -log softmax(input)[target] */
-    OPERATION_KINDS
-} OperationKind;
-
-typedef enum {
     STORE,          /* c = sum */
     ADD,            /* c = sum + extra */
     RELU,           /* c = max(0, sum) */
     RELU_BACKWARD   /* c = sum where extra > 0, otherwise 0 */
 } Epilogue;
 
-/* One record on the tape. Offsets count elements from the start of the arena; -1 says there is no such thing. */
+/* One record on the tape: `Operation` of network.py, with the places that its arrays have in the arena. Offsets count
+ * elements from the start of the arena; -1 says there is no such thing. */
 typedef struct {
-    OperationKind kind;
+    const struct Kernel *kernel;    /* its forward and backward */
     Epilogue epilogue;              /* of LINEAR: what happens to each sum before it is stored */
     Epilogue backward_epilogue;     /* of LINEAR: what happens to each gradient of the input */
     int accumulate;                 /* of RMSNORM: add to the gradient that the input already has */
@@ -100,6 +91,12 @@ typedef struct {
 enum { STAGES = 4 };
 typedef Stage Stages[STAGES];       /* one after the other; where there are fewer, the rest have no `run` */
 
+/* An operation's pair. */
+typedef struct Kernel {
+    const char *name;
+    Stages forward, backward;
+} Kernel;
+
 typedef struct {
     double learning_rate, beta1, beta2, eps;
     double bias1, bias2;            /* 1 - beta1**step and 1 - beta2**step */
@@ -112,8 +109,8 @@ typedef struct {
     const char *instruction_set;
     int exact;                      /* every bit is microgpt's */
     size_t itemsize;
-    Stages forward[OPERATION_KINDS], backward[OPERATION_KINDS];
-    Stages draw;                    /* of the logits of UNEMBEDDING: probabilities and tokens */
+    const Kernel *operations;       /* up to one without a name */
+    Stages draw;                    /* of the logits: probabilities and tokens */
     int64_t (*scratch_size)(const Workspace *, int64_t rows);
     /* Where in `saved` an ATTENTION's panel ends, if it starts at 0: elements */
     int64_t (*attention_size)(const Workspace *, int64_t panel);

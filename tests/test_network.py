@@ -1,0 +1,93 @@
+"""The network: that the fused operations are what the reference's `gpt` calls, in its order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from microgpt import GPTConfig, reference
+from microgpt.network import Network, network
+
+config = GPTConfig(vocab_size=27, n_layer=2, n_embd=16, block_size=8, n_head=4)
+
+TABLE = """\
+embedding      16          wte wpe
+rmsnorm        16 -> 16
+rmsnorm        16 -> 16
+linear         16 -> 48    layer0.attn_wq layer0.attn_wk layer0.attn_wv
+attention      48 -> 16
+linear         16 -> 16    layer0.attn_wo + residual
+rmsnorm        16 -> 16
+linear         16 -> 64    layer0.mlp_fc1, relu
+linear         64 -> 16    layer0.mlp_fc2 + residual
+rmsnorm        16 -> 16
+linear         16 -> 48    layer1.attn_wq layer1.attn_wk layer1.attn_wv
+attention      48 -> 16
+linear         16 -> 16    layer1.attn_wo + residual
+rmsnorm        16 -> 16
+linear         16 -> 64    layer1.mlp_fc1, relu
+linear         64 -> 16    layer1.mlp_fc2 + residual
+unembedding    16 -> 27    lm_head
+cross_entropy  27"""
+
+
+def test_the_network_of_two_layers() -> None:
+    assert str(network(config, line=8)) == TABLE
+
+
+def calls_of_the_reference(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The functions that `document_loss` calls for one position, with the names of their parameters."""
+    state_dict = {
+        name: [[reference.Value(0.1)] * columns for _ in range(rows)]
+        for name, (rows, columns) in config.parameter_shapes().items()
+    }
+    names = {id(matrix): name for name, matrix in state_dict.items()}
+    calls = []
+
+    def traced(name: str) -> Any:
+        function = getattr(reference, name)
+
+        def call(*arguments: Any) -> Any:
+            calls.append(" ".join([name, *(names[id(each)] for each in arguments if id(each) in names)]))
+            return function(*arguments)
+
+        return call
+
+    for name in ("linear", "softmax", "rmsnorm"):
+        monkeypatch.setattr(reference, name, traced(name))
+    relu = reference.Value.relu
+    monkeypatch.setattr(reference.Value, "relu", lambda x: (calls.append("relu"), relu(x))[1])
+    reference.document_loss([1, 2], state_dict, config)
+    return [call for before, call in zip([None, *calls], calls) if (before, call) != ("relu", "relu")]
+
+
+def test_the_network_is_what_the_reference_calls_in_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    for operation in network(config, line=8).operations:
+        if operation.kernel in ("linear", "unembedding"):
+            calls += [f"linear {name}" for name in operation.parameters]
+        if operation.epilogue == "relu":
+            calls.append("relu")
+        if operation.kernel == "rmsnorm":
+            calls.append("rmsnorm")
+        if operation.kernel in ("attention", "cross_entropy"):
+            calls += ["softmax"] * (config.n_head if operation.kernel == "attention" else 1)
+    assert calls == calls_of_the_reference(monkeypatch)
+
+
+def test_gradients_share_few_arrays_however_many_layers_there_are() -> None:
+    def gradients(n_layer: int) -> set[Any]:
+        deep = GPTConfig(vocab_size=27, n_layer=n_layer)
+        return {operation.input.gradient.array for operation in network(deep, line=8).operations if operation.input}
+
+    assert sorted(array.width for array in gradients(1)) == [16, 16, 27, 48, 64]
+    assert len(gradients(5)) == len(gradients(1))
+
+
+def test_a_gradient_that_backward_would_replace_is_an_error() -> None:
+    net = Network(config, line=8)
+    x = net.embedding()
+    net.cross_entropy(net.unembedding(net.linear(x, "layer0.attn_wo", add=x), "lm_head"))
+    with pytest.raises(ValueError, match=r"the input of linear .* has a gradient already"):
+        net.place_gradients()
