@@ -37,9 +37,9 @@ INSTRUMENTED = os.environ.get("MICROGPT_INSTRUMENT") == "1"
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 INSTRUMENTS = ["-O1", "-g1", "--coverage", *SANITIZERS] if INSTRUMENTED else []
 
-# pow, exp and log have to stay calls of the C library: the compiler would make x * x of pow(x, 2), whose last bit
+# pow, exp, log and erf have to stay calls of the C library: the compiler would make x * x of pow(x, 2), whose last bit
 # differs. -fno-math-errno lets square roots be single instructions.
-CALLED = [f"-fno-builtin-{function}" for function in ("pow", "exp", "log")]
+CALLED = [f"-fno-builtin-{function}" for function in ("pow", "exp", "log", "erf")]
 COMMON = ["-O3", "-fno-math-errno", *CALLED, *INSTRUMENTS]
 POLICIES = {
     "float64": [*COMMON, "-ffp-contract=off", "-DMICROGPT_EXACT=1"],

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FORMAT = "microgpt"
-VERSION = 1
+VERSION = 2
+# Fields of GPTConfig that files of earlier versions do not have, with what they meant.
+NEW_FIELDS: dict[str, dict[str, Any]] = {"1": {"activation": "relu", "init_std": 0.08}}
 LOSSES, MEAN, MEAN_SQUARE = "history.losses", "optimizer.m.", "optimizer.v."
 
 
@@ -166,17 +168,18 @@ def _read_file(path: str) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
 def _interpret(arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Checkpoint:
     if texts.get("format") != FORMAT:
         raise ValueError("not a model of microgpt: its metadata must say format 'microgpt'")
-    if texts["format_version"] != str(VERSION):
-        raise ValueError(f"format version {texts['format_version']} is not {VERSION}, the one this microgpt reads")
+    version = texts["format_version"]
+    if version not in (*NEW_FIELDS, str(VERSION)):
+        raise ValueError(f"format version {version} is not {VERSION} or before, which this microgpt reads")
     checksum = texts.pop("checksum")
     if checksum != _checksum(arrays, texts):
         raise ValueError("damaged: the checksum is not that of the content")
     metadata = {key: json.loads(text) for key, text in texts.items() if key not in ("format", "format_version")}
 
-    sizes = _typed("config", metadata["config"], dict)
-    if sizes.keys() != GPTConfig.__dataclass_fields__.keys():
-        raise ValueError(f"config must have {', '.join(GPTConfig.__dataclass_fields__)}, got {', '.join(sizes)}")
-    config = GPTConfig(**sizes)
+    fields = NEW_FIELDS.get(version, {}) | _typed("config", metadata["config"], dict)
+    if fields.keys() != GPTConfig.__dataclass_fields__.keys():
+        raise ValueError(f"config must have {', '.join(GPTConfig.__dataclass_fields__)}, got {', '.join(fields)}")
+    config = GPTConfig(**fields)
     if config.n_layer > len(arrays):  # asked before the layers are listed
         raise ValueError(f"config has n_layer {config.n_layer}, but there are only {len(arrays)} arrays")
     dtype = choice("dtype", metadata["dtype"], DTYPES)
@@ -193,7 +196,8 @@ def _interpret(arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Checkp
             (integer("validation_losses", step, 0), math.nan if loss is None else float(loss))
             for step, loss in _typed("validation_losses", told["validation_losses"], list)
         ]
-        history = TrainingHistory(losses, pairs, _typed("options", told["options"], dict), float(told["seconds"]))
+        options = NEW_FIELDS.get(version, {}) | _typed("options", told["options"], dict)
+        history = TrainingHistory(losses, pairs, options, float(told["seconds"]))
     if "progress" in metadata:
         told = _typed("progress", metadata["progress"], dict)
         progress = Progress(

@@ -1,15 +1,19 @@
-"""The shape of a model."""
+"""The architecture of a model."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
-from microgpt.arguments import positive_integer
+from microgpt.arguments import choice, number, positive_integer
+
+SIZES = ("vocab_size", "n_layer", "n_embd", "block_size", "n_head")
+ACTIVATIONS = ("relu", "gelu")
+SCALED = "scaled"
 
 
 @dataclass(frozen=True, kw_only=True)
 class GPTConfig:
-    """The sizes of a GPT. All are whole numbers of at least 1; `ValueError` or `TypeError` says which one is not.
+    """The architecture of a GPT. `ValueError` or `TypeError` says which field is wrong, and what it must be.
 
     Attributes:
         vocab_size: number of tokens, the one that begins and ends a document included.
@@ -17,6 +21,9 @@ class GPTConfig:
         n_embd: width of the residual stream; a multiple of `n_head`.
         block_size: longest context, in tokens.
         n_head: number of attention heads, each `n_embd / n_head` wide.
+        activation: the function between the two layers of the MLP: "relu", or "gelu" (Hendrycks and Gimpel, 2016;
+            the exact form).
+        init_std: the standard deviation of fresh parameters; a number above 0, or "scaled", see `init_stds`.
 
     The defaults are microgpt's.
     """
@@ -26,10 +33,17 @@ class GPTConfig:
     n_embd: int = 16
     block_size: int = 16
     n_head: int = 4
+    activation: str = "relu"
+    init_std: float | str = 0.08
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            object.__setattr__(self, name, positive_integer(name, value))
+        for name in SIZES:
+            object.__setattr__(self, name, positive_integer(name, getattr(self, name)))
+        choice("activation", self.activation, ACTIVATIONS)
+        if self.init_std != SCALED:
+            if isinstance(self.init_std, str):
+                raise ValueError(f"init_std must be a number or {SCALED!r}, got {self.init_std!r:.60}")
+            object.__setattr__(self, "init_std", number("init_std", self.init_std, above=0))
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd must be a multiple of n_head, got n_embd={self.n_embd} and n_head={self.n_head}")
 
@@ -39,6 +53,20 @@ class GPTConfig:
         for i in range(self.n_layer):
             shapes |= {f"layer{i}.{name}": shape for name, shape in self._shapes_of_a_layer().items()}
         return shapes
+
+    def init_stds(self) -> dict[str, float]:
+        """Standard deviation of the normal distribution that each parameter matrix is drawn from, by name.
+
+        That is `init_std`, or where it is "scaled", `fan_in ** -0.5`, fan_in being the number of columns, so that
+        activations keep their size from layer to layer (LeCun et al., 1998). The matrices whose outputs the residual
+        stream adds up are further divided by the root of their number, `2 * n_layer` (GPT-2; Radford et al., 2019).
+        """
+        if not isinstance(self.init_std, str):
+            return dict.fromkeys(self.parameter_shapes(), self.init_std)
+        return {
+            name: (n_in * (2 * self.n_layer if name.endswith(("attn_wo", "mlp_fc2")) else 1)) ** -0.5
+            for name, (_, n_in) in self.parameter_shapes().items()
+        }
 
     def _shapes_outside_layers(self) -> dict[str, tuple[int, int]]:
         return {

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from microgpt.interface import Engine
 
 DTYPES = ("float64", "float32")
-INITIAL_STD = 0.08
 SEED = 42  # as in microgpt, wherever none is given
 
 
@@ -51,10 +50,10 @@ def check_vocabulary(config: GPTConfig, tokenizer: Tokenizer | None) -> None:
 
 
 class GPT:
-    """A GPT of the given shape, its parameters drawn from a normal distribution with standard deviation 0.08.
+    """A GPT of the given architecture, its parameters drawn from normal distributions, see `GPTConfig.init_stds`.
 
     Args:
-        config: the sizes of the model.
+        config: the architecture of the model.
         seed: an int, or a `random.Random` whose state is copied. Parameters are drawn from it in the seed's order;
             what `generate` draws comes after them.
         dtype: "float64" gives exactly the numbers of microgpt, "float32" the same to its own precision, faster.
@@ -94,7 +93,8 @@ class GPT:
         self._parameters = aligned_zeros(config.num_params, self.dtype, "a model of this size")
         self._gradients = aligned_zeros(config.num_params, self.dtype, "a model of this size")
         self.engine = self._new_engine()
-        self.generator.fill_gauss(self._parameters, INITIAL_STD)
+        for matrix, std in zip(self.state_dict().values(), config.init_stds().values()):
+            self.generator.fill_gauss(matrix.reshape(-1), std)
         self.history: TrainingHistory | None = None
 
     def _new_engine(self) -> Engine:

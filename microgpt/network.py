@@ -76,6 +76,7 @@ class Operation:
         saved: what forward keeps for backward besides input and output.
         scale: the factor that the operation has.
         cache: how many operations before it have keys and values in a cache of inference.
+        in_place: whether backward turns the gradient of the output into that of the input where it is.
         accumulate: whether backward adds to the gradient of the input.
     """
 
@@ -94,6 +95,7 @@ class Operation:
     saved: Array | None = None
     scale: float = 1.0
     cache: int | None = None
+    in_place: bool = False
     accumulate: bool = field(default=False, init=False)
 
     def __str__(self) -> str:
@@ -157,6 +159,10 @@ class Network:
         producer.epilogue, x.rectified = "relu", True
         return x
 
+    def gelu(self, x: Activation) -> Activation:
+        """`x` times the probability that a normal variate is below it."""
+        return self._elementwise("gelu", x)
+
     def attention(self, qkv: Activation) -> Activation:
         """Causal attention; the features of `qkv` are, head after head, its query, key and value."""
         head_dim = self.config.n_embd // self.config.n_head
@@ -185,7 +191,7 @@ class Network:
         for operation in reversed(self.operations):
             x, output = operation.input, operation.output
             if x is not None:
-                operation.accumulate = x.gradient.array is not None
+                operation.accumulate = x.gradient.array is not None and not operation.in_place
                 if operation.accumulate and operation.kernel not in ACCUMULATES:
                     raise ValueError(f"the input of {operation} has a gradient already, and backward would replace it")
                 if x.gradient.array is None:
@@ -196,6 +202,11 @@ class Network:
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.operations))
+
+    def _elementwise(self, kernel: str, x: Activation) -> Activation:
+        """A function of each feature; its derivatives are saved, and backward multiplies the gradient by them."""
+        operation = Operation(kernel, x, saved=self._array(width=x.width), in_place=True)
+        return self._record(operation, x.width, x.gradient)
 
     def _array(self, **sizes: Any) -> Array:
         self.arrays.append(Array(**sizes))
@@ -226,6 +237,7 @@ class Network:
 def network(config: GPTConfig, line: int) -> Network:
     """`gpt` of reference.py as fused operations, and the loss."""
     net = Network(config, line)
+    activation = getattr(net, config.activation)
     x = net.embedding()
     x = net.rmsnorm(x)
     for i in range(config.n_layer):
@@ -234,7 +246,7 @@ def network(config: GPTConfig, line: int) -> Network:
         qkv = net.linear(normed, f"layer{i}.attn_wq", f"layer{i}.attn_wk", f"layer{i}.attn_wv")
         x = net.linear(net.attention(qkv), f"layer{i}.attn_wo", add=x)
         # 2) Multi-layer perceptron
-        hidden = net.relu(net.linear(net.rmsnorm(x), f"layer{i}.mlp_fc1"))
+        hidden = activation(net.linear(net.rmsnorm(x), f"layer{i}.mlp_fc1"))
         x = net.linear(hidden, f"layer{i}.mlp_fc2", add=x)
     net.cross_entropy(net.unembedding(x, "lm_head"))
     net.place_gradients()

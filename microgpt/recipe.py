@@ -59,7 +59,7 @@ class Recipe:
         time: instead, for how many seconds to train. How many steps that makes depends on the machine.
         seed: shuffles the documents, draws the parameters, and then what is generated; an int, or anything else that
             `random.Random` takes, or a `random.Random`.
-        n_layer, n_embd, block_size, n_head: the sizes of the model, see `GPTConfig`.
+        n_layer, n_embd, block_size, n_head, activation, init_std: the architecture of the model, see `GPTConfig`.
         batch_size: documents in a step; the loss is the mean of theirs.
         learning_rate: the highest of the run.
         schedule: how the learning rate falls: "linear" or "cosine", to 0, or "constant".
@@ -80,6 +80,8 @@ class Recipe:
     n_embd: int = GPTConfig.n_embd
     block_size: int = GPTConfig.block_size
     n_head: int = GPTConfig.n_head
+    activation: str = GPTConfig.activation
+    init_std: float | str = GPTConfig.init_std
     batch_size: int = 1
     learning_rate: float = _ADAM["learning_rate"]
     schedule: str = "linear"

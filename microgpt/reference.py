@@ -207,17 +207,18 @@ def _leaf(data: float, grad: float) -> Value:
 StateDict = dict[str, list[list[Value]]]
 
 
-def draw_state_dict(config: GPTConfig, generator: random.Random, std: float = 0.08) -> StateDict:
-    """Fresh parameters, each drawn from a normal distribution with mean 0 and standard deviation `std`."""
+def draw_state_dict(config: GPTConfig, generator: random.Random) -> StateDict:
+    """Fresh parameters, drawn from normal distributions with mean 0, whose standard deviations `config` knows."""
 
-    def matrix(n_out: int, n_in: int) -> list[list[Value]]:
+    def matrix(n_out: int, n_in: int, std: float) -> list[list[Value]]:
         return [[Value(generator.gauss(0, std)) for _ in range(n_in)] for _ in range(n_out)]
 
-    return {name: matrix(*shape) for name, shape in config.parameter_shapes().items()}
+    stds = config.init_stds()
+    return {name: matrix(*shape, stds[name]) for name, shape in config.parameter_shapes().items()}
 
 
 # --- The model: from tokens and parameters to logits over what comes next ---------------------------------------------
-# GPT-2 with minor differences: rmsnorm instead of layernorm, no biases, ReLU instead of GeLU.
+# GPT-2 with minor differences: rmsnorm instead of layernorm, no biases, ReLU unless `activation` says otherwise.
 
 
 def _values(sequence: Iterable[Value | float]) -> list[Value]:
@@ -257,6 +258,16 @@ def rmsnorm(x: Sequence[Value | float]) -> list[Value]:
     return [xi * scale for xi in x]
 
 
+def gelu(x: Value) -> Value:
+    """`x` times the probability that a normal variate is below `x` (Hendrycks and Gimpel, 2016)."""
+    cdf = 0.5 * (1 + math.erf(0.5**0.5 * x.data))
+    density = (2 * math.pi) ** -0.5 * math.exp(-0.5 * x.data * x.data)
+    return Value(x.data * cdf, (x,), (cdf + x.data * density,), "GELU")
+
+
+ACTIVATIONS: dict[str, Callable[[Value], Value]] = {"relu": Value.relu, "gelu": gelu}
+
+
 def gpt(
     token_id: int,
     pos_id: int,
@@ -264,6 +275,7 @@ def gpt(
     values: list[list[list[Value]]],
     state_dict: StateDict,
     n_head: int,
+    activation: Callable[[Value], Value] = Value.relu,
 ) -> list[Value]:
     """Logits (vocab_size) over the token that follows `token_id` at position `pos_id`.
 
@@ -299,7 +311,7 @@ def gpt(
         x_residual = x
         x = rmsnorm(x)
         x = linear(x, state_dict[f"layer{layer}.mlp_fc1"])
-        x = [xi.relu() for xi in x]
+        x = [activation(xi) for xi in x]
         x = linear(x, state_dict[f"layer{layer}.mlp_fc2"])
         x = [a + b for a, b in zip(x, x_residual)]
 
@@ -317,10 +329,11 @@ def document_loss(tokens: Sequence[int], state_dict: StateDict, config: GPTConfi
     n = min(config.block_size, len(tokens) - 1)
     keys: list[list[list[Value]]] = [[] for _ in range(config.n_layer)]
     values: list[list[list[Value]]] = [[] for _ in range(config.n_layer)]
+    activation = ACTIVATIONS[config.activation]
     losses = []
     for pos_id in range(n):
         token_id, target_id = tokens[pos_id], tokens[pos_id + 1]
-        logits = gpt(token_id, pos_id, keys, values, state_dict, config.n_head)
+        logits = gpt(token_id, pos_id, keys, values, state_dict, config.n_head, activation)
         probs = softmax(logits)
         losses.append(-probs[target_id].log())
     return (1 / n) * sum(losses)  # type: ignore[return-value]  # an empty sum is 0
@@ -406,9 +419,10 @@ def sample_document(
     """
     keys: list[list[list[Value]]] = [[] for _ in range(config.n_layer)]
     values: list[list[list[Value]]] = [[] for _ in range(config.n_layer)]
+    activation = ACTIVATIONS[config.activation]
     token_id, sample = bos, []
     for pos_id in range(config.block_size):
-        logits = gpt(token_id, pos_id, keys, values, state_dict, config.n_head)
+        logits = gpt(token_id, pos_id, keys, values, state_dict, config.n_head, activation)
         probs = softmax([logit / temperature for logit in logits])
         token_id = draw_token([p.data for p in probs], generator.random())
         if token_id == bos:

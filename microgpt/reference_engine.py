@@ -178,4 +178,5 @@ class Engine:
             raise ValueError(f"document {sample} already has block_size={self.config.block_size} tokens")
         cache.lengths[sample] += 1
         keys, values = cache.keys[sample], cache.values[sample]
-        return reference.gpt(token, position, keys, values, cache.state_dict, self.config.n_head)
+        activation = reference.ACTIVATIONS[self.config.activation]
+        return reference.gpt(token, position, keys, values, cache.state_dict, self.config.n_head, activation)

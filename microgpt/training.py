@@ -345,6 +345,8 @@ def prepare(
         n_embd=recipe.n_embd,
         block_size=recipe.block_size,
         n_head=recipe.n_head,
+        activation=recipe.activation,
+        init_std=recipe.init_std,
     )
     model = GPT(config, generator, recipe.dtype, backend, threads, corpus.tokenizer)
     optimizer = Adam(

@@ -629,6 +629,8 @@ def array(key: str, value: Any) -> Any:
         (replaced("config", vocab_size=10**12), r"wte must be float64 of shape \(1000000000000, 4\)"),
         (replaced("config", n_embd=-4), "n_embd must be at least 1, got -4"),
         (replaced("config", colour=1), "config must have vocab_size"),
+        (replaced("config", activation="sine"), "activation must be 'relu' or "),
+        (replaced("config", init_std=[]), "init_std must be a number"),
         (text("dtype", '"float32"'), "must be float32 of shape"),
         (text("dtype", '"int8"'), "dtype must be 'float64' or 'float32'"),
         (text("generator", "[3, [1, 2], null]"), "state vector"),
@@ -657,6 +659,26 @@ def array(key: str, value: Any) -> Any:
 def test_files_that_lie_are_refused(good: bytes, tmp_path: Path, change: Any, message: str) -> None:
     path = tmp_path / "hostile.safetensors"
     assert re.search(message, refused(path, rewritten(good, path, change)))
+
+
+def version_1(arrays: dict[str, Any], texts: dict[str, str]) -> None:
+    """What a file was before models had a choice of activation and initialisation."""
+    for key in ("config", "history"):
+        told = json.loads(texts[key])
+        for name in ("activation", "init_std"):
+            del told.get("options", told)[name]
+        texts[key] = json.dumps(told)
+    texts["format_version"] = "1"
+
+
+def test_a_run_that_version_1_wrote_is_resumed(good: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "older.safetensors"
+    path.write_bytes(rewritten(good, path, version_1))
+    assert (load(path).config.activation, load(path).config.init_std) == ("relu", 0.08)
+    resumed = train(NAMES, steps=4, val_fraction=0.2, eval_every=2, out=path, resume=True, **SMALL)
+    path.write_bytes(good)
+    expected = train(NAMES, steps=4, val_fraction=0.2, eval_every=2, out=path, resume=True, **SMALL)
+    assert resumed.losses.tolist() == expected.losses.tolist()
 
 
 def test_the_rewriting_of_these_tests_is_right(good: bytes, tmp_path: Path) -> None:

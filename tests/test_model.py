@@ -29,8 +29,9 @@ CONFIGS = [
     GPTConfig(vocab_size=17, n_layer=3, n_embd=10, block_size=4, n_head=5),
     GPTConfig(vocab_size=33, n_layer=1, n_embd=20, block_size=10, n_head=2),
     GPTConfig(vocab_size=40, n_layer=1, n_embd=32, block_size=7, n_head=2),
+    GPTConfig(vocab_size=3, n_layer=2, n_embd=5, block_size=6, n_head=1, activation="gelu", init_std=0.7),
 ]
-ids = [f"v{c.vocab_size}-l{c.n_layer}-d{c.n_embd}-b{c.block_size}-h{c.n_head}" for c in CONFIGS]
+ids = [f"v{c.vocab_size}-l{c.n_layer}-d{c.n_embd}-b{c.block_size}-h{c.n_head}-{c.activation}" for c in CONFIGS]
 
 tiny = GPTConfig(vocab_size=5, n_layer=1, n_embd=4, block_size=6, n_head=2)
 
@@ -431,6 +432,9 @@ def test_bad_sampling_arguments_are_named(backend, call, error, message) -> None
         ({"n_layer": 0}, ValueError, "n_layer must be at least 1, got 0"),
         ({"block_size": -3}, ValueError, "block_size must be at least 1, got -3"),
         ({"n_head": 3}, ValueError, "n_embd must be a multiple of n_head, got n_embd=16 and n_head=3"),
+        ({"activation": "tanh"}, ValueError, "activation must be 'relu' or "),
+        ({"init_std": 0}, ValueError, "init_std must be more than 0, got 0"),
+        ({"init_std": "small"}, ValueError, "init_std must be a number or 'scaled', got 'small'"),
         ({"n_embd": 16.0}, TypeError, "n_embd must be a whole number, got 16.0"),
         ({"n_embd": True}, TypeError, "n_embd must be a whole number, got True"),
     ],

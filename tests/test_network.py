@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from microgpt import GPTConfig, reference
+from microgpt.config import ACTIVATIONS
 from microgpt.network import Network, network
 
 config = GPTConfig(vocab_size=27, n_layer=2, n_embd=16, block_size=8, n_head=4)
@@ -36,7 +37,7 @@ def test_the_network_of_two_layers() -> None:
     assert str(network(config, line=8)) == TABLE
 
 
-def calls_of_the_reference(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def calls_of_the_reference(config: GPTConfig, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The functions that `document_loss` calls for one position, with the names of their parameters."""
     state_dict = {
         name: [[reference.Value(0.1)] * columns for _ in range(rows)]
@@ -54,26 +55,29 @@ def calls_of_the_reference(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return call
 
+    assert tuple(reference.ACTIVATIONS) == ACTIVATIONS
     for name in ("linear", "softmax", "rmsnorm"):
         monkeypatch.setattr(reference, name, traced(name))
-    relu = reference.Value.relu
-    monkeypatch.setattr(reference.Value, "relu", lambda x: (calls.append("relu"), relu(x))[1])
+    for name, function in reference.ACTIVATIONS.items():
+        activation = lambda x, name=name, function=function: (calls.append(name), function(x))[1]  # noqa: E731
+        monkeypatch.setitem(reference.ACTIVATIONS, name, activation)
     reference.document_loss([1, 2], state_dict, config)
-    return [call for before, call in zip([None, *calls], calls) if (before, call) != ("relu", "relu")]
+    return [call for before, call in zip([None, *calls], calls) if call not in ACTIVATIONS or call != before]
 
 
-def test_the_network_is_what_the_reference_calls_in_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_the_network_is_what_the_reference_calls_in_its_order(activation: str, monkeypatch) -> None:
+    config, calls = GPTConfig(vocab_size=27, n_layer=2, activation=activation), []
     for operation in network(config, line=8).operations:
         if operation.kernel in ("linear", "unembedding"):
             calls += [f"linear {name}" for name in operation.parameters]
         if operation.epilogue == "relu":
             calls.append("relu")
-        if operation.kernel == "rmsnorm":
-            calls.append("rmsnorm")
+        if operation.kernel in ("rmsnorm", *ACTIVATIONS):
+            calls.append(operation.kernel)
         if operation.kernel in ("attention", "cross_entropy"):
             calls += ["softmax"] * (config.n_head if operation.kernel == "attention" else 1)
-    assert calls == calls_of_the_reference(monkeypatch)
+    assert calls == calls_of_the_reference(config, monkeypatch)
 
 
 def test_gradients_share_few_arrays_however_many_layers_there_are() -> None:

@@ -1,4 +1,5 @@
 /* All kernels, for the element type and instruction set given by the compiler's flags (see setup.py). */
+#include "activation.h"
 #include "adam.h"
 #include "attention.h"
 #include "ceiling.h"
@@ -53,6 +54,9 @@ static const Kernel operations[] = {
                   {linear_transpose, each_line_to_transpose, 1},
                   {linear_backward_input, each_panel, TILE_LINES},
                   {linear_scatter, each_gathered_row, 64}}},
+    {"gelu",
+     .forward = {{gelu_forward, each_panel, 1}},
+     .backward = {{activation_backward, each_panel, 1}}},
     {"attention",
      .forward = {{attention_forward, each_strip, 1}},
      .backward = {{attention_backward, each_group_and_head, 1}}},

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from microgpt.arguments import integer
 from microgpt.commands.machine import add_machine_arguments
+from microgpt.config import ACTIVATIONS
 from microgpt.history import lowest_validation_loss
 from microgpt.plots import check_plot_path, plot_losses
 from microgpt.recipe import defaults_of
@@ -38,6 +39,14 @@ def duration(text: str) -> float:
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
+def number_or_scaled(text: str) -> float | str:
+    """The number that a text is, or the text itself, for `GPTConfig` to judge."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 Option = tuple[Callable[[str], Any] | None, str]  # the type, or None for a flag, and the help
 OPTIONS: dict[str, dict[str, Option]] = {
     "data": {
@@ -52,6 +61,8 @@ OPTIONS: dict[str, dict[str, Option]] = {
         "n_embd": (int, "width of the model, a multiple of --n-head"),
         "block_size": (int, "longest context, in tokens"),
         "n_head": (int, "attention heads"),
+        "activation": (str, f"of the MLP: {' or '.join(ACTIVATIONS)}"),
+        "init_std": (number_or_scaled, "standard deviation of fresh parameters, or scaled: by their fan-in"),
         "dtype": (str, "float64: the numbers of microgpt, bit for bit; float32: faster"),
     },
     "training": {
@@ -79,7 +90,7 @@ OPTIONS: dict[str, dict[str, Option]] = {
         "eval_every": (int, "steps from one validation to the next"),
     },
 }
-METAVARS = {int: "N", float: "X", str: "NAME", Path: "FILE", duration: "TIME"}
+METAVARS = {int: "N", float: "X", str: "NAME", Path: "FILE", duration: "TIME", number_or_scaled: "X"}
 LINES = 10  # of progress, where there is no terminal
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from microgpt.packing import context_array
+from microgpt.reference import ACTIVATIONS, Value
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -43,6 +44,7 @@ def forward(model: GPT, tokens: Sequence[int]) -> Activations:
     future = np.triu(np.ones((len(array), len(array)), bool), 1)
     heads = (len(array), config.n_head, config.n_embd // config.n_head)
     attention = np.zeros((config.n_layer, config.n_head, len(array), len(array)))
+    activation = np.frompyfunc(lambda x: ACTIVATIONS[config.activation](Value(x)).data, 1, 1)
     x = _rmsnorm(state_dict["wte"][array] + state_dict["wpe"][: len(array)])
     for layer in range(config.n_layer):
         matrices = {name: state_dict[f"layer{layer}.{name}"].T for name in MATRICES}
@@ -51,7 +53,7 @@ def forward(model: GPT, tokens: Sequence[int]) -> Activations:
         scores = np.einsum("qhd,khd->hqk", q, k) / heads[-1] ** 0.5
         attention[layer] = softmax(np.where(future, -np.inf, scores))
         x = x + np.einsum("hqk,khd->qhd", attention[layer], v).reshape(x.shape) @ matrices["attn_wo"]
-        x = x + np.maximum(_rmsnorm(x) @ matrices["mlp_fc1"], 0) @ matrices["mlp_fc2"]
+        x = x + activation(_rmsnorm(x) @ matrices["mlp_fc1"]).astype(np.float64) @ matrices["mlp_fc2"]
     return Activations(attention, x @ state_dict["lm_head"].T)
 
 

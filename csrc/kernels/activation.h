@@ -1,0 +1,50 @@
+/* Activations, functions of each feature by itself. Like the reference's tape, forward keeps the derivatives:
+ *
+ *     output = f(input), saved = f'(input)                 [panels][n][LINE] each
+ *     input_gradient = saved * output_gradient             in place
+ */
+#pragma once
+
+#include "exponential.h"
+
+/* f(x) and f'(x) */
+typedef struct {
+    vec value, derivative;
+} Differentiated;
+
+INLINE void activation_forward(const Operation *op, const Workspace *w, const Share *share, Differentiated f(vec x)) {
+    const real *input = (real *)w->arena + op->input;
+    real *output = (real *)w->arena + op->output, *saved = (real *)w->arena + op->saved;
+    for (int64_t at = share->first * op->n_in * LINE; at < share->past * op->n_in * LINE; at += LANES) {
+        const Differentiated y = f(load(input + at));
+        store(output + at, y.value);
+        store(saved + at, y.derivative);
+    }
+}
+
+static void activation_backward(const Operation *op, const Workspace *w, const Share *share) {
+    const real *saved = (real *)w->arena + op->saved;
+    real *gradient = (real *)w->arena + op->input_gradient;
+    for (int64_t at = share->first * op->n_in * LINE; at < share->past * op->n_in * LINE; at += LANES)
+        store(gradient + at, load(saved + at) * load(gradient + at));
+}
+
+/* x * cdf, with the derivative cdf + x * density, of the normal distribution: cdf = (1 + erf(x / sqrt(2))) / 2
+ * In float32 1 - cdf(|x|) is density(x) times a polynomial (Abramowitz and Stegun, 1964, 7.1.26): to 1e-7. */
+INLINE Differentiated differentiated_gelu(vec x) {
+    const vec power = exponential((real)-0.5 * x * x);
+    const vec density = (real)0x1.9884533d43651p-2 * power; /* (2 * pi) ** -0.5 */
+#if MICROGPT_EXACT
+    vec cdf;
+    for (int i = 0; i < LANES; i++) cdf[i] = 0.5 * (1 + erf(0x1.6a09e667f3bcdp-1 * x[i])); /* 0.5 ** 0.5 */
+#else
+    const vec t = 1 / (1 + 0.23164190f * absolute(x));
+    const vec tail = power * (t * (0.12741480f + t * (-0.14224837f + t * (0.71070687f + t * (-0.72657601f + t * 0.53070271f)))));
+    const vec cdf = choose(x > 0, 1 - tail, tail);
+#endif
+    return (Differentiated){x * cdf, cdf + x * density};
+}
+
+static void gelu_forward(const Operation *op, const Workspace *w, const Share *share) {
+    activation_forward(op, w, share, differentiated_gelu);
+}
