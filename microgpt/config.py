@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from microgpt.arguments import choice, number, positive_integer
 
 SIZES = ("vocab_size", "n_layer", "n_embd", "block_size", "n_head")
-ACTIVATIONS = ("relu", "gelu")
+ACTIVATIONS = ("relu", "gelu", "silu")
 SCALED = "scaled"
 
 
@@ -21,8 +21,8 @@ class GPTConfig:
         n_embd: width of the residual stream; a multiple of `n_head`.
         block_size: longest context, in tokens.
         n_head: number of attention heads, each `n_embd / n_head` wide.
-        activation: the function between the two layers of the MLP: "relu", or "gelu" (Hendrycks and Gimpel, 2016;
-            the exact form).
+        activation: the function between the two layers of the MLP: "relu", "gelu" (Hendrycks and Gimpel, 2016;
+            the exact form) or "silu" (Elfwing et al., 2017).
         init_std: the standard deviation of fresh parameters; a number above 0, or "scaled", see `init_stds`.
 
     The defaults are microgpt's.

@@ -163,6 +163,10 @@ class Network:
         """`x` times the probability that a normal variate is below it."""
         return self._elementwise("gelu", x)
 
+    def silu(self, x: Activation) -> Activation:
+        """`x` times its logistic sigmoid."""
+        return self._elementwise("silu", x)
+
     def attention(self, qkv: Activation) -> Activation:
         """Causal attention; the features of `qkv` are, head after head, its query, key and value."""
         head_dim = self.config.n_embd // self.config.n_head

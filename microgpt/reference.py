@@ -265,7 +265,14 @@ def gelu(x: Value) -> Value:
     return Value(x.data * cdf, (x,), (cdf + x.data * density,), "GELU")
 
 
-ACTIVATIONS: dict[str, Callable[[Value], Value]] = {"relu": Value.relu, "gelu": gelu}
+def silu(x: Value) -> Value:
+    """`x` times its logistic sigmoid (Elfwing et al., 2017)."""
+    e = math.exp(-abs(x.data))
+    sigmoid = (1.0 if x.data >= 0 else e) / (1 + e)
+    return Value(x.data * sigmoid, (x,), (sigmoid * (1 + x.data * (1 - sigmoid)),), "SiLU")
+
+
+ACTIVATIONS: dict[str, Callable[[Value], Value]] = {"relu": Value.relu, "gelu": gelu, "silu": silu}
 
 
 def gpt(

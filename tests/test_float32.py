@@ -21,6 +21,7 @@ CONFIGS = [
     GPTConfig(vocab_size=30, n_embd=20, n_head=5, block_size=3),
     GPTConfig(vocab_size=65, n_layer=3, n_embd=48, n_head=3, block_size=40),
     GPTConfig(vocab_size=11, n_layer=2, n_embd=7, n_head=1, activation="gelu", init_std=0.3),
+    GPTConfig(vocab_size=11, n_layer=2, n_embd=5, n_head=1, activation="silu", init_std=0.3),
 ]
 
 

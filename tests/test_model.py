@@ -30,6 +30,7 @@ CONFIGS = [
     GPTConfig(vocab_size=33, n_layer=1, n_embd=20, block_size=10, n_head=2),
     GPTConfig(vocab_size=40, n_layer=1, n_embd=32, block_size=7, n_head=2),
     GPTConfig(vocab_size=3, n_layer=2, n_embd=5, block_size=6, n_head=1, activation="gelu", init_std=0.7),
+    GPTConfig(vocab_size=4, n_layer=2, n_embd=6, block_size=5, n_head=2, activation="silu", init_std=0.7),
 ]
 ids = [f"v{c.vocab_size}-l{c.n_layer}-d{c.n_embd}-b{c.block_size}-h{c.n_head}-{c.activation}" for c in CONFIGS]
 

@@ -48,3 +48,15 @@ INLINE Differentiated differentiated_gelu(vec x) {
 static void gelu_forward(const Operation *op, const Workspace *w, const Share *share) {
     activation_forward(op, w, share, differentiated_gelu);
 }
+
+/* x * sigmoid, with the derivative sigmoid * (1 + x * (1 - sigmoid)): sigmoid = 1 / (1 + exp(-x)) = exp(x) / (1 + exp(x)),
+ * of which the one is used that cannot overflow. */
+INLINE Differentiated differentiated_silu(vec x) {
+    const vec power = exponential(-absolute(x)), one = broadcast(1);
+    const vec sigmoid = choose(x >= 0, one, power) / (one + power);
+    return (Differentiated){x * sigmoid, sigmoid * (1 + x * (1 - sigmoid))};
+}
+
+static void silu_forward(const Operation *op, const Workspace *w, const Share *share) {
+    activation_forward(op, w, share, differentiated_silu);
+}
