@@ -1,13 +1,14 @@
-"""The ladder: the seed, piece by piece replaced by imports from microgpt, against itself under the same Python.
+"""The ladder: the original, piece by piece replaced by imports from microgpt, against itself under the same Python.
 
-    python benchmarks/ladder.py            # a few steps of each rung, in turns; prints the table
-    python benchmarks/ladder.py --full     # and all steps of rungs 1 and 2 against the golden output
+    python benchmarks/ladder.py microgpt.py            # a few steps of each rung, in turns; prints the table
+    python benchmarks/ladder.py microgpt.py --full     # and all steps of rungs 1 and 2 against the golden output
 
-The seed is not part of this repository, nor are the scripts that the rungs make of it: `--seed`, `--data` and
-`--golden` say where to find it, its data and what it prints.
+microgpt.py is the original, which is not part of this repository (see tools/make_golden.py), nor are the scripts that
+the rungs make of it.
 
 Times are medians over the repeats, in which the rungs take turns. They are per token, because a faster rung trains on
-more names, to be measured for about as long. With the same names, it must print, byte for byte, what the seed prints.
+more names, to be measured for about as long. With the same names, it must print, byte for byte, what the original
+prints.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from tqdm import tqdm
 
 from microgpt.training import prepare
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+ROOT = Path(__file__).resolve().parents[1]
 STEPS = {0: 25, 1: 250, 2: 1000, 3: 2000}
 WARM_UP_STEPS = 5
 
@@ -46,14 +47,14 @@ def replaced(script: str, start: str, stop: str, new: str) -> str:
     return script[:begin] + new + script[script.index(stop, begin) :]
 
 
-def rung_1(seed: str) -> str:
-    """The seed with another `Value`."""
-    return replaced(seed, "class Value", "# Initialize the parameters", "from microgpt import Value\n\n")
+def rung_1(original: str) -> str:
+    """The original with another `Value`."""
+    return replaced(original, "class Value", "# Initialize the parameters", "from microgpt import Value\n\n")
 
 
-def rung_2(seed: str) -> str:
-    """The seed with another `Value`, the functions on lists of it, and Adam."""
-    script = rung_1(seed).replace(
+def rung_2(original: str) -> str:
+    """The original with another `Value`, the functions on lists of it, and Adam."""
+    script = rung_1(original).replace(
         "from microgpt import Value", "from microgpt import Value, linear, compute_softmax, rmsnorm, Adam"
     )
     script = replaced(script, "def linear", "def gpt", "")
@@ -65,7 +66,7 @@ def rung_2(seed: str) -> str:
 
 SCRIPTS = {0: str, 1: rung_1, 2: rung_2}
 NAMES = {
-    0: "the seed",
+    0: "the original",
     1: "Value",
     2: "Value, linear, compute_softmax, rmsnorm, Adam",
     3: "train, float64",
@@ -110,21 +111,21 @@ def engine_time_per_token(data: Path, dtype: str) -> float:
     return (times[1] - times[0]) / tokens
 
 
-def check(seed: str, runner: Runner) -> None:
-    """Run as few steps of each script as of the seed, and compare what they print."""
-    printed = {rung: runner.run(probed(make(seed), STEPS[0]))[0] for rung, make in SCRIPTS.items()}
+def check(original: str, runner: Runner) -> None:
+    """Run as few steps of each script as of the original, and compare what they print."""
+    printed = {rung: runner.run(probed(make(original), STEPS[0]))[0] for rung, make in SCRIPTS.items()}
     for rung, output in printed.items():
         if output != printed[0]:
-            sys.exit(f"rung {rung} does not print what the seed prints")
-    print(f"{STEPS[0]} steps and samples: rungs 1 and 2 print, byte for byte, what the seed prints")
+            sys.exit(f"rung {rung} does not print what the original prints")
+    print(f"{STEPS[0]} steps and samples: rungs 1 and 2 print, byte for byte, what the original prints")
 
 
-def climb(seed: str, data: Path, runner: Runner, repeats: int) -> None:
+def climb(original: str, data: Path, runner: Runner, repeats: int) -> None:
     """Run all rungs in turns, and print the table."""
     times: dict[int, list[float]] = {rung: [] for rung in NAMES}
     for _ in tqdm(range(repeats), desc="climbing", file=sys.stderr, leave=False):
         for rung, make in SCRIPTS.items():
-            _, lines = runner.run(probed(make(seed), STEPS[rung]))
+            _, lines = runner.run(probed(make(original), STEPS[rung]))
             lines = lines[WARM_UP_STEPS:]
             times[rung].append((lines[-1][0] - lines[0][0]) / sum(line[1] for line in lines[:-1]))
         times[3].append(engine_time_per_token(data, "float64"))
@@ -136,36 +137,38 @@ def climb(seed: str, data: Path, runner: Runner, repeats: int) -> None:
         print(f"{rung:4}  {name:46} {median[rung] * 1e6:10.1f} {median[0] / median[rung]:8.1f}")
 
 
-def check_in_full(seed: str, golden: Path, runner: Runner) -> None:
-    """Run all steps of rungs 1 and 2, and compare the hash of what they print with that of what the seed prints."""
+def check_in_full(original: str, golden: Path, runner: Runner) -> None:
+    """Run all steps of rungs 1 and 2, and compare the hash of what they print with that of what the original prints."""
     expected = json.loads(golden.read_text())["stdout_sha256"]
     for rung in (1, 2):
-        printed, lines = runner.run(probed(SCRIPTS[rung](seed)))
+        printed, lines = runner.run(probed(SCRIPTS[rung](original)))
         if hashlib.sha256(printed).hexdigest() != expected:
-            sys.exit(f"rung {rung}, all steps: not the seed's output")
+            sys.exit(f"rung {rung}, all steps: not the original's output")
         seconds, memory = lines[-1][0] - lines[0][0], [lines[i][2] / 1024 for i in (0, 10, -1)]
-        print(f"rung {rung}, all {len(lines)} steps and samples: the seed's output, byte for byte; {seconds:.2f} s;")
+        print(
+            f"rung {rung}, all {len(lines)} steps and samples: the original's output, byte for byte; {seconds:.2f} s;"
+        )
         print("    peak memory {:.1f} MB before, {:.1f} MB after 10, {:.1f} MB at the end".format(*memory))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seed", type=Path, default=SHARED / "seed" / "microgpt.py", help="the original script")
-    parser.add_argument("--data", type=Path, default=SHARED / "data" / "names.txt", help="its input.txt")
-    parser.add_argument("--golden", type=Path, default=SHARED / "golden" / "names_default.json", help="its output")
+    parser.add_argument("original", type=Path, help="the original script")
+    parser.add_argument("--data", type=Path, default=ROOT / "microgpt" / "data" / "names.txt", help="its input.txt")
+    parser.add_argument("--golden", type=Path, default=ROOT / "tests" / "golden" / "default.json", help="its output")
     parser.add_argument("--repeats", type=int, default=7, help="of everything (default: 7)")
     parser.add_argument("--full", action="store_true", help="also run all steps of rungs 1 and 2")
     options = parser.parse_args()
-    for path in (options.seed, options.data, *([options.golden] if options.full else [])):
+    for path in (options.original, options.data, *([options.golden] if options.full else [])):
         if not path.is_file():
-            parser.error(f"there is no {path}: --seed, --data and --golden say where the original and its files are")
-    seed = options.seed.read_text()
+            parser.error(f"there is no {path}")
+    original = options.original.read_text()
     with tempfile.TemporaryDirectory() as folder:
         runner = Runner(folder, options.data)
         if options.full:  # first: Linux counts the memory of the parent, which is to grow, into the peak of a child
-            check_in_full(seed, options.golden, runner)
-        check(seed, runner)
-        climb(seed, options.data, runner, options.repeats)
+            check_in_full(original, options.golden, runner)
+        check(original, runner)
+        climb(original, options.data, runner, options.repeats)
 
 
 if __name__ == "__main__":

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 import signal
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
+import microgpt
 from microgpt import backend as backends
 from microgpt.packing import PackedSequences
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# A folder with further golden files in golden/, of data in data/, which is not part of this repository.
+SHARED = Path(os.environ["MICROGPT_SHARED"]).resolve() if "MICROGPT_SHARED" in os.environ else None
 COMPILED_IS_THERE = backends.compiled_engine() is not None
 
 needs_compiled = pytest.mark.skipif(not COMPILED_IS_THERE, reason="this installation has no compiled engine")
@@ -41,36 +50,47 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     os.environ["PYTHON_COLORS"] = "0"  # of tracebacks and help, whatever FORCE_COLOR asks for
 
 
-def shared(path: str) -> Path:
-    """A file of ../shared, which strangers who clone the project alone do not have."""
-    if not (SHARED / path).exists():
-        pytest.skip(f"../shared/{path} is not there")
-    return SHARED / path
-
-
 def sequences(packed: PackedSequences) -> list[list[int]]:
     """Packed sequences one by one."""
     return [packed.tokens[start : start + length].tolist() for start, length in zip(packed.starts, packed.lengths)]
 
 
-class Golden:
-    """What the original computed for one configuration, to the last bit."""
+def digest(arrays: Iterable[NDArray[Any]]) -> str:
+    """SHA-256 of all numbers as little-endian doubles, in order."""
+    return hashlib.sha256(np.concatenate([array.ravel() for array in arrays]).astype("<f8").tobytes()).hexdigest()
 
-    def __init__(self, name: str) -> None:
-        self.content: dict[str, Any] = json.loads(shared(f"golden/{name}.json").read_text("utf-8"))
-        self.data = shared("data/" + ("shakespeare.txt" if "shakespeare" in name else "names.txt"))
+
+class Golden:
+    """What the original computed for one configuration, to the last bit, in a file that tools/make_golden.py made.
+
+    Files with all of the first gradients and losses in hexadecimal are read, too.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.content: dict[str, Any] = json.loads(file.read_text("utf-8"))
+        self.data = self._data()
         self.options = dict(self.content["config"])
         self.temperature = self.options.pop("temperature")
         self.options["steps"] = self.options.pop("num_steps")
-        self.losses = [float.fromhex(loss) for loss in self.content["losses"]]
-        self.first_gradients = [float.fromhex(gradient) for gradient in self.content["grads_step1"]]
+        losses = self.content["losses"]
+        if isinstance(losses, str):
+            self.losses = np.frombuffer(base64.b64decode(losses), "<f8").tolist()
+            self.first_gradients_sha256 = self.content["grads_step1_sha256"]
+        else:
+            self.losses = [float.fromhex(loss) for loss in losses]
+            first_gradients = np.array([float.fromhex(gradient) for gradient in self.content["grads_step1"]])
+            self.first_gradients_sha256 = digest([first_gradients])
         self.samples: list[str] = self.content["samples"]
 
+    def _data(self) -> Path:
+        """The file that the original was trained on."""
+        files = [Path(microgpt.__file__).parent / "data" / "names.txt", *(SHARED.glob("data/*.txt") if SHARED else [])]
+        for file in files:
+            if hashlib.sha256(file.read_bytes()).hexdigest() == self.content["data_sha256"]:
+                return file
+        raise FileNotFoundError(f"none of {', '.join(map(str, files))} has the data of this golden file")
 
-GOLDEN_NAMES = [
-    "names_default",
-    "names_l1_d4_h1_b4",
-    "names_l2_d8_h2_b12",
-    "names_l3_d24_h3_b16",
-    "shakespeare_l1_d32_h4_b32",
-]
+
+GOLDEN_FILES = sorted(Path(__file__).parent.glob("golden/*.json")) + (
+    sorted(SHARED.glob("golden/*.json")) if SHARED else []
+)

@@ -31,10 +31,10 @@ def test_scripts_say_how_to_use_them(script: Path) -> None:
 def test_the_ladder_says_what_it_needs(tmp_path: Path) -> None:
     script = next(script for script in SCRIPTS if script.stem == "ladder")
     done = subprocess.run(
-        [sys.executable, str(script), f"--seed={tmp_path / 'original.py'}"], capture_output=True, text=True, check=False
+        [sys.executable, str(script), str(tmp_path / "original.py")], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert re.search(r"error: there is no .*original\.py: --seed, --data and --golden say", done.stderr)
+    assert re.search(r"error: there is no .*original\.py$", done.stderr.strip())
 
 
 @pytest.mark.parametrize("has_engine", [False, pytest.param(True, marks=needs_compiled)])

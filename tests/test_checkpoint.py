@@ -22,14 +22,14 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from microgpt import GPT, GPTConfig, load, train
+from microgpt import GPT, GPTConfig, load, read_documents, train
 from microgpt.arguments import LARGEST
 from microgpt.checkpoint import VERSION, read
 from microgpt.evaluation import mean_loss
 from microgpt.interrupts import ENDINGS
 from microgpt.training import Run, prepare
 
-from conftest import needs_compiled, needs_processes, shared
+from conftest import needs_compiled, needs_processes
 
 try:
     import resource
@@ -505,7 +505,7 @@ def test_a_failing_write_leaves_the_previous_checkpoint(tmp_path: Path, monkeypa
 @needs_compiled
 @pytest.mark.long
 def test_a_run_that_is_killed_twenty_times_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
-    names = shared("data/names.txt").read_text().splitlines()[:30_000]
+    names = read_documents()
     (tmp_path / "names.txt").write_text("\n".join(names))
     steps, generator, out = 200_000, random.Random(7), tmp_path / "killed.safetensors"
     command = [sys.executable, "-m", "microgpt", "train", "names.txt", f"--steps={steps}", "--samples=0"]
