@@ -10,7 +10,7 @@ from microgpt.config import GPTConfig
 from microgpt.data.documents import read_documents, read_text
 from microgpt.data.tokenizer import ByteTokenizer, CharTokenizer, HuggingFaceTokenizer, Tokenizer
 from microgpt.evaluation import Evaluation
-from microgpt.history import TrainingHistory
+from microgpt.history import TrainingHistory, TrainingProgress
 from microgpt.model import GPT
 from microgpt.optimizer import Adam
 from microgpt.recipe import Recipe
@@ -33,6 +33,7 @@ __all__ = [
     "Recipe",
     "Tokenizer",
     "TrainingHistory",
+    "TrainingProgress",
     "TrainingResult",
     "Value",
     "backend_info",

@@ -132,8 +132,8 @@ class Stopwatch:
     """Trains the model of a case, again and again on the same sequences."""
 
     def __init__(self, case: Case, file: str | os.PathLike[str] | None) -> None:
-        options: dict[str, Any] = {**case.sizes, "batch_size": case.batch_size, "threads": case.threads}
-        options |= {"dtype": case.dtype, "backend": case.backend, "steps": 0}
+        options: dict[str, Any] = {**case.sizes, "batch_size": case.batch_size, "dtype": case.dtype, "steps": 0}
+        options |= {"backend": case.backend, "threads": None if case.backend == "reference" else case.threads}
         self.case = case
         if case.text:
             self.run = prepare([random_text()], format="text", learning_rate=1e-3, **options)
@@ -179,7 +179,7 @@ def take_turns(watches: list[Stopwatch], repeats: int) -> list[list[Timing]]:
 
 def sampling_rate(file: str | os.PathLike[str] | None) -> float:
     """Tokens a second, drawing many documents at once from a model trained by the recipe."""
-    model = prepare(file, dtype="float32", backend="compiled", threads=1).finish().model
+    model = prepare(file, dtype="float32", backend="compiled", threads=1).train().model
     begin = time.perf_counter()
     documents = model.generate_tokens(SAMPLED, TEMPERATURE, seed=1)
     took = time.perf_counter() - begin

@@ -31,3 +31,26 @@ class TrainingHistory:
     validation_losses: list[tuple[int, float]]
     options: dict[str, Any]
     seconds: float
+
+
+@dataclass(frozen=True)
+class TrainingProgress:
+    """How far a run has come: the argument of the `progress` that `train` calls.
+
+    Attributes:
+        step: number of steps made.
+        steps: number of steps of the whole run; None where the clock decides.
+        loss: mean of the last 100 steps, or of as many as there are, in nats; NaN before the first step.
+        learning_rate: that of the last step; NaN before the first step of this call.
+        tokens_per_second: positions computed in a second, on average over this call; NaN before its first step.
+        seconds: duration of all steps so far, those before an interruption included.
+        validation: the latest of `TrainingHistory.validation_losses`, or None.
+    """
+
+    step: int
+    steps: int | None
+    loss: float
+    learning_rate: float
+    tokens_per_second: float
+    seconds: float
+    validation: tuple[int, float] | None

@@ -59,7 +59,7 @@ class GPT:
         dtype: "float64" gives exactly the numbers of microgpt, "float32" the same to its own precision, faster.
         backend: "compiled" or "reference"; by default what `backend_info()` tells.
         threads: how many threads may share the work of a large batch; by default as many as there are physical cores.
-            It changes no bit of any result. Small batches are faster on one, and stay there.
+            It changes no bit of any result. Small batches are faster on one, and stay there. The reference has one.
         tokenizer: what `generate` turns tokens into text with.
 
     Copies share no memory with the model, nor do pickles, which also open, in float64, where only the reference is.
@@ -82,12 +82,17 @@ class GPT:
         if not isinstance(config, GPTConfig):
             raise TypeError(f"config must be a GPTConfig, got {type(config).__name__}")
         check_vocabulary(config, tokenizer)
-        self.threads = physical_cores() if threads is None else integer("threads", threads, 1)
         self.config = config
         self.dtype = choice("dtype", dtype, DTYPES)
         self.backend = backends.choose(backend)
-        if self.dtype != "float64" and self.backend == "reference":
-            raise ValueError(f"dtype must be 'float64' on the reference backend, got {dtype!r}")
+        if self.backend == "reference":
+            if self.dtype != "float64":
+                raise ValueError(f"dtype must be 'float64' on the reference backend, got {dtype!r}")
+            if threads is not None:
+                raise ValueError(f"threads must be left out on the reference backend, got {threads!r:.60}")
+            self.threads = 1
+        else:
+            self.threads = physical_cores() if threads is None else integer("threads", threads, 1)
         self.tokenizer = tokenizer
         self.generator = backends.new_generator(self.backend, seed)
         self._parameters = aligned_zeros(config.num_params, self.dtype, "a model of this size")
@@ -110,7 +115,7 @@ class GPT:
         """Become a model with memory of its own; on the reference backend, in float64, where there is no other."""
         vars(self).update(state)
         if not backends.compiled_engine():
-            self.backend, self.dtype = "reference", "float64"
+            self.backend, self.dtype, self.threads = "reference", "float64", 1
         self._parameters = aligned_copy(self._parameters, self.dtype, "a model of this size")
         self._gradients = aligned_copy(self._gradients, self.dtype, "a model of this size")
         self.generator = backends.new_generator(self.backend, 0)

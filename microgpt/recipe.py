@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 
@@ -41,7 +41,33 @@ def with_arguments_of(other: Callable[..., Any]) -> Callable[[F], F]:
     return described
 
 
-_MODEL, _ADAM = defaults_of(GPT), defaults_of(Adam)
+class RecipeOptions(TypedDict, total=False):
+    """The attributes of `Recipe` as type checkers and editors want the `**options` of a function told."""
+
+    format: str
+    tokenizer: Any
+    long_documents: str
+    val_fraction: float
+    steps: int | None
+    epochs: float | None
+    time: float | None
+    seed: Any
+    n_layer: int
+    n_embd: int
+    block_size: int
+    n_head: int
+    activation: str
+    init_std: float | str
+    batch_size: int
+    learning_rate: float
+    schedule: str
+    warmup_steps: int
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float
+    max_grad_norm: float | None
+    dtype: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,23 +101,23 @@ class Recipe:
     steps: int | None = None
     epochs: float | None = None
     time: float | None = None
-    seed: Any = _MODEL["seed"]
-    n_layer: int = GPTConfig.n_layer
-    n_embd: int = GPTConfig.n_embd
-    block_size: int = GPTConfig.block_size
-    n_head: int = GPTConfig.n_head
-    activation: str = GPTConfig.activation
-    init_std: float | str = GPTConfig.init_std
+    seed: Any = 42
+    n_layer: int = 1
+    n_embd: int = 16
+    block_size: int = 16
+    n_head: int = 4
+    activation: str = "relu"
+    init_std: float | str = 0.08
     batch_size: int = 1
-    learning_rate: float = _ADAM["learning_rate"]
+    learning_rate: float = 0.01
     schedule: str = "linear"
     warmup_steps: int = 0
-    beta1: float = _ADAM["beta1"]
-    beta2: float = _ADAM["beta2"]
-    eps: float = _ADAM["eps"]
-    weight_decay: float = _ADAM["weight_decay"]
-    max_grad_norm: float | None = _ADAM["max_grad_norm"]
-    dtype: str = _MODEL["dtype"]
+    beta1: float = 0.85
+    beta2: float = 0.99
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    max_grad_norm: float | None = None
+    dtype: str = "float64"
 
     def __post_init__(self) -> None:
         """Check what the recipe itself is asked for; the model's sizes and Adam's numbers are checked where they go."""
@@ -127,6 +153,30 @@ class Recipe:
             return math.ceil(steps)
         return DEFAULT_STEPS if self.steps is None else self.steps
 
+    def config(self, vocab_size: int) -> GPTConfig:
+        """The sizes of the model, for a vocabulary of this size."""
+        return GPTConfig(
+            vocab_size=vocab_size,
+            n_layer=self.n_layer,
+            n_embd=self.n_embd,
+            block_size=self.block_size,
+            n_head=self.n_head,
+            activation=self.activation,
+            init_std=self.init_std,
+        )
+
+    def optimizer(self, model: GPT) -> Adam:
+        """The optimizer of a model."""
+        return Adam(
+            model,
+            learning_rate=self.learning_rate,
+            beta1=self.beta1,
+            beta2=self.beta2,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            max_grad_norm=self.max_grad_norm,
+        )
+
     def options(self) -> dict[str, Any]:
         """All of them by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return dict(vars(self))

@@ -8,23 +8,22 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
 from microgpt import backend as backends
 from microgpt.arguments import positive_integer
-from microgpt.checkpoint import plain, read, save
-from microgpt.config import GPTConfig
+from microgpt.checkpoint import plain, read
 from microgpt.data.batches import Batches, DocumentBatches, TextBatches
 from microgpt.data.corpus import Corpus, read_corpus
 from microgpt.data.documents import Data
 from microgpt.evaluation import mean_loss
-from microgpt.history import TrainingHistory, lowest_validation_loss
+from microgpt.history import TrainingHistory, TrainingProgress, lowest_validation_loss
 from microgpt.interrupts import ENDINGS, HeldBack, Stopped
 from microgpt.model import GPT
 from microgpt.optimizer import Adam
-from microgpt.recipe import Recipe, with_arguments_of
+from microgpt.recipe import Recipe, RecipeOptions, with_arguments_of
 from microgpt.recording import Recorder
 from microgpt.schedule import learning_rates
 from microgpt.writing import check_different
@@ -33,13 +32,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-# What one call of the engine is given at most: what each step trains on is not laid out for all at once.
-STRETCH_STEPS = 10_000
-STRETCH_TOKENS = 1 << 22
+# One call of the engine gets a block of at most so many steps: the sequences of all steps are not laid out at once.
+BLOCK_STEPS = 10_000
+BLOCK_TOKENS = 1 << 22
 PAUSE = 0.5  # seconds of work from one look at the clock to the next, where anything depends on the clock
 
-OnProgress = Callable[[int], object]
-OnValidation = Callable[[int, float], object]
+MINUTE = 60.0  # from one checkpoint to the next, unless told otherwise
+EVAL_EVERY = 250  # steps, unless told otherwise
+RECENT = 100  # steps, over whose losses progress gives the mean
+
+OnProgress = Callable[[TrainingProgress], object]
 
 
 class DivergedError(ValueError):
@@ -86,19 +88,19 @@ class TrainingResult:
 
 
 class Run:
-    """A training run that is ready to start, or to go on: `train` is `prepare` and then `finish`.
+    """A training run that is ready to start, or to go on: the function `train` is `prepare` and then `Run.train`.
 
     Attributes:
-        recipe: what it was told.
+        recipe: the options that decide what comes out.
         model: the model, with freshly drawn parameters, or those of the checkpoint.
         corpus: the documents, or as a single one, the text, as token ids.
-        steps: how many there are to be; None where the clock decides.
-        step: how many have been made.
+        steps: number of steps of the whole run; None where the clock decides.
         losses: float64, one for each step made, and room for more; grows as the run proceeds.
-        rates: the learning rates of the steps that were made last.
+        learning_rates: those of the last steps.
         validation_losses: pairs of a number of steps made and a loss; appended to as the run proceeds.
-        seconds: how long the steps have taken so far, interruptions not counted; up to date when progress is reported.
+        seconds: duration of all steps so far, interruptions not counted; up to date when progress is reported.
         tokens_per_step: how many positions a step computes, on average.
+        saved_step: the step of the latest checkpoint, or None.
     """
 
     def __init__(
@@ -109,26 +111,32 @@ class Run:
         batches: Batches,
         optimizer: Adam,
         recorder: Recorder,
+        *,
         eval_every: int,
         patience: int | None,
+        checkpoint_every: int | None,
     ) -> None:
         self.recipe, self.model, self.corpus = recipe, model, corpus
         self.batches, self.optimizer, self.recorder = batches, optimizer, recorder
-        self.eval_every, self.patience = eval_every, patience
+        self.eval_every, self.patience, self.checkpoint_every = eval_every, patience, checkpoint_every
         self.validation = batches.validation()
         self.steps = recipe.step_count(len(batches))
         self.losses = np.zeros(0)
-        self.rates = np.zeros(0)
+        self.learning_rates = np.zeros(0)
         self.validation_losses: list[tuple[int, float]] = []
         self.seconds = 0.0
         self.tokens_per_step = recipe.batch_size * batches.mean_positions()
+        self.saved_step: int | None = None
+        self._saved_at = time.monotonic()
         self._most_seconds = math.inf if recipe.time is None else recipe.time
         self._pace = PAUSE  # seconds a step
-        self._reported = 0  # to whoever wants to know about progress
+        self._begin, self._begin_seconds = 0, 0.0  # where this call of `train` has begun
+        self._first_kept = 0  # the first validation loss that the best model is looked for among
+        self._reported = 0  # the last step that progress has been reported of
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the data: what a run that goes on is compared by."""
+        """The data's: what a run that goes on is compared by."""
         return self.corpus.fingerprint()
 
     @property
@@ -138,8 +146,15 @@ class Run:
 
     @property
     def step(self) -> int:
-        """How many steps have been made."""
+        """Number of steps made."""
         return self.optimizer.step_count
+
+    @property
+    def history(self) -> TrainingHistory:
+        """Everything that has happened so far."""
+        return TrainingHistory(
+            self.losses[: self.step].copy(), list(self.validation_losses), self.recipe.options(), self.seconds
+        )
 
     def is_over(self) -> bool:
         """Whether there is nothing left to do."""
@@ -151,74 +166,76 @@ class Run:
             return self.seconds >= self._most_seconds
         return self.step >= self.steps
 
-    def finish(self, progress: OnProgress | None = None, validated: OnValidation | None = None) -> TrainingResult:
+    def train(self, progress: OnProgress | None = None) -> TrainingResult:
         """Train to the end.
 
-        `progress` is called now and then with the number of steps completed, `validated` with the same and the loss of
-        what is set aside, each time that it is looked at. With a checkpoint, Ctrl-C, SIGTERM and SIGHUP let the step
-        end and save it before they do what they always do; where their handler returns, the run goes on. It is saved,
-        too, before an error of these two functions, or of the log, goes on.
+        `progress` is called now and then, and after each validation. With a checkpoint, Ctrl-C, SIGTERM and SIGHUP let
+        the step end and save it before they do what they always do; where their handler returns, the run goes on. It is
+        saved, too, before an error of `progress`, or of the log, goes on.
         """
-        first = self.step
+        self._begin, self._begin_seconds = self.step, self.seconds
+        if self.recorder.best is not None and not os.path.exists(self.recorder.best):
+            self._first_kept = len(self.validation_losses)
         with HeldBack(*(ENDINGS if self.recorder.out is not None else ())) as signals:
-            self.recorder.start(self)
+            self.recorder.start_log(self.step)
             try:
-                self._run(signals, progress, validated)
+                self._loop(signals, progress)
             except DivergedError:
                 raise
             except Exception:
-                if self.step > first:  # or a model that is there would give way to an untrained one
-                    self.recorder.save(self)
+                if self.step > self._begin:  # or a model that is there would give way to an untrained one
+                    self._save()
                 raise
-        self.model.history = self.history()
+        self._remember()
         return TrainingResult(self.model)
 
-    def _run(self, signals: HeldBack, progress: OnProgress | None, validated: OnValidation | None) -> None:
+    def _loop(self, signals: HeldBack, progress: OnProgress | None) -> None:
         while True:
-            self._validate_if_due(signals, validated)
+            if self._validation_is_due():
+                self._validate(signals, progress)
             if signals.number is not None:
-                self.recorder.save(self)
+                self._save()
                 signals.let_go()
                 continue
-            self.recorder.save_if_due(self)
+            if self._checkpoint_is_due():
+                self._save()
             if self.is_over():
                 return
             self._advance(signals, progress)
 
     def _advance(self, signals: HeldBack, progress: OnProgress | None) -> None:
-        """Make some steps, none of which anything has to be done after but the last."""
-        first, count, seconds, begin = self.step, self._stretch(), self.seconds, time.perf_counter()
-        self.rates = self._rates(first, count)
+        """Run a block of steps; nothing is due until after the last."""
+        first, count, seconds, begin = self.step, self._block_steps(), self.seconds, time.perf_counter()
+        batch_size = self.recipe.batch_size
+        self.learning_rates = self._learning_rates(first, count)
         if len(self.losses) < first + count:
             self.losses = np.concatenate([self.losses, np.zeros(max(count, len(self.losses)))])
 
-        def report(completed: int) -> None:
+        def look_up(completed: int) -> None:
             if first + completed > self._reported:
                 self._reported = first + completed
                 self.seconds = seconds + time.perf_counter() - begin
                 if progress:
-                    progress(self._reported)
+                    progress(self._progress(self._reported, float(self.learning_rates[completed - 1])))
             signals.check()
 
-        state = self.model.generator.getstate()
         try:
             completed = self.model.engine.train(
-                self.batches.batch(first, count, self.recipe.batch_size),
-                self.recipe.batch_size,
-                self.rates,
+                self.batches.batch(first, count, batch_size),
+                batch_size,
+                self.learning_rates,
                 self.optimizer,
                 self.losses[first : first + count],
-                report,
+                look_up,
             )
-            report(completed)
-        except BaseException as error:  # draw what the steps that were made have used, and no more
-            self.model.generator.setstate(state)
-            self.batches.batch(first, self.step - first, self.recipe.batch_size)
+            look_up(completed)
+        except BaseException as error:
+            self.batches.rewind(self.step, batch_size)
             if not isinstance(error, Stopped):
                 raise
             return
-        finally:
-            self.recorder.steps_made(self, first)  # however they ended
+        finally:  # however they ended
+            self.recorder.log_steps(first, self.losses[: self.step], self.learning_rates, self.seconds)
         if completed < count:
             raise DivergedError(
                 f"the loss is {self.losses[first + completed]:g} at step {first + completed + 1}:"
@@ -226,22 +243,22 @@ class Run:
             )
         self._pace = (self.seconds - seconds) / count
 
-    def _stretch(self) -> int:
-        """How many steps to make before looking up."""
-        count: float = min(STRETCH_STEPS, STRETCH_TOKENS // (self.recipe.batch_size * (self.recipe.block_size + 1)))
+    def _block_steps(self) -> int:
+        """How many steps to make before anything else is due."""
+        count: float = min(BLOCK_STEPS, BLOCK_TOKENS // (self.recipe.batch_size * (self.recipe.block_size + 1)))
         if self.steps is None or self.recorder.out is not None or self.recorder.log is not None:
             count = min(count, PAUSE / self._pace)
         if self.steps is None:
             count = min(count, (self._most_seconds - self.seconds) / self._pace)
         if self.validation:
             count = min(count, self.eval_every - self.step % self.eval_every)
-        if self.recorder.checkpoint_every is not None:
-            count = min(count, self.recorder.checkpoint_every - self.step % self.recorder.checkpoint_every)
+        if self.checkpoint_every is not None:
+            count = min(count, self.checkpoint_every - self.step % self.checkpoint_every)
         if self.steps is not None:
             count = min(count, self.steps - self.step)
         return max(1, int(count))
 
-    def _rates(self, first: int, count: int) -> NDArray[np.float64]:
+    def _learning_rates(self, first: int, count: int) -> NDArray[np.float64]:
         recipe, steps = self.recipe, np.arange(first, first + count)
         if self.steps is None:
             done = np.full(count, min(1.0, self.seconds / self._most_seconds))
@@ -249,20 +266,55 @@ class Run:
             done = np.maximum(0, steps - recipe.warmup_steps) / max(1, self.steps - recipe.warmup_steps)
         return learning_rates(recipe.schedule, recipe.learning_rate, recipe.warmup_steps, steps, done)
 
-    def _validate_if_due(self, signals: HeldBack, validated: OnValidation | None) -> None:
+    def _progress(self, step: int, learning_rate: float) -> TrainingProgress:
+        steps, seconds = step - self._begin, self.seconds - self._begin_seconds
+        return TrainingProgress(
+            step=step,
+            steps=self.steps,
+            loss=float(self.losses[max(0, step - RECENT) : step].mean()) if step else math.nan,
+            learning_rate=learning_rate,
+            tokens_per_second=steps * self.tokens_per_step / seconds if steps else math.nan,
+            seconds=self.seconds,
+            validation=self.validation_losses[-1] if self.validation_losses else None,
+        )
+
+    def _validation_is_due(self) -> bool:
         if not self.validation or not (self.step % self.eval_every == 0 or self.is_over()):
-            return
-        if self.validation_losses and self.validation_losses[-1][0] == self.step:  # by the run that this one continues
-            return
+            return False
+        return not self.validation_losses or self.validation_losses[-1][0] != self.step  # by the run that this resumes
+
+    def _validate(self, signals: HeldBack, progress: OnProgress | None) -> None:
+        assert self.validation is not None
         try:
             loss = mean_loss(self.model.engine, self.validation, signals.check)
         except Stopped:  # a run that goes on will look again
             return
         self.validation_losses.append((self.step, loss))
-        self.model.history = self.history()
-        self.recorder.validated(self)
-        if validated:
-            validated(*self.validation_losses[-1])
+        self.recorder.log_validation(self.step, loss, self.seconds)
+        if self.recorder.best and lowest_validation_loss(self.validation_losses[self._first_kept :])[0] == self.step:
+            self._remember()
+            self.recorder.save_best(self.model)
+        if progress:
+            rates = self.learning_rates
+            progress(self._progress(self.step, float(rates[-1]) if len(rates) else math.nan))
+
+    def _checkpoint_is_due(self) -> bool:
+        if self.recorder.out is None or self.step == self.saved_step:
+            return False
+        if self.is_over():
+            return True
+        if self.checkpoint_every is not None:
+            return self.step > 0 and self.step % self.checkpoint_every == 0
+        return time.monotonic() - self._saved_at > MINUTE
+
+    def _save(self) -> None:
+        if self.recorder.out is not None:
+            self._remember()
+            self.recorder.save_checkpoint(self.model, self.optimizer, self.fingerprint)
+            self.saved_step, self._saved_at = self.step, time.monotonic()
+
+    def _remember(self) -> None:
+        self.model.history = self.history
 
     def resume(self, path: str | os.PathLike[str]) -> None:
         """Go on from a checkpoint as if nothing had happened.
@@ -288,85 +340,83 @@ class Run:
         for moments, by_name in ((self.optimizer.m, progress.m), (self.optimizer.v, progress.v)):
             for name, array in self.model.by_name(moments).items():
                 array[...] = by_name[name]
-        self.optimizer.step_count = self.recorder.saved_step = progress.step
+        self.optimizer.step_count = self.saved_step = progress.step
         self.losses = history.losses
         self.validation_losses = list(history.validation_losses)
         self.seconds = history.seconds
-
-    def history(self) -> TrainingHistory:
-        """What has happened so far."""
-        return TrainingHistory(
-            self.losses[: self.step].copy(), list(self.validation_losses), self.recipe.options(), self.seconds
-        )
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a checkpoint from which `prepare(..., resume=True)` goes on as if nothing had happened."""
-        self.model.history = self.history()
-        save(path, self.model, self.optimizer, self.fingerprint)
 
 
 @with_arguments_of(Recipe)
 def prepare(
     data: Data = None,
     *,
-    eval_every: int = 250,
+    eval_every: int | None = None,
     patience: int | None = None,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     checkpoint_every: int | None = None,
     keep_best: bool = False,
     log: str | os.PathLike[str] | None = None,
-    log_every: int = 10,
+    log_every: int | None = None,
     backend: str | None = None,
     threads: int | None = None,
-    **options: Any,
+    **options: Unpack[RecipeOptions],
 ) -> Run:
     """Check every argument of `train`, read the data, shuffle documents and draw the model's parameters."""
     for name in options:
         if name not in Recipe.__dataclass_fields__:
             raise TypeError(f"train() got an unexpected option {name!r}")
     recipe = Recipe(**options)
-    eval_every = positive_integer("eval_every", eval_every)
-    if patience is not None:
-        patience = positive_integer("patience", patience)
-    for name, asked_for in (("patience", patience is not None), ("keep_best", keep_best)):
-        if asked_for and not recipe.val_fraction:
+    for name, given in (("eval_every", eval_every), ("patience", patience), ("keep_best", keep_best or None)):
+        if given is not None and not recipe.val_fraction:
             raise ValueError(f"{name} needs validation losses: val_fraction must be more than 0")
-    if resume and out is None:
-        raise ValueError("resume needs out, the checkpoint to go on from")
-    recorder = Recorder(out, checkpoint_every, keep_best, log, log_every)
+    for name, given in (("resume", resume or None), ("checkpoint_every", checkpoint_every)):
+        if given is not None and out is None:
+            raise ValueError(f"{name} needs out, the file of the checkpoint")
+    eval_every = EVAL_EVERY if eval_every is None else positive_integer("eval_every", eval_every)
+    patience = None if patience is None else positive_integer("patience", patience)
+    checkpoint_every = None if checkpoint_every is None else positive_integer("checkpoint_every", checkpoint_every)
+    recorder = Recorder(out, keep_best, log, log_every)
     generator = backends.new_generator(backends.choose(backend), recipe.seed)
     corpus = read_corpus(data, recipe.format, recipe.tokenizer)
     check_different(recorder.files, corpus.files)
     order = generator.permutation(len(corpus)) if recipe.format == "lines" else None
-    config = GPTConfig(
-        vocab_size=corpus.tokenizer.vocab_size,
-        n_layer=recipe.n_layer,
-        n_embd=recipe.n_embd,
-        block_size=recipe.block_size,
-        n_head=recipe.n_head,
-        activation=recipe.activation,
-        init_std=recipe.init_std,
-    )
+    config = recipe.config(corpus.tokenizer.vocab_size)
     model = GPT(config, generator, recipe.dtype, backend, threads, corpus.tokenizer)
-    optimizer = Adam(
-        model,
-        recipe.learning_rate,
-        recipe.beta1,
-        recipe.beta2,
-        recipe.eps,
-        recipe.weight_decay,
-        recipe.max_grad_norm,
-    )
     batches: Batches
     if order is not None:
         batches = DocumentBatches(corpus, order, config.block_size + 1, recipe.val_fraction, recipe.long_documents)
     else:
         batches = TextBatches(corpus, config.block_size + 1, model.generator, recipe.val_fraction)
-    run = Run(recipe, model, corpus, batches, optimizer, recorder, eval_every, patience)
+    run = Run(
+        recipe,
+        model,
+        corpus,
+        batches,
+        recipe.optimizer(model),
+        recorder,
+        eval_every=eval_every,
+        patience=patience,
+        checkpoint_every=checkpoint_every,
+    )
     if resume and out is not None and os.path.exists(out):
         run.resume(out)
     return run
+
+
+class TrainOptions(RecipeOptions, total=False):
+    """The arguments of `prepare` as type checkers and editors want the `**options` of `train` told."""
+
+    eval_every: int | None
+    patience: int | None
+    out: str | os.PathLike[str] | None
+    resume: bool
+    checkpoint_every: int | None
+    keep_best: bool
+    log: str | os.PathLike[str] | None
+    log_every: int | None
+    backend: str | None
+    threads: int | None
 
 
 @with_arguments_of(prepare)
@@ -374,14 +424,14 @@ def train(
     data: Data = None,
     *,
     progress: OnProgress | None = None,
-    **options: Any,
+    **options: Unpack[TrainOptions],
 ) -> TrainingResult:
     """Train a model on documents, by default exactly as microgpt does.
 
     Args:
         data: a text file, several as `pathlib.Path`s, or the documents as strings; "-" is standard input, and what ends
             in .gz is decompressed. By default the US first names in the package.
-        progress: called now and then with the number of steps completed.
+        progress: called now and then, and after each validation, with a `TrainingProgress`.
         eval_every: steps from one look at the loss of what was set aside to the next.
         patience: end after so many looks in which that loss has not fallen below its lowest; None to never do so.
         out: a checkpoint to write while training and at its end.
@@ -395,4 +445,4 @@ def train(
     `ValueError` or `TypeError` names the argument, file or line that is wrong, and the step where the loss stopped
     being a finite number. Source: the training loop of microgpt.
     """
-    return prepare(data, **options).finish(progress)
+    return prepare(data, **options).train(progress)

@@ -103,14 +103,14 @@ RUNS: list[dict[str, Any]] = [
 
 def end_after(run: Run, stop: int) -> Run:
     """Let a run that writes a checkpoint after each step end with an error after this one."""
-    save_if_due = run.recorder.save_if_due
+    save_checkpoint = run.recorder.save_checkpoint
 
-    def save_and_end(run: Run) -> None:
-        save_if_due(run)
+    def save_and_end(*arguments: Any) -> None:
+        save_checkpoint(*arguments)
         if run.step >= stop:
             raise InterruptedError
 
-    run.recorder.save_if_due = save_and_end
+    run.recorder.save_checkpoint = save_and_end
     return run
 
 
@@ -122,7 +122,7 @@ def state(model: GPT, optimizer: Any) -> list[Any]:
 @pytest.mark.parametrize("options", RUNS)
 def test_runs_are_the_same_on_both_backends(options: dict[str, Any]) -> None:
     runs = [prepare(**options, **SMALL, steps=9, backend=backend) for backend in ("reference", "compiled")]
-    results = [run.finish() for run in runs]
+    results = [run.train() for run in runs]
     assert state(runs[0].model, runs[0].optimizer) == state(runs[1].model, runs[1].optimizer)
     assert results[0].losses.tolist() == results[1].losses.tolist()
     assert results[0].validation_losses == results[1].validation_losses
@@ -133,16 +133,16 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path, backend: str, op
     for dtype in dtypes(backend):
         options = {**options, **SMALL, "dtype": dtype, "backend": backend, "steps": 9}
         whole = prepare(**options)
-        expected = whole.finish()
+        expected = whole.train()
 
         out = tmp_path / f"{dtype}.safetensors"
         for stop in (1, 4, 6):
             run = prepare(**options, out=out, resume=True, checkpoint_every=1)
             with pytest.raises(InterruptedError):
-                end_after(run, stop).finish()
-        run = prepare(**options, out=out, resume=True, threads=3)
+                end_after(run, stop).train()
+        run = prepare(**options, out=out, resume=True, threads=3 if backend == "compiled" else None)
         assert 0 < run.step < 9
-        result = run.finish()
+        result = run.train()
         assert state(run.model, run.optimizer) == state(whole.model, whole.optimizer)
         assert result.losses.tolist() == expected.losses.tolist()
         assert result.validation_losses == expected.validation_losses
@@ -171,7 +171,7 @@ def test_what_ends_a_run_does_not_cost_what_was_trained(
     handlers = [signal.getsignal(number) for number in ENDINGS]
     run = prepare(**options, out=out)
     with pytest.raises(error):
-        run.finish(lambda completed: end() if completed > 2 else None)
+        run.train(lambda progress: end() if progress.step > 2 else None)
     assert handlers == [signal.getsignal(number) for number in ENDINGS]
     assert 2 < run.step < run.steps
 
@@ -238,7 +238,7 @@ def test_a_signals_own_handler_decides_after_the_checkpoint(tmp_path: Path, back
 
     on_ctrl_c(handler)
     run = prepare(NAMES, **options, out=out, checkpoint_every=10)
-    result = run.finish(lambda completed: signal.raise_signal(signal.SIGINT) if completed in (4, 10, 40) else None)
+    result = run.train(lambda progress: signal.raise_signal(signal.SIGINT) if progress.step in (4, 10, 40) else None)
     steps = [step for _, step in seen]
     assert steps in ([10, 40], [4, 10, 40])  # how soon an engine reports within a stretch is its own affair
     assert seen == [(signal.SIGINT, step) for step in steps]
@@ -247,7 +247,7 @@ def test_a_signals_own_handler_decides_after_the_checkpoint(tmp_path: Path, back
 
     on_ctrl_c(signal.SIG_DFL)
     with pytest.raises(SystemExit) as ending:
-        prepare(NAMES, **options, out=out).finish(lambda completed: signal.raise_signal(signal.SIGINT))
+        prepare(NAMES, **options, out=out).train(lambda progress: signal.raise_signal(signal.SIGINT))
     assert ending.value.code == 128 + signal.SIGINT
 
 
@@ -259,7 +259,7 @@ def test_signals_that_are_ignored_stay_so(
     monkeypatch.chdir(tmp_path)
     on_ctrl_c(signal.SIG_IGN)
     run = prepare(NAMES, steps=9, backend=backend, out=out, **SMALL)
-    assert len(run.finish(lambda completed: signal.raise_signal(signal.SIGINT)).losses) == 9
+    assert len(run.train(lambda progress: signal.raise_signal(signal.SIGINT)).losses) == 9
 
 
 def test_signals_that_others_than_python_handle_are_left_to_them(tmp_path: Path, monkeypatch) -> None:
@@ -342,7 +342,7 @@ def test_the_log_has_no_hole_where_a_run_was_stopped(tmp_path: Path, backend: st
     options |= {"n_embd": 32} if backend == "compiled" else {}  # so that a stretch takes a while
     run = prepare(NAMES, **options, steps=100_000, log=log, log_every=3)
     with pytest.raises(KeyboardInterrupt):
-        run.finish(lambda completed: signal.raise_signal(signal.SIGINT) if completed > 6 else None)
+        run.train(lambda progress: signal.raise_signal(signal.SIGINT) if progress.step > 6 else None)
     assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [*range(3, run.step + 1, 3)]
 
     steps = run.step + 4
@@ -356,7 +356,7 @@ def test_the_log_has_the_steps_before_a_loss_that_is_not_finite(tmp_path: Path, 
     log = tmp_path / "log.jsonl"
     run = prepare(NAMES, steps=50, learning_rate=1e300, log=log, log_every=1, backend=backend, **SMALL)
     with pytest.raises(ValueError, match="try a smaller learning_rate"):
-        run.finish()
+        run.train()
     assert run.step > 0
     assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [*range(1, run.step + 1)]
 
@@ -401,7 +401,7 @@ def test_log_and_checkpoint_are_json_for_every_reader(tmp_path: Path, monkeypatc
         ({"n_embd": 8}, "n_embd is 8, but .* was begun with 4"),
         ({"data": NAMES[1:]}, "the data are not those that .* was begun with"),
         ({"seed": random.Random(1)}, "seed must be a number or a text for a run that is resumed"),
-        ({"out": None}, "resume needs out, the checkpoint to go on from"),
+        ({"out": None}, "resume needs out, the file of the checkpoint"),
     ],
 )
 def test_a_run_goes_on_only_as_it_began(tmp_path: Path, options: dict[str, Any], message: str) -> None:
@@ -438,12 +438,13 @@ def test_a_run_goes_on_wherever_its_tokenizer_comes_from(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"checkpoint_every": 5}, "checkpoint_every needs out, the file to write to"),
+        ({"checkpoint_every": 5}, "checkpoint_every needs out, the file of the checkpoint"),
         ({"keep_best": True, "val_fraction": 0.1}, "keep_best needs out, the file to write to"),
         ({"keep_best": True, "out": "m"}, "keep_best needs validation losses: val_fraction must be more than 0"),
         ({"patience": 2}, "patience needs validation losses: val_fraction must be more than 0"),
-        ({"patience": 0}, "patience must be at least 1, got 0"),
-        ({"log_every": 0}, "log_every must be at least 1, got 0"),
+        ({"patience": 0, "val_fraction": 0.1}, "patience must be at least 1, got 0"),
+        ({"log_every": 0, "log": "l"}, "log_every must be at least 1, got 0"),
+        ({"log_every": 5}, "log_every needs log, the file to write to"),
         ({"checkpoint_every": 0, "out": "m"}, "checkpoint_every must be at least 1, got 0"),
         ({"out": "nowhere/m.safetensors"}, "cannot write nowhere/m.safetensors: No such file or directory"),
         ({"out": "."}, r"cannot write \.: Is a directory"),

@@ -157,7 +157,7 @@ def test_a_run_that_could_save_nothing_does_not_say_that_it_did(
         run.optimizer.step_count = 3
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Run, "finish", interrupted)
+    monkeypatch.setattr(Run, "train", interrupted)
     assert main(["train", f"--out={tmp_path / 'model.safetensors'}"]) == 130
     assert "is saved" not in capsys.readouterr().err
 

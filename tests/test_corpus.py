@@ -86,7 +86,7 @@ def test_a_model_trains_alike_beyond_memory(backend, monkeypatch, format) -> Non
     monkeypatch.setattr("microgpt.training.read_corpus", functools.partial(read_corpus, in_memory=10))
     run = prepare(NAMES * 3, **options)
     assert isinstance(run.corpus.tokens.base, np.memmap)
-    assert run.finish().losses.tolist() == expected.losses.tolist()
+    assert run.train().losses.tolist() == expected.losses.tolist()
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
@@ -209,7 +209,7 @@ def test_split_documents_train_to_the_same_bits_on_both_backends(backend) -> Non
 def test_many_steps_are_laid_out_in_chunks(monkeypatch) -> None:
     options = {**SMALL, "steps": 9, "format": "text", "batch_size": 2, "val_fraction": 0.3, "eval_every": 3}
     expected = train(NAMES, **options)
-    monkeypatch.setattr("microgpt.training.STRETCH_TOKENS", 20)
+    monkeypatch.setattr("microgpt.training.BLOCK_TOKENS", 20)
     result = train(NAMES, **options)
     assert result.losses.tolist() == expected.losses.tolist()
     assert result.validation_losses == expected.validation_losses

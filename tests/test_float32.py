@@ -105,7 +105,7 @@ def test_subnormal_numbers_are_zero_in_float32_and_nowhere_else() -> None:
     """They take a hundred times as long, and nothing depends on them."""
     kept: list[float] = []
     run = prepare(None, steps=1500, learning_rate=0.05, schedule="constant", dtype="float32")
-    model = run.finish(lambda completed: kept.append(math.ulp(0) * 0.75)).model
+    model = run.train(lambda progress: kept.append(math.ulp(0) * 0.75)).model
     assert {*kept, math.ulp(0) * 0.75} == {math.ulp(0)}
     assert np.float32(1e-45) * np.float32(0.75) > 0
     if platform.machine().lower() in ("x86_64", "amd64", "aarch64", "arm64"):

@@ -307,12 +307,13 @@ def duplicates() -> list[Any]:
 
 @pytest.mark.parametrize("duplicate", duplicates())
 def test_a_copy_is_the_same_model_with_memory_of_its_own(duplicate, backend: str) -> None:
-    model = GPT(tiny, 3, backend=backend, threads=2, tokenizer=CharTokenizer("abcd"))
+    threads = 2 if backend == "compiled" else None
+    model = GPT(tiny, 3, backend=backend, threads=threads, tokenizer=CharTokenizer("abcd"))
     model.generator.fill_gauss(np.zeros(1), 1.0)  # from here on it has a number to spare
     loss, _ = model.loss_and_gradients([[4, 0, 1, 4]])
     twin = duplicate(model)
     assert repr(twin) == repr(model)
-    assert (twin.threads, twin.tokenizer, twin.history) == (2, model.tokenizer, None)
+    assert (twin.threads, twin.tokenizer, twin.history) == (threads or 1, model.tokenizer, None)
     assert twin.generator.getstate() == model.generator.getstate()
     assert twin.generate(9) == model.generate(9)
     Adam(twin).step()

@@ -18,8 +18,8 @@ names = ["anna", "bob", "carlotta", "di", "emma"]
 
 def rates(schedule: str, warmup_steps: int = 0, steps: int = 10) -> list[float]:
     run = prepare(names, steps=steps, schedule=schedule, warmup_steps=warmup_steps, learning_rate=0.5, **SMALL)
-    run.finish()
-    return run.rates.tolist()
+    run.train()
+    return run.learning_rates.tolist()
 
 
 def test_linear_is_microgpts() -> None:
@@ -66,12 +66,12 @@ def test_runs_may_be_as_long_or_short_as_can_be_told(options, backend: str) -> N
     class EnoughError(Exception):
         pass
 
-    def progress(completed: int) -> None:
+    def progress(progress: object) -> None:
         raise EnoughError
 
     run = prepare(names, **options, learning_rate=1e-3, backend=backend, **SMALL)
     with pytest.raises(EnoughError):
-        run.finish(progress)
+        run.train(progress)
     assert np.isfinite(run.losses[: run.step]).all()
 
 

@@ -139,7 +139,7 @@ def test_progress_may_ask_for_a_loss_while_threads_train() -> None:
     options = {"steps": 100, "batch_size": 600, "n_embd": 48, "threads": 3, "dtype": "float32"}
     expected = train(["carlotta" * 2, "bob"] * 60, **options)
     run, asked = prepare(["carlotta" * 2, "bob"] * 60, **options), {}
-    result = run.finish(lambda completed: asked.update({completed: run.model.loss([[0, 1, 2]] * 200)}))
+    result = run.train(lambda progress: asked.update({progress.step: run.model.loss([[0, 1, 2]] * 200)}))
     assert result.losses.tolist() == expected.losses.tolist()
     assert min(asked) < 100
     assert np.isfinite(list(asked.values())).all()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import pydoc
 import random
 import signal
 import threading
 import weakref
+from typing import Unpack, get_type_hints
 
 import numpy as np
 import pytest
@@ -15,12 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import microgpt
-from microgpt import GPT, Adam, GPTConfig, read_documents, train
+from microgpt import GPT, Adam, GPTConfig, TrainingProgress, read_documents, train
 from microgpt.arguments import LARGEST
 from microgpt.backend import new_generator
 from microgpt.evaluation import mean_loss
-from microgpt.recipe import Recipe, defaults_of
-from microgpt.training import Run, prepare
+from microgpt.recipe import Recipe, RecipeOptions, defaults_of
+from microgpt.training import Run, TrainOptions, prepare
 
 from conftest import needs_compiled, sequences
 
@@ -91,7 +93,7 @@ def test_the_callers_documents_are_not_shuffled(backend: str) -> None:
 def test_progress_counts_completed_steps(backend: str) -> None:
     seen: list[int] = []
     steps = 60_000 if backend == "compiled" else 5
-    train(names, steps=steps, backend=backend, progress=seen.append, **SMALL)
+    train(names, steps=steps, backend=backend, progress=lambda progress: seen.append(progress.step), **SMALL)
     assert seen == sorted(set(seen))
     assert 1 <= seen[0] <= seen[-1] <= steps
 
@@ -99,7 +101,7 @@ def test_progress_counts_completed_steps(backend: str) -> None:
 def test_progress_knows_how_long_training_has_taken(backend: str) -> None:
     run = prepare(names, time=0.05, backend=backend, **SMALL)
     seen: list[float] = []
-    run.finish(lambda completed: seen.append(run.seconds))
+    run.train(lambda progress: seen.append(progress.seconds))
     assert seen[-1] == run.seconds >= 0.05
     assert seen[0] > 0
     assert seen == sorted(seen)
@@ -110,22 +112,22 @@ def test_progress_may_replace_what_the_optimizer_remembers_but_frees_nothing_in_
     run = prepare(names, steps=10_000, backend="compiled")
     in_use, alive = weakref.ref(run.optimizer.m.base), []
 
-    def replace(completed: int) -> None:
+    def replace(progress: TrainingProgress) -> None:
         run.optimizer.m = run.optimizer.m.copy()
-        alive.append(in_use() is not None or completed == 10_000)
+        alive.append(in_use() is not None or progress.step == 10_000)
 
-    run.finish(replace)
+    run.train(replace)
     assert all(alive)
 
 
 def test_exceptions_of_progress_end_training(backend: str) -> None:
-    def progress(completed: int) -> None:
+    def progress(progress: TrainingProgress) -> None:
         raise RuntimeError("enough")
 
     steps = 200_000 if backend == "compiled" else 5
     run = prepare(names, steps=steps, backend=backend, **SMALL)
     with pytest.raises(RuntimeError, match="enough"):
-        run.finish(progress)
+        run.train(progress)
     assert 0 < run.optimizer.step_count < steps
 
 
@@ -135,7 +137,7 @@ def test_interrupts_end_training_between_steps() -> None:
     run = prepare(names, steps=10_000_000, **SMALL)
     threading.Timer(0.3, signal.raise_signal, [signal.SIGINT]).start()
     with pytest.raises(KeyboardInterrupt):
-        run.finish()
+        run.train()
     steps = run.optimizer.step_count
     assert 0 < steps < 10_000_000
 
@@ -197,8 +199,43 @@ def test_bad_arguments_are_named(backend, options, error, message) -> None:
 
 def test_help_shows_every_option_with_its_default() -> None:
     assert defaults_of(train) == {"progress": None, **defaults_of(prepare)}
-    assert defaults_of(prepare).items() >= {"data": None, "eval_every": 250, **defaults_of(Recipe)}.items()
+    assert defaults_of(prepare).items() >= {"data": None, "eval_every": None, **defaults_of(Recipe)}.items()
     assert all(name in pydoc.plaintext.document(train) for name in defaults_of(train))
+
+
+def test_editors_and_type_checkers_know_every_option() -> None:
+    recipe, prepared = get_type_hints(Recipe), get_type_hints(prepare)
+    assert get_type_hints(RecipeOptions) == recipe
+    assert get_type_hints(TrainOptions) == recipe | {
+        name: prepared[name] for name in prepared if name not in ("data", "options", "return")
+    }
+    assert get_type_hints(train)["options"] == Unpack[TrainOptions]
+    assert prepared["options"] == Unpack[RecipeOptions]
+
+
+def test_the_defaults_of_a_recipe_are_those_of_the_model_and_of_adam() -> None:
+    recipe = defaults_of(Recipe)
+    for place in (GPTConfig, GPT, Adam):
+        own = defaults_of(place)
+        shared = (recipe.keys() & own.keys()) - {"tokenizer"}  # which a model may be without
+        assert len(shared) >= 2
+        assert {name: recipe[name] for name in shared} == {name: own[name] for name in shared}
+
+
+def test_progress_tells_where_a_run_is(tmp_path, backend: str) -> None:
+    seen: list[TrainingProgress] = []
+    options = {"steps": 6, "batch_size": 2, "val_fraction": 0.4, "eval_every": 3, "backend": backend, **SMALL}
+    result = train(names, progress=seen.append, **options)
+    first, last = seen[0], seen[-1]
+    assert (first.step, first.steps, first.validation) == (0, 6, result.validation_losses[0])
+    assert all(math.isnan(number) for number in (first.loss, first.learning_rate, first.tokens_per_second))
+    assert [progress.step for progress in seen] == sorted(progress.step for progress in seen)
+    for progress in seen[1:]:
+        assert progress.loss == result.losses[: progress.step].mean() or progress.step == 0
+        assert progress.learning_rate == 0.01 * (1 - (progress.step - 1) / 6)
+    assert (last.step, last.seconds, last.validation) == (6, result.history.seconds, result.validation_losses[-1])
+    positions = prepare(names, **options).tokens_per_step * 6
+    assert last.tokens_per_second == pytest.approx(positions / last.seconds)
 
 
 @pytest.mark.parametrize("format", ["lines", "text"])
@@ -231,6 +268,14 @@ def test_the_result_knows_its_model(backend: str) -> None:
     assert isinstance(result, microgpt.TrainingResult)
     assert result.model.backend == backend
     assert result.model.tokenizer.characters == "".join(sorted(set("".join(names))))
+
+
+def test_threads_are_refused_where_they_would_do_nothing(backend: str) -> None:
+    message = "at least 1, got 0" if backend == "compiled" else "left out on the reference backend, got 0"
+    with pytest.raises(ValueError, match=f"threads must be {message}"):
+        train(names, threads=0, backend=backend, **SMALL)
+    if backend == "reference":
+        assert train(names, steps=1, backend=backend, **SMALL).model.threads == 1
 
 
 @needs_compiled
@@ -285,11 +330,11 @@ def test_what_is_drawn_from_a_model_of_a_text_is_a_line(backend: str) -> None:
 
 
 def test_validation_losses_are_those_of_the_documents_set_aside(backend: str) -> None:
-    seen: list[tuple[int, float]] = []
+    seen: dict[tuple[int, float], None] = {}  # in order
     run = prepare(names, steps=5, val_fraction=0.4, eval_every=2, seed=5, backend=backend, **SMALL)
-    result = run.finish(validated=lambda steps, loss: seen.append((steps, loss)))
+    result = run.train(lambda progress: seen.update({progress.validation: None}))
     assert [steps for steps, _ in result.validation_losses] == [0, 2, 4, 5]
-    assert seen == result.validation_losses
+    assert list(seen) == result.validation_losses
     documents = shuffled(run)
     assert result.validation_losses[-1][1] == pytest.approx(result.model.loss(documents[3:]), rel=1e-12)
 
@@ -316,7 +361,7 @@ def test_a_mean_loss_weighs_every_sequence_alike(backend: str) -> None:
     [
         ({"format": "csv"}, ValueError, "format must be 'lines' or 'text', got 'csv'"),
         ({"val_fraction": 1}, ValueError, "val_fraction must be at least 0 and less than 1, got 1"),
-        ({"eval_every": 0}, ValueError, "eval_every must be at least 1, got 0"),
+        ({"eval_every": 0, "val_fraction": 0.2}, ValueError, "eval_every must be at least 1, got 0"),
         ({"data": ["abcd"]}, ValueError, r"data must have at least block_size \+ 1 = 5 tokens to train on, got 4"),
         (
             {"data": ["abcd" * 10], "val_fraction": 0.1},
@@ -328,7 +373,11 @@ def test_a_mean_loss_weighs_every_sequence_alike(backend: str) -> None:
             ValueError,
             "val_fraction needs at least 2 documents, one of them to train on, got 1",
         ),
-        ({"threads": 0}, ValueError, "threads must be at least 1, got 0"),
+        (
+            {"val_fraction": 0, "eval_every": 5},
+            ValueError,
+            "eval_every needs validation losses: val_fraction must be mo",
+        ),
     ],
 )
 def test_bad_arguments_of_texts_are_named(backend, options, error, message) -> None:

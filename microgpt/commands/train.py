@@ -23,7 +23,7 @@ from tqdm import tqdm
 from microgpt.arguments import integer
 from microgpt.commands.machine import add_machine_arguments
 from microgpt.config import ACTIVATIONS
-from microgpt.history import lowest_validation_loss
+from microgpt.history import TrainingProgress, lowest_validation_loss
 from microgpt.plots import check_plot_path, plot_losses
 from microgpt.recipe import defaults_of
 from microgpt.sampling import SAMPLES, TEMPERATURE, Sampler
@@ -137,11 +137,11 @@ def run(parsed: argparse.Namespace) -> None:
     try:
         report(parsed, training)
     except (KeyboardInterrupt, SystemExit):
-        if training.recorder.saved_step == training.step:
+        if training.saved_step == training.step:
             print(f"stopped after step {training.step:,}: {parsed.out} is saved, --resume goes on", file=sys.stderr)
         raise
     if parsed.plot is not None:
-        plot_losses(training.history(), parsed.plot)
+        plot_losses(training.history, parsed.plot)
 
 
 def plain_report(parsed: argparse.Namespace, run: Run) -> None:
@@ -153,14 +153,13 @@ def plain_report(parsed: argparse.Namespace, run: Run) -> None:
     print(f"num params: {run.model.num_params}", flush=True)  # or a pipe would keep it until it is full
     printed = run.step
 
-    def progress(completed: int) -> None:
+    def watch(progress: TrainingProgress) -> None:
         nonlocal printed
-        losses = enumerate(run.losses[printed:completed].tolist(), printed + 1)
+        losses = enumerate(run.losses[printed : progress.step].tolist(), printed + 1)
         sys.stdout.write("".join(f"step {step:4d} / {run.steps:4d} | loss {loss:.4f}\r" for step, loss in losses))
-        printed = completed
+        printed = progress.step
 
-    model = run.finish(progress).model
-    progress(run.step)
+    model = run.train(watch).model
     print("\n--- inference (new, hallucinated names) ---")
     for i in range(parsed.samples):
         print(f"sample {i + 1:2d}: {model.generate(1, parsed.temperature)[0]}")
@@ -179,8 +178,8 @@ def human_report(parsed: argparse.Namespace, run: Run) -> None:
     first, seconds = run.step, run.seconds
     if first:
         print(f"resumed {parsed.out} after step {first:,}")
-    with live_line(run) if sys.stderr.isatty() else quiet_lines(run) as (progress, validated):
-        result = run.finish(progress, validated)
+    with live_line(run) if sys.stderr.isatty() else quiet_lines(run) as watch:
+        result = run.train(watch)
     steps, seconds = run.step - first, run.seconds - seconds
     if steps:
         last = result.losses[-100:]
@@ -199,57 +198,65 @@ def human_report(parsed: argparse.Namespace, run: Run) -> None:
         print(f"        {text}")
 
 
-Watchers = tuple[Callable[[int], None], Callable[[int, float], None]]
+Watcher = Callable[[TrainingProgress], None]
 
 
 @contextlib.contextmanager
-def live_line(run: Run) -> Iterator[Watchers]:
+def live_line(run: Run) -> Iterator[Watcher]:
     """Step, losses, tokens/s and the time left on one line of the terminal."""
     left = "{remaining} left" if run.steps is not None else "{elapsed}"
     layout = "step {n_fmt}" + ("/{total_fmt}" if run.steps is not None else "") + "{postfix} | " + left
-    first, seconds = run.step, run.seconds
+    first, shown = run.step, latest_validation(run)
     with tqdm(total=run.steps, initial=first, bar_format=layout, leave=False) as line:
 
-        def progress(completed: int) -> None:
-            speed = (completed - first) * run.tokens_per_step / (run.seconds - seconds)
-            validation = f"  validation loss {run.validation_losses[-1][1]:.4f}" if run.validation_losses else ""
-            line.set_postfix_str(f"{recent_loss(run, completed)}{validation} | {speed:,.0f} tokens/s", refresh=False)
-            line.update(completed - line.n)
+        def watch(progress: TrainingProgress) -> None:
+            nonlocal shown
+            if progress.validation != shown:
+                tqdm.write(validation_line(progress), file=sys.stdout)
+                shown = progress.validation
+            if progress.step == first:
+                return
+            validation = "" if shown is None else f"  validation loss {shown[1]:.4f}"
+            speed = f"{progress.tokens_per_second:,.0f} tokens/s"
+            line.set_postfix_str(f"loss {progress.loss:.4f}{validation} | {speed}", refresh=False)
+            line.update(progress.step - line.n)
 
-        def validated(step: int, loss: float) -> None:
-            tqdm.write(validation_line(run, step, loss), file=sys.stdout)
-
-        yield progress, validated
+        yield watch
 
 
 @contextlib.contextmanager
-def quiet_lines(run: Run) -> Iterator[Watchers]:
+def quiet_lines(run: Run) -> Iterator[Watcher]:
     """A line now and then, for a log that nobody watches."""
-    printed = lines_due(run, run.step)
+    printed, shown = lines_due(run, run.step), latest_validation(run)
 
-    def progress(completed: int) -> None:
-        nonlocal printed
-        due = lines_due(run, completed)
+    def watch(progress: TrainingProgress) -> None:
+        nonlocal printed, shown
+        if progress.validation != shown:
+            print(validation_line(progress), flush=True)
+            shown = progress.validation
+        due = lines_due(run, progress.step)
         if due > printed:
             printed = due
-            of_all = f"  {run.seconds:.1f} s" if run.steps is None else f"/{run.steps:,}"
-            print(f"step {completed:,}{of_all}  {recent_loss(run, completed)}", file=sys.stderr)
+            of_all = f"  {progress.seconds:.1f} s" if progress.steps is None else f"/{progress.steps:,}"
+            print(f"step {progress.step:,}{of_all}  loss {progress.loss:.4f}", file=sys.stderr)
 
-    yield progress, lambda step, loss: print(validation_line(run, step, loss), flush=True)
+    yield watch
 
 
-def lines_due(run: Run, completed: int) -> int:
-    """How many lines there are by then, of LINES over all steps, or all the time."""
+def latest_validation(run: Run) -> tuple[int, float] | None:
+    """Step and loss of the latest validation, which an interrupted run may have printed already."""
+    return run.validation_losses[-1] if run.validation_losses else None
+
+
+def lines_due(run: Run, step: int) -> int:
+    """How many of LINES there are by this step: they are spread over all steps, or all the time."""
     if run.recipe.time is not None:
         return int(min(LINES, LINES * run.seconds / run.recipe.time))
-    return LINES * completed // (run.steps or 1)
+    return LINES * step // (run.steps or 1)
 
 
-def recent_loss(run: Run, completed: int) -> str:
-    """Of the latest steps."""
-    return f"loss {run.losses[max(0, completed - 100) : completed].mean():.4f}"
-
-
-def validation_line(run: Run, step: int, loss: float) -> str:
-    """Of what is set aside."""
-    return f"step {step:>7,}  {run.seconds:6.1f} s  validation loss {loss:.4f}"
+def validation_line(progress: TrainingProgress) -> str:
+    """Step, time and validation loss."""
+    assert progress.validation is not None
+    step, loss = progress.validation
+    return f"step {step:>7,}  {progress.seconds:6.1f} s  validation loss {loss:.4f}"

@@ -31,6 +31,9 @@ class Batches(Protocol):
     def batch(self, first_step: int, steps: int, batch_size: int) -> PackedSequences:
         """The sequences of some consecutive steps, `batch_size` for each."""
 
+    def rewind(self, step: int, batch_size: int) -> None:
+        """Take back what the last `batch` drew for the steps from `step` on: they have not been made."""
+
     def validation(self) -> PackedSequences | None:
         """The sequences that no step trains on; None where nothing has been set aside."""
 
@@ -75,6 +78,9 @@ class DocumentBatches:
         _check_room(steps, batch_size)
         numbers = np.arange(first_step * batch_size, (first_step + steps) * batch_size)
         return self._training.select(numbers % len(self._training))
+
+    def rewind(self, step: int, batch_size: int) -> None:
+        """See `Batches`. Nothing is drawn here."""
 
     def validation(self) -> PackedSequences | None:
         """See `Batches`. They come from documents in no order: the first are as good as any."""
@@ -129,6 +135,7 @@ class TextBatches:
         self._corpus = corpus
         self._length = length
         self._generator = generator
+        self._before = (0, generator.getstate())  # the last `batch`: number of its first window, and the generator
         self._end = len(corpus.tokens) - set_aside(len(corpus.tokens), validation_fraction)
         if self._end < length:
             raise ValueError(f"data must have at least block_size + 1 = {length} tokens to train on, got {self._end}")
@@ -149,9 +156,19 @@ class TextBatches:
     def batch(self, first_step: int, steps: int, batch_size: int) -> PackedSequences:
         """See `Batches`. Steps have to be asked for in order: each draws."""
         _check_room(steps, batch_size)
+        self._before = (first_step * batch_size, self._generator.getstate())
+        return self._windows(self._draw(steps * batch_size))
+
+    def rewind(self, step: int, batch_size: int) -> None:
+        """See `Batches`."""
+        first, state = self._before
+        self._generator.setstate(state)
+        self._draw(step * batch_size - first)
+
+    def _draw(self, count: int) -> NDArray[np.int64]:
+        """Where the next windows start."""
         starts = self._end - self._length + 1
-        count = steps * batch_size
-        return self._windows(np.fromiter((self._generator.randrange(starts) for _ in range(count)), np.int64, count))
+        return np.fromiter((self._generator.randrange(starts) for _ in range(count)), np.int64, count)
 
     def validation(self) -> PackedSequences | None:
         """See `Batches`. They are spread evenly over the text."""
