@@ -107,6 +107,8 @@ def save(
             "options": plain(model.history.options),
             "seconds": model.history.seconds,
             "validation_losses": model.history.validation_losses,
+            "validation_tokens": model.history.validation_tokens,
+            "held_out_tokens": model.history.held_out_tokens,
         }
     if optimizer is not None:
         for prefix, moments in ((MEAN, optimizer.m), (MEAN_SQUARE, optimizer.v)):
@@ -196,8 +198,9 @@ def _interpret(arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Checkp
             (integer("validation_losses", step, 0), math.nan if loss is None else float(loss))
             for step, loss in _typed("validation_losses", told["validation_losses"], list)
         ]
+        counts = {name: integer(name, told.get(name, 0), 0) for name in ("validation_tokens", "held_out_tokens")}
         options = NEW_FIELDS.get(version, {}) | _typed("options", told["options"], dict)
-        history = TrainingHistory(losses, pairs, options, float(told["seconds"]))
+        history = TrainingHistory(losses, pairs, options, float(told["seconds"]), **counts)
     if "progress" in metadata:
         told = _typed("progress", metadata["progress"], dict)
         progress = Progress(

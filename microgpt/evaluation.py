@@ -14,7 +14,7 @@ from microgpt.packing import PackedSequences, pack
 if TYPE_CHECKING:
     from microgpt.interface import Engine
 
-EVALUATED_ROWS = 1024  # positions that are looked at together: more would not fit the caches
+EVALUATED_ROWS = 1024  # positions in a batch: more would not fit the caches
 
 
 @dataclass(frozen=True)
@@ -35,19 +35,26 @@ class Evaluation:
     characters: int
 
 
-def mean_loss(engine: Engine, packed: PackedSequences, check: Callable[[], object] = lambda: None) -> float:
-    """The loss of many sequences, as an engine gives it for a few: in batches that fit the caches.
+def mean_loss(engine: Engine, pieces: PackedSequences, check: Callable[[], object] = lambda: None) -> float:
+    """Mean over all tokens, but the first of each piece, of -log(probability of the token), in nats.
 
-    Between two of them, `check` may raise what ends it.
+    The loss of held-out data, in training as in `GPT.evaluate`, is this one: a token counts as much as any other,
+    however long its piece is. Pieces fit the context. After each batch, `check` may raise what ends the evaluation.
     """
-    length = int(packed.lengths.max())
-    count = max(1, EVALUATED_ROWS // min(length, engine.config.block_size))
     total = 0.0
-    for start in range(0, len(packed), count):
-        part = packed.select(np.arange(start, min(start + count, len(packed))))
-        total += engine.loss(part) * len(part)
-        check()
-    return total / len(packed)
+    for length in np.unique(pieces.lengths).tolist():  # of pieces of one length, an engine's mean of means is the mean
+        alike = np.flatnonzero(pieces.lengths == length)
+        count = max(1, EVALUATED_ROWS // (length - 1))
+        for start in range(0, len(alike), count):
+            batch = pieces.select(alike[start : start + count])
+            total += engine.loss(batch) * len(batch) * (length - 1)
+            check()
+    return total / count_tokens(pieces)
+
+
+def count_tokens(pieces: PackedSequences) -> int:
+    """Number of tokens that are predicted: all but the first of each piece."""
+    return int((pieces.lengths - 1).sum())
 
 
 def evaluate(engine: Engine, sequences: Sequence[Sequence[int]], characters: int) -> Evaluation:
@@ -56,10 +63,7 @@ def evaluate(engine: Engine, sequences: Sequence[Sequence[int]], characters: int
     `characters` is how many characters the predicted tokens stand for.
     """
     pieces = pack(sequences, engine.config.vocab_size).split(engine.config.block_size)
-    tokens, total = int((pieces.lengths - 1).sum()), 0.0
-    for length in np.unique(pieces.lengths).tolist():  # the mean of means is a mean where all are of one length
-        alike = pieces.select(np.flatnonzero(pieces.lengths == length))
-        total += mean_loss(engine, alike) * len(alike) * (length - 1)
-    nats = total / tokens
+    nats, tokens = mean_loss(engine, pieces), count_tokens(pieces)
     with np.errstate(over="ignore"):
-        return Evaluation(nats, total / math.log(2) / characters, float(np.exp(nats)), tokens, characters)
+        perplexity = float(np.exp(nats))
+    return Evaluation(nats, nats * (tokens / characters) / math.log(2), perplexity, tokens, characters)

@@ -22,15 +22,20 @@ class TrainingHistory:
 
     Attributes:
         losses: float64, one for each step, in nats: the loss of the step's documents before the step.
-        validation_losses: pairs of a number of steps made and the loss, in nats, of what was set aside by then.
+        validation_losses: pairs of a number of steps made and the loss of held-out data by then: the mean over its
+            tokens, in nats, as `GPT.evaluate` gives it.
         options: what `train` was told, see `Recipe`.
         seconds: how long training took.
+        validation_tokens: how many tokens each validation predicted.
+        held_out_tokens: how many there were to predict in all held-out data; where more, the losses are estimates.
     """
 
     losses: NDArray[np.float64]
     validation_losses: list[tuple[int, float]]
     options: dict[str, Any]
     seconds: float
+    validation_tokens: int = 0
+    held_out_tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from microgpt.optimizer import Adam
 from microgpt.schedule import SCHEDULES
 
 DEFAULT_STEPS = 1000
+DEFAULT_EVAL_TOKENS = 32_768  # more would tell little more
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -48,6 +49,7 @@ class RecipeOptions(TypedDict, total=False):
     tokenizer: Any
     long_documents: str
     val_fraction: float
+    eval_tokens: int | None
     steps: int | None
     epochs: float | None
     time: float | None
@@ -78,8 +80,10 @@ class Recipe:
         format: "lines": each line of a file is a document; "text": the file is one text, and each step trains on
             windows of it, drawn with the model's generator.
         tokenizer: "characters", "bytes", the path of a JSON file of the Hugging Face `tokenizers`, or a `Tokenizer`.
-        long_documents: "cut" ignores what is beyond the context, "split" makes further documents of it.
-        val_fraction: the share of the documents, or of the text, at its end, that no step trains on.
+        long_documents: "cut" trains on nothing beyond the context, "split" makes further documents of it.
+        val_fraction: the share of the documents, or of the text, at its end, that is held out: no step trains on it.
+        eval_tokens: how many tokens of it each validation predicts at most; 32,768 unless given. Where there are more,
+            the validation loss is an estimate, always on the same part.
         steps: number of steps of Adam; 1000 unless `epochs` or `time` is given.
         epochs: instead, how often to go through the data.
         time: instead, for how many seconds to train. How many steps that makes depends on the machine.
@@ -98,6 +102,7 @@ class Recipe:
     tokenizer: Any = "characters"
     long_documents: str = "cut"
     val_fraction: float = 0.0
+    eval_tokens: int | None = None
     steps: int | None = None
     epochs: float | None = None
     time: float | None = None
@@ -131,6 +136,7 @@ class Recipe:
             "format": choice("format", self.format, FORMATS),
             "long_documents": choice("long_documents", self.long_documents, LONG_DOCUMENTS),
             "val_fraction": number("val_fraction", self.val_fraction, minimum=0, below=1),
+            "eval_tokens": None if self.eval_tokens is None else positive_integer("eval_tokens", self.eval_tokens),
             "steps": None if self.steps is None else integer("steps", self.steps, 0),
             "epochs": None if self.epochs is None else number("epochs", self.epochs, above=0),
             "time": None if self.time is None else number("time", self.time, above=0),
@@ -141,6 +147,10 @@ class Recipe:
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+        if self.eval_tokens is not None and not self.val_fraction:
+            raise ValueError("eval_tokens needs validation losses: val_fraction must be more than 0")
+        if self.long_documents == "split" and self.format == "text":
+            raise ValueError("long_documents is for documents, but format is 'text', of which all is trained on")
 
     def step_count(self, sequences: int) -> int | None:
         """How many steps to make over so many sequences; None where the clock decides."""
@@ -152,6 +162,10 @@ class Recipe:
                 raise ValueError(f"epochs must make at most {LARGEST} steps, got {self.epochs:g} and {steps:g}")
             return math.ceil(steps)
         return DEFAULT_STEPS if self.steps is None else self.steps
+
+    def most_eval_tokens(self) -> int:
+        """How many held-out tokens each validation predicts at most."""
+        return DEFAULT_EVAL_TOKENS if self.eval_tokens is None else self.eval_tokens
 
     def config(self, vocab_size: int) -> GPTConfig:
         """The sizes of the model, for a vocabulary of this size."""

@@ -24,6 +24,11 @@ def describe_model(model: GPT) -> dict[str, str]:
 
 def _shown(value: float | str) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
+def describe_held_out(validation_tokens: int, held_out_tokens: int) -> str:
+    """How much of the held-out data a validation predicts."""
+    if validation_tokens < held_out_tokens:
+        return f"{validation_tokens:,} of the {held_out_tokens:,} held-out tokens"
+    return f"all {held_out_tokens:,} held-out tokens"
 
 
 def describe_training(model: GPT) -> dict[str, str]:
@@ -41,7 +46,8 @@ def describe_training(model: GPT) -> dict[str, str]:
         facts["training loss"] = f"{last.mean():.4f} nats, mean of the last {len(last)} steps"
     if history.validation_losses:
         step, loss = history.validation_losses[-1]
-        facts["validation loss"] = f"{loss:.4f} nats, after {step:,} steps"
+        part = describe_held_out(history.validation_tokens, history.held_out_tokens)
+        facts["validation loss"] = f"{loss:.4f} nats, after {step:,} steps, on {part}"
     said = describe_model(model) | facts
     told = {name: str(value) for name, value in history.options.items() if value is not None}
     return facts | {name: value for name, value in told.items() if name not in said}

@@ -18,7 +18,7 @@ from microgpt.checkpoint import plain, read
 from microgpt.data.batches import Batches, DocumentBatches, TextBatches
 from microgpt.data.corpus import Corpus, read_corpus
 from microgpt.data.documents import Data
-from microgpt.evaluation import mean_loss
+from microgpt.evaluation import count_tokens, mean_loss
 from microgpt.history import TrainingHistory, TrainingProgress, lowest_validation_loss
 from microgpt.interrupts import ENDINGS, HeldBack, Stopped
 from microgpt.model import GPT
@@ -71,7 +71,7 @@ class TrainingResult:
 
     @property
     def validation_losses(self) -> list[tuple[int, float]]:
-        """Pairs of a number of steps made and the loss, in nats, of what was set aside by then."""
+        """Pairs of a number of steps made and the loss of the held-out data by then, in nats: see `TrainingHistory`."""
         return self.history.validation_losses
 
     def _repr_html_(self) -> str:
@@ -100,6 +100,8 @@ class Run:
         validation_losses: pairs of a number of steps made and a loss; appended to as the run proceeds.
         seconds: duration of all steps so far, interruptions not counted; up to date when progress is reported.
         tokens_per_step: how many positions a step computes, on average.
+        held_out_tokens: number of tokens to predict in the held-out data.
+        validation_tokens: how many of them each validation predicts.
         saved_step: the step of the latest checkpoint, or None.
     """
 
@@ -119,13 +121,15 @@ class Run:
         self.recipe, self.model, self.corpus = recipe, model, corpus
         self.batches, self.optimizer, self.recorder = batches, optimizer, recorder
         self.eval_every, self.patience, self.checkpoint_every = eval_every, patience, checkpoint_every
-        self.validation = batches.validation()
         self.steps = recipe.step_count(len(batches))
         self.losses = np.zeros(0)
         self.learning_rates = np.zeros(0)
         self.validation_losses: list[tuple[int, float]] = []
         self.seconds = 0.0
         self.tokens_per_step = recipe.batch_size * batches.mean_positions()
+        self.held_out_tokens = batches.held_out_tokens()
+        self._held_out = batches.held_out(recipe.most_eval_tokens()) if self.held_out_tokens else None
+        self.validation_tokens = 0 if self._held_out is None else count_tokens(self._held_out)
         self.saved_step: int | None = None
         self._saved_at = time.monotonic()
         self._most_seconds = math.inf if recipe.time is None else recipe.time
@@ -153,7 +157,12 @@ class Run:
     def history(self) -> TrainingHistory:
         """Everything that has happened so far."""
         return TrainingHistory(
-            self.losses[: self.step].copy(), list(self.validation_losses), self.recipe.options(), self.seconds
+            losses=self.losses[: self.step].copy(),
+            validation_losses=list(self.validation_losses),
+            options=self.recipe.options(),
+            seconds=self.seconds,
+            validation_tokens=self.validation_tokens,
+            held_out_tokens=self.held_out_tokens,
         )
 
     def is_over(self) -> bool:
@@ -250,7 +259,7 @@ class Run:
             count = min(count, PAUSE / self._pace)
         if self.steps is None:
             count = min(count, (self._most_seconds - self.seconds) / self._pace)
-        if self.validation:
+        if self._held_out:
             count = min(count, self.eval_every - self.step % self.eval_every)
         if self.checkpoint_every is not None:
             count = min(count, self.checkpoint_every - self.step % self.checkpoint_every)
@@ -279,14 +288,14 @@ class Run:
         )
 
     def _validation_is_due(self) -> bool:
-        if not self.validation or not (self.step % self.eval_every == 0 or self.is_over()):
+        if not self._held_out or not (self.step % self.eval_every == 0 or self.is_over()):
             return False
         return not self.validation_losses or self.validation_losses[-1][0] != self.step  # by the run that this resumes
 
     def _validate(self, signals: HeldBack, progress: OnProgress | None) -> None:
-        assert self.validation is not None
+        assert self._held_out is not None
         try:
-            loss = mean_loss(self.model.engine, self.validation, signals.check)
+            loss = mean_loss(self.model.engine, self._held_out, signals.check)
         except Stopped:  # a run that goes on will look again
             return
         self.validation_losses.append((self.step, loss))
@@ -432,8 +441,8 @@ def train(
         data: a text file, several as `pathlib.Path`s, or the documents as strings; "-" is standard input, and what ends
             in .gz is decompressed. By default the US first names in the package.
         progress: called now and then, and after each validation, with a `TrainingProgress`.
-        eval_every: steps from one look at the loss of what was set aside to the next.
-        patience: end after so many looks in which that loss has not fallen below its lowest; None to never do so.
+        eval_every: steps from one validation, which gives the loss of the held-out data, to the next.
+        patience: end after so many validations in which that loss has not fallen below its lowest; None to never do so.
         out: a checkpoint to write while training and at its end.
         resume: go on from `out`, bit for bit as if never interrupted; where it does not exist, begin.
         checkpoint_every: steps from one checkpoint to the next; by default there is one a minute.

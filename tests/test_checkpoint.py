@@ -55,6 +55,8 @@ def test_a_model_comes_back(tmp_path: Path, backend: str) -> None:
             assert again.state_dict()[name].tolist() == array.tolist()
         assert again.history.losses.tolist() == model.history.losses.tolist()
         assert again.history.validation_losses == model.history.validation_losses
+        assert again.history.validation_tokens == model.history.validation_tokens > 0
+        assert again.history.held_out_tokens == model.history.held_out_tokens
         assert again.history.options["n_embd"] == 4
         assert again.generate(5) == model.generate(5)
 
@@ -185,7 +187,7 @@ def test_what_ends_a_run_does_not_cost_what_was_trained(
     assert state(resumed.model, resumed.optimizer) == state(twin.model, twin.optimizer)
 
 
-def test_a_signal_ends_a_look_at_what_is_set_aside(tmp_path: Path, backend: str, monkeypatch) -> None:
+def test_a_signal_ends_a_validation(tmp_path: Path, backend: str, monkeypatch) -> None:
     options = {"steps": 4, "val_fraction": 0.2, "eval_every": 2, "backend": backend, **SMALL}
     expected, out, looks = train(NAMES, **options), tmp_path / "model.safetensors", []
 
@@ -295,8 +297,7 @@ def test_the_best_model_is_kept(tmp_path: Path) -> None:
     assert step < 40
     best = load(tmp_path / "model.best.safetensors")
     assert best.history.validation_losses[-1] == (step, loss)
-    validation = prepare(NAMES, **options).batches.validation()
-    assert mean_loss(best.engine, validation) == loss
+    assert mean_loss(best.engine, prepare(NAMES, **options).batches.held_out(LARGEST)) == loss
     with pytest.raises(ValueError, match="holds a model, but no run that could go on"):
         train(NAMES, out=tmp_path / "model.best.safetensors", resume=True, **options)
 

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from microgpt import CharTokenizer, train
-from microgpt.data.batches import DocumentBatches
+from microgpt.arguments import LARGEST
+from microgpt.backend import new_generator
+from microgpt.data.batches import DocumentBatches, TextBatches
 from microgpt.data.corpus import Corpus, read_corpus
 from microgpt.training import prepare
 
@@ -163,14 +165,16 @@ def test_documents_come_in_order_and_again() -> None:
     assert texts(batches, corpus, 7) == ["carlotta", "anna", "emma", "bob", "di", "carlotta", "anna"]
     assert sequences(batches.batch(2, 2, 3)) == sequences(batches.batch(0, 12, 1))[6:]
     assert batches.batch(0, 1, 1).tokens.dtype == np.int32
-    assert batches.validation() is None
+    assert batches.held_out_tokens() == 0
 
 
 def test_long_documents_are_cut() -> None:
     corpus, order = read_corpus(NAMES), np.array([2, 0, 4, 1, 3])
     batches = DocumentBatches(corpus, order, length=4, validation_fraction=0.4)
     assert texts(batches, corpus, 4) == ["car", "ann", "emm", "car"]
-    assert [corpus.tokenizer.decode(tokens) for tokens in sequences(batches.validation())] == ["bob", "di"]
+    held_out = [corpus.tokenizer.decode(tokens) for tokens in sequences(batches.held_out(LARGEST))]
+    assert held_out == ["bob", "b", "di"]  # the second piece is the last letter, after which the end is predicted
+    assert batches.held_out_tokens() == len("bob") + len("di") + 2
 
 
 @pytest.mark.parametrize("context", [1, 2, 3, 4, 9, 50])
@@ -186,15 +190,30 @@ def test_long_documents_are_split_so_that_every_token_is_predicted_once(context)
         for part in (order[:3], order[3:])
     )
     assert sequences(batches.batch(0, 2 * len(training), 1)) == training + training
-    assert sequences(batches.validation()) == validation
+    assert sequences(batches.held_out(LARGEST)) == validation
 
 
-def test_validation_has_an_end() -> None:
-    corpus = read_corpus(["abc"] * 40_000)
-    batches = DocumentBatches(corpus, np.arange(40_000), length=17, validation_fraction=0.9)
-    assert len(batches.validation().tokens) == 32_768 // 5 * 5
-    longer = DocumentBatches(read_corpus(["a", "b" * 40_000]), np.arange(2), length=50_000, validation_fraction=0.5)
-    assert len(longer.validation().tokens) == 40_002
+@pytest.mark.parametrize(("most", "expected"), [(1, 1), (4, 1), (5, 1), (8, 2), (9, 2), (11, 2), (12, 3), (LARGEST, 7)])
+def test_a_part_of_the_held_out_documents_has_no_more_tokens_than_asked_for(most: int, expected: int) -> None:
+    corpus = read_corpus(["abc"] * 4 + ["defghij"] * 2)
+    batches = DocumentBatches(corpus, np.arange(6), length=5, validation_fraction=0.9)
+    pieces = sequences(batches.held_out(most))
+    assert len(pieces) == expected
+    assert batches.held_out_tokens() == 3 * 4 + 2 * 8
+    assert pieces == sequences(batches.held_out(LARGEST))[: len(pieces)]
+
+
+def test_a_part_of_a_held_out_text_is_spread_over_it() -> None:
+    text = "".join(map(chr, range(ord("A"), ord("A") + 100))) + "\n"
+    corpus = read_corpus([text], "text")
+    batches = TextBatches(corpus, 5, new_generator("reference", 1), 0.6)
+    whole = [corpus.tokenizer.decode(piece) for piece in sequences(batches.held_out(LARGEST))]
+    held_out = text[-batches.held_out_tokens() :]
+    assert len(held_out) == round(0.6 * len(text))
+    assert "".join(piece[1:] for piece in whole) == held_out
+    assert [piece[0] for piece in whole] == ["\n", *(piece[-1] for piece in whole[:-1])]
+    part = [corpus.tokenizer.decode(piece) for piece in sequences(batches.held_out(20))]
+    assert [whole.index(piece) for piece in part] == [0, 3, 6, 9, 12]
 
 
 def test_split_documents_train_to_the_same_bits_on_both_backends(backend) -> None:

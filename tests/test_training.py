@@ -310,16 +310,12 @@ def test_a_text_trains_to_the_same_bits_on_both_backends() -> None:
     assert compiled.model.generate(3) == reference.model.generate(3)
 
 
-def test_windows_come_from_all_of_the_text_that_is_not_set_aside(backend: str) -> None:
+def test_windows_come_from_all_of_the_text_that_is_not_held_out(backend: str) -> None:
     run = prepare([VERSE], val_fraction=0.25, backend=backend, **TEXT)
-    windows, validation = (
-        [run.model.tokenizer.decode(tokens) for tokens in sequences(packed)]
-        for packed in (run.batches.batch(0, 500, 2), run.batches.validation())
-    )
+    windows = [run.model.tokenizer.decode(tokens) for tokens in sequences(run.batches.batch(0, 500, 2))]
     end = round(0.75 * len(VERSE))
     assert set(windows) == {VERSE[start : start + 5] for start in range(end - 4)}
-    assert validation == [VERSE[start : start + 5] for start in range(end, len(VERSE) - 4, 4)]
-    assert prepare([VERSE], backend=backend, **TEXT).batches.validation() is None
+    assert run.held_out_tokens == run.validation_tokens == len(VERSE) - end
 
 
 def test_what_is_drawn_from_a_model_of_a_text_is_a_line(backend: str) -> None:
@@ -329,15 +325,19 @@ def test_what_is_drawn_from_a_model_of_a_text_is_a_line(backend: str) -> None:
     assert all("\n" not in line for line in model.generate(5, seed=1))
 
 
-def test_validation_losses_are_those_of_the_documents_set_aside(backend: str) -> None:
+def held_out_documents(documents: list[str], count: int) -> list[str]:
+    """The documents that a run with seed 5 holds out, in the order in which it validates with them."""
+    return [documents[i] for i in new_generator("reference", 5).permutation(len(documents))[-count:]]
+
+
+def test_validation_does_not_change_training(backend: str) -> None:
     seen: dict[tuple[int, float], None] = {}  # in order
     run = prepare(names, steps=5, val_fraction=0.4, eval_every=2, seed=5, backend=backend, **SMALL)
     result = run.train(lambda progress: seen.update({progress.validation: None}))
     assert [steps for steps, _ in result.validation_losses] == [0, 2, 4, 5]
     assert list(seen) == result.validation_losses
-    documents = shuffled(run)
-    assert result.validation_losses[-1][1] == pytest.approx(result.model.loss(documents[3:]), rel=1e-12)
 
+    documents = shuffled(run)
     alone = prepare(names, steps=0, seed=5, backend=backend, **SMALL)
     for step in range(5):
         loss, _ = alone.model.loss_and_gradients([documents[step % 3]])
@@ -345,13 +345,50 @@ def test_validation_losses_are_those_of_the_documents_set_aside(backend: str) ->
         alone.optimizer.step(0.01 * (1 - step / 5))
 
 
-def test_a_mean_loss_weighs_every_sequence_alike(backend: str) -> None:
+LONG = ["abcde" * 4, "a", "abc", "edcba" * 3, "ab" * 9, "cd", "e" * 4, "abcd"] * 2
+
+
+@pytest.mark.parametrize("long_documents", ["cut", "split"])
+def test_the_validation_loss_is_what_evaluate_gives(backend: str, long_documents: str) -> None:
+    options = {"long_documents": long_documents, "val_fraction": 0.5, "backend": backend, "seed": 5, **SMALL}
+    result = train(LONG, steps=20, learning_rate=0.1, **options)
+    held_out = held_out_documents(LONG, 8)
+    expected = result.model.evaluate(held_out)
+    assert result.validation_losses[-1] == (20, expected.nats)  # of the same documents in the same order: the same bits
+    assert result.history.validation_tokens == result.history.held_out_tokens == expected.tokens
+    assert result.validation_losses[-1][1] == pytest.approx(result.model.evaluate(held_out[::-1]).nats, rel=1e-12)
+
+
+@pytest.mark.parametrize("val_fraction", [0.2, 0.25, 0.3])
+def test_the_validation_loss_of_a_text_is_what_evaluate_gives(backend: str, val_fraction: float) -> None:
+    result = train([VERSE], steps=20, val_fraction=val_fraction, backend=backend, **TEXT)
+    expected = result.model.evaluate([VERSE[-round(val_fraction * len(VERSE)) :]])
+    assert result.validation_losses[-1] == (20, expected.nats)
+    assert result.history.validation_tokens == result.history.held_out_tokens == expected.tokens
+
+
+def test_validation_predicts_as_many_tokens_as_it_is_told(backend: str) -> None:
+    options = {"val_fraction": 0.5, "backend": backend, "seed": 5, "steps": 3, **SMALL}
+    whole, part = (train(LONG, **options, eval_tokens=tokens) for tokens in (None, 9))
+    assert 0 < part.history.validation_tokens <= 9 < part.history.held_out_tokens == whole.history.held_out_tokens
+    assert part.validation_losses != whole.validation_losses
+    assert part.losses.tolist() == whole.losses.tolist()
+
+
+def test_large_data_are_validated_on_a_part() -> None:
+    run = prepare(["abc\n" * 10_000], format="text", val_fraction=0.9, steps=0)
+    assert (run.held_out_tokens, run.validation_tokens) == (36_000, 32_768)
+    run = prepare(["abcdefghijk"] * 10_000, val_fraction=0.9, steps=0)
+    assert (run.held_out_tokens, run.validation_tokens) == (9000 * 12, 32_768 // 12 * 12)
+
+
+def test_a_mean_loss_weighs_every_token_alike(backend: str) -> None:
     run = prepare(names * 300, steps=0, seed=5, backend=backend, n_embd=1, n_head=1, block_size=2)
-    packed = run.batches.batch(0, 1500 if backend == "compiled" else 600, 1)
+    packed = run.batches.batch(0, 1500 if backend == "compiled" else 700, 1).split(2)
     losses = [run.model.engine.loss(packed.select(np.array([i]))) for i in range(len(packed))]
     checked: list[None] = []
     assert mean_loss(run.model.engine, packed, lambda: checked.append(None)) == pytest.approx(
-        np.mean(losses), rel=1e-12
+        np.average(losses, weights=packed.lengths - 1), rel=1e-12
     )
     assert 1 < len(checked) < len(packed)
 
@@ -366,7 +403,7 @@ def test_a_mean_loss_weighs_every_sequence_alike(backend: str) -> None:
         (
             {"data": ["abcd" * 10], "val_fraction": 0.1},
             ValueError,
-            r"val_fraction must set aside at least block_size \+ 1 = 5 tokens, got 4 of a text of 40",
+            r"val_fraction must hold out at least block_size \+ 1 = 5 tokens, got 4 of a text of 40",
         ),
         (
             {"data": ["abcd"], "format": "lines", "val_fraction": 0.1},

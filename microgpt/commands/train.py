@@ -27,6 +27,7 @@ from microgpt.history import TrainingProgress, lowest_validation_loss
 from microgpt.plots import check_plot_path, plot_losses
 from microgpt.recipe import defaults_of
 from microgpt.sampling import SAMPLES, TEMPERATURE, Sampler
+from microgpt.summary import describe_held_out
 from microgpt.training import Run, prepare
 from microgpt.writing import check_different
 
@@ -52,8 +53,8 @@ OPTIONS: dict[str, dict[str, Option]] = {
     "data": {
         "format": (str, "lines: each line is a document; text: it is all one text, of which each step draws windows"),
         "tokenizer": (str, "characters, bytes, or a FILE.json of Hugging Face's tokenizers"),
-        "long_documents": (str, "of documents longer than the context, cut: the beginning; split: all, in pieces"),
-        "val_fraction": (float, "share of the data set aside for validation; 0.1 is a good one"),
+        "long_documents": (str, "train of documents longer than the context on, cut: the beginning; split: all pieces"),
+        "val_fraction": (float, "share of the data to hold out, for validation; 0.1 is a good one"),
         "seed": (int, "of the random numbers: the same seed gives the same model"),
     },
     "model": {
@@ -88,6 +89,7 @@ OPTIONS: dict[str, dict[str, Option]] = {
         "log": (Path, "metrics, one JSON object a line"),
         "log_every": (int, "steps from one line of --log to the next"),
         "eval_every": (int, "steps from one validation to the next"),
+        "eval_tokens": (int, "held-out tokens that each validation predicts, at most; by default 32,768"),
     },
 }
 METAVARS = {int: "N", float: "X", str: "NAME", Path: "FILE", duration: "TIME", number_or_scaled: "X"}
@@ -170,11 +172,16 @@ def human_report(parsed: argparse.Namespace, run: Run) -> None:
     config, model = run.model.config, run.model
     kind = "documents" if parsed.format == "lines" else "characters"
     count = len(run.corpus) if parsed.format == "lines" else run.corpus.characters
-    print(f"data    {run.corpus.name}: {count:,} {kind}, {config.vocab_size} tokens")
+    longer = run.corpus.count_longer(config.block_size) if parsed.format == "lines" else 0
+    cut = f", {longer:,} of them cut to the context" if longer and parsed.long_documents == "cut" else ""
+    print(f"data    {run.corpus.name}: {count:,} {kind}{cut}, {config.vocab_size} tokens")
     print(
         f"model   {model.num_params:,} parameters: n_layer {config.n_layer}, n_embd {config.n_embd}, "
         f"block_size {config.block_size}, n_head {config.n_head}; {model.dtype}, {model.backend}"
     )
+    if run.held_out_tokens:
+        part = describe_held_out(run.validation_tokens, run.held_out_tokens)
+        print(f"eval    every {run.eval_every:,} steps, on {part}")
     first, seconds = run.step, run.seconds
     if first:
         print(f"resumed {parsed.out} after step {first:,}")

@@ -52,6 +52,10 @@ class Corpus:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    def count_longer(self, context: int) -> int:
+        """How many documents have more than `context` tokens to predict, their end included."""
+        return int(np.count_nonzero(np.diff(self.offsets) > context))
+
     def sequences(self, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> PackedSequences:
         """The `lengths[i]` tokens from `starts[i]` on, for each i, copied end to end."""
         new_starts = np.cumsum(lengths) - lengths
