@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+def falls_below(loss: float, lowest: float) -> bool:
+    """Whether a loss is lower than the lowest before it; NaN is the highest, also as the lowest of none."""
+    return not math.isnan(loss) and not loss >= lowest
+
+
 def lowest_validation_loss(pairs: list[tuple[int, float]]) -> tuple[int, float]:
     """Of at least one pair of a number of steps made and a loss, the first with the lowest; NaN is the highest."""
     return min(pairs, key=lambda pair: (math.isnan(pair[1]), pair[1]))

@@ -19,7 +19,7 @@ from microgpt.data.batches import Batches, DocumentBatches, TextBatches
 from microgpt.data.corpus import Corpus, read_corpus
 from microgpt.data.documents import Data
 from microgpt.evaluation import count_tokens, mean_loss
-from microgpt.history import TrainingHistory, TrainingProgress, lowest_validation_loss
+from microgpt.history import TrainingHistory, TrainingProgress, falls_below
 from microgpt.interrupts import ENDINGS, HeldBack, Stopped
 from microgpt.model import GPT
 from microgpt.optimizer import Adam
@@ -135,7 +135,9 @@ class Run:
         self._most_seconds = math.inf if recipe.time is None else recipe.time
         self._pace = PAUSE  # seconds a step
         self._begin, self._begin_seconds = 0, 0.0  # where this call of `train` has begun
-        self._first_kept = 0  # the first validation loss that the best model is looked for among
+        self._lowest = math.nan  # validation loss, of those that patience counts
+        self._waited = 0  # how many of them there have been since
+        self._best = math.nan  # validation loss of the best model that is kept
         self._reported = 0  # the last step that progress has been reported of
 
     @cached_property
@@ -167,10 +169,8 @@ class Run:
 
     def is_over(self) -> bool:
         """Whether there is nothing left to do."""
-        if self.patience is not None and self.validation_losses:
-            lowest = self.validation_losses.index(lowest_validation_loss(self.validation_losses))
-            if len(self.validation_losses) - 1 - lowest >= self.patience:
-                return True
+        if self.patience is not None and self._waited >= self.patience:
+            return True
         if self.steps is None:
             return self.seconds >= self._most_seconds
         return self.step >= self.steps
@@ -184,7 +184,7 @@ class Run:
         """
         self._begin, self._begin_seconds = self.step, self.seconds
         if self.recorder.best is not None and not os.path.exists(self.recorder.best):
-            self._first_kept = len(self.validation_losses)
+            self._best = math.nan
         with HeldBack(*(ENDINGS if self.recorder.out is not None else ())) as signals:
             self.recorder.start_log(self.step)
             try:
@@ -298,14 +298,25 @@ class Run:
             loss = mean_loss(self.model.engine, self._held_out, signals.check)
         except Stopped:  # a run that goes on will look again
             return
-        self.validation_losses.append((self.step, loss))
+        is_best = falls_below(loss, self._best)
+        self._add_validation(self.step, loss)
         self.recorder.log_validation(self.step, loss, self.seconds)
-        if self.recorder.best and lowest_validation_loss(self.validation_losses[self._first_kept :])[0] == self.step:
+        if is_best and self.recorder.best is not None:
             self._remember()
             self.recorder.save_best(self.model)
         if progress:
             rates = self.learning_rates
             progress(self._progress(self.step, float(rates[-1]) if len(rates) else math.nan))
+
+    def _add_validation(self, step: int, loss: float) -> None:
+        self.validation_losses.append((step, loss))
+        if falls_below(loss, self._best):
+            self._best = loss
+        if step % self.eval_every:  # the end of a shorter run: patience would not count it in an uninterrupted one
+            return
+        self._waited += 1
+        if falls_below(loss, self._lowest):
+            self._lowest, self._waited = loss, 0
 
     def _checkpoint_is_due(self) -> bool:
         if self.recorder.out is None or self.step == self.saved_step:
@@ -351,7 +362,8 @@ class Run:
                 array[...] = by_name[name]
         self.optimizer.step_count = self.saved_step = progress.step
         self.losses = history.losses
-        self.validation_losses = list(history.validation_losses)
+        for step, loss in history.validation_losses:
+            self._add_validation(step, loss)
         self.seconds = history.seconds
 
 
@@ -443,6 +455,7 @@ def train(
         progress: called now and then, and after each validation, with a `TrainingProgress`.
         eval_every: steps from one validation, which gives the loss of the held-out data, to the next.
         patience: end after so many validations in which that loss has not fallen below its lowest; None to never do so.
+            Only those at multiples of `eval_every` count, and not the one at the end of a run that this one resumes.
         out: a checkpoint to write while training and at its end.
         resume: go on from `out`, bit for bit as if never interrupted; where it does not exist, begin.
         checkpoint_every: steps from one checkpoint to the next; by default there is one a minute.

@@ -311,12 +311,62 @@ def test_the_best_model_is_that_since_it_is_kept(tmp_path: Path) -> None:
     assert load(best).history.validation_losses[-1] == min(looks, key=lambda pair: pair[1])
 
 
-def test_patience_ends_a_run_early() -> None:
-    options = {"steps": 400, "val_fraction": 0.2, "eval_every": 2, "learning_rate": 0.3, **SMALL}
-    result = train(NAMES, patience=3, **options)
-    losses = [loss for _, loss in result.validation_losses]
-    assert len(losses) - 1 - losses.index(min(losses)) == 3
-    assert len(result.losses) == result.validation_losses[-1][0] < 400
+@pytest.fixture
+def scripted_losses(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[int, float]], None]:
+    """Let validation losses be these, by the number of steps made."""
+    train, made = Run.train, []
+    monkeypatch.setattr(Run, "train", lambda run, *arguments: (made.append(run), train(run, *arguments))[1])
+
+    def script(losses: dict[int, float]) -> None:
+        monkeypatch.setattr("microgpt.training.mean_loss", lambda *arguments: losses[made[-1].step])
+
+    return script
+
+
+@pytest.mark.parametrize("patience", [1, 2, 3])
+def test_patience_ends_a_run_early(patience: int, scripted_losses: Any) -> None:
+    scripted_losses({0: 3.0, 2: 2.0, 4: 2.5, 6: 1.5, 8: 1.5, 10: math.nan, 12: 1.6})
+    result = train(NAMES, steps=400, val_fraction=0.2, eval_every=2, patience=patience, **SMALL)
+    assert len(result.losses) == result.validation_losses[-1][0] == {1: 4, 2: 10, 3: 12}[patience]
+
+
+@pytest.mark.parametrize("losses", [{4: 3.0, 5: 1.0}, {4: 3.0, 5: 9.0}, {4: 1.0, 5: 3.0}])
+def test_patience_does_not_count_where_a_shorter_run_ended(
+    tmp_path: Path, losses: dict[int, float], scripted_losses: Any
+) -> None:
+    """So that a run ends where it would have ended without the interruption."""
+    scripted_losses({0: 3.0, 2: 2.0, **losses, 6: 1.5, 8: 1.6, 10: 1.7, 12: 1.8})
+    told = {"data": NAMES, "val_fraction": 0.2, "eval_every": 2, "patience": 2, "schedule": "constant", **SMALL}
+    whole = train(**told, steps=20)
+    out = tmp_path / "model.safetensors"
+    train(**told, steps=5, out=out)
+    resumed = train(**told, steps=20, out=out, resume=True)
+    assert resumed.losses.tolist() == whole.losses.tolist()
+    assert [pair for pair in resumed.validation_losses if pair[0] != 5] == whole.validation_losses
+    assert resumed.model.generate(3) == whole.model.generate(3)
+
+
+def test_a_resumed_run_ends_where_the_uninterrupted_one_does(tmp_path: Path) -> None:
+    told = {"val_fraction": 0.2, "eval_every": 4, "patience": 3, "learning_rate": 0.1, "schedule": "constant", **SMALL}
+    ended = set()
+    for seed in range(6):
+        out = tmp_path / f"{seed}.safetensors"
+        whole = train(NAMES, steps=200, seed=seed, **told)
+        for steps in (3, 5, 10):
+            train(NAMES, steps=steps, seed=seed, out=out, resume=True, **told)
+        resumed = train(NAMES, steps=200, seed=seed, out=out, resume=True, **told)
+        assert resumed.losses.tolist() == whole.losses.tolist()
+        assert [pair for pair in resumed.validation_losses if pair[0] % 4 == 0] == whole.validation_losses
+        ended.add(len(whole.losses))
+    assert len(ended) > 2
+
+
+def test_the_best_model_may_be_that_at_the_end_of_a_shorter_run(tmp_path: Path, scripted_losses: Any) -> None:
+    scripted_losses({0: 3.0, 4: 2.0, 6: 1.0, 8: 1.5, 9: 1.2})
+    told = {"data": NAMES, "val_fraction": 0.2, "eval_every": 4, "keep_best": True, "out": tmp_path / "m.safetensors"}
+    train(**told, steps=6, **SMALL)
+    train(**told, steps=9, resume=True, **SMALL)
+    assert load(tmp_path / "m.best.safetensors").history.validation_losses[-1] == (6, 1.0)
 
 
 def test_the_log_has_every_metric(tmp_path: Path, backend: str) -> None:
