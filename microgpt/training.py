@@ -38,7 +38,7 @@ BLOCK_TOKENS = 1 << 22
 PAUSE = 0.5  # seconds of work from one look at the clock to the next, where anything depends on the clock
 
 MINUTE = 60.0  # from one checkpoint to the next, unless told otherwise
-EVAL_EVERY = 250  # steps, unless told otherwise
+VALIDATIONS = 40  # in a run, about, unless told otherwise
 RECENT = 100  # steps, over whose losses progress gives the mean
 
 OnProgress = Callable[[TrainingProgress], object]
@@ -87,6 +87,14 @@ class TrainingResult:
             return tables
 
 
+def round_interval(steps: int, times: int) -> int:
+    """The interval at which something happens about so many `times` in `steps`: 1, 2, 5, 10, 20, 25, 50, 100, ..."""
+    wanted = max(1.0, steps / times)
+    magnitude = 10 ** (len(str(int(wanted))) - 1)
+    factors = (1, 2, 2.5, 5, 10) if magnitude > 1 else (1, 2, 5, 10)
+    return int(min((factor * magnitude for factor in factors), key=lambda each: max(each / wanted, wanted / each)))
+
+
 class Run:
     """A training run that is ready to start, or to go on: the function `train` is `prepare` and then `Run.train`.
 
@@ -99,6 +107,7 @@ class Run:
         learning_rates: those of the last steps.
         validation_losses: pairs of a number of steps made and a loss; appended to as the run proceeds.
         seconds: duration of all steps so far, interruptions not counted; up to date when progress is reported.
+        eval_every: steps from one validation to the next; None where the clock decides.
         tokens_per_step: how many positions a step computes, on average.
         held_out_tokens: number of tokens to predict in the held-out data.
         validation_tokens: how many of them each validation predicts.
@@ -114,14 +123,17 @@ class Run:
         optimizer: Adam,
         recorder: Recorder,
         *,
-        eval_every: int,
+        eval_every: int | None,
         patience: int | None,
         checkpoint_every: int | None,
     ) -> None:
         self.recipe, self.model, self.corpus = recipe, model, corpus
         self.batches, self.optimizer, self.recorder = batches, optimizer, recorder
-        self.eval_every, self.patience, self.checkpoint_every = eval_every, patience, checkpoint_every
+        self.patience, self.checkpoint_every = patience, checkpoint_every
         self.steps = recipe.step_count(len(batches))
+        if eval_every is None and self.steps is not None:
+            eval_every = round_interval(self.steps, VALIDATIONS)
+        self.eval_every = eval_every
         self.losses = np.zeros(0)
         self.learning_rates = np.zeros(0)
         self.validation_losses: list[tuple[int, float]] = []
@@ -132,6 +144,7 @@ class Run:
         self.validation_tokens = 0 if self._held_out is None else count_tokens(self._held_out)
         self.saved_step: int | None = None
         self._saved_at = time.monotonic()
+        self._validated_at = -math.inf  # seconds of training
         self._most_seconds = math.inf if recipe.time is None else recipe.time
         self._pace = PAUSE  # seconds a step
         self._begin, self._begin_seconds = 0, 0.0  # where this call of `train` has begun
@@ -260,7 +273,10 @@ class Run:
         if self.steps is None:
             count = min(count, (self._most_seconds - self.seconds) / self._pace)
         if self._held_out:
-            count = min(count, self.eval_every - self.step % self.eval_every)
+            if self.eval_every is not None:
+                count = min(count, self.eval_every - self.step % self.eval_every)
+            else:
+                count = min(count, (self._most_seconds / VALIDATIONS - self._since_validation()) / self._pace)
         if self.checkpoint_every is not None:
             count = min(count, self.checkpoint_every - self.step % self.checkpoint_every)
         if self.steps is not None:
@@ -288,9 +304,19 @@ class Run:
         )
 
     def _validation_is_due(self) -> bool:
-        if not self._held_out or not (self.step % self.eval_every == 0 or self.is_over()):
+        if not self._held_out:
             return False
-        return not self.validation_losses or self.validation_losses[-1][0] != self.step  # by the run that this resumes
+        if self.validation_losses and self.validation_losses[-1][0] == self.step:  # by the run that this one resumes
+            return False
+        if self.is_over():
+            return True
+        if self.eval_every is not None:
+            return self.step % self.eval_every == 0
+        return self._since_validation() >= self._most_seconds / VALIDATIONS
+
+    def _since_validation(self) -> float:
+        """Seconds of training since the latest validation."""
+        return self.seconds - self._validated_at
 
     def _validate(self, signals: HeldBack, progress: OnProgress | None) -> None:
         assert self._held_out is not None
@@ -310,9 +336,12 @@ class Run:
 
     def _add_validation(self, step: int, loss: float) -> None:
         self.validation_losses.append((step, loss))
+        self._validated_at = self.seconds
         if falls_below(loss, self._best):
             self._best = loss
-        if step % self.eval_every:  # the end of a shorter run: patience would not count it in an uninterrupted one
+        if (
+            self.eval_every is not None and step % self.eval_every
+        ):  # the end of a shorter run: patience would not count it in an uninterrupted one
             return
         self._waited += 1
         if falls_below(loss, self._lowest):
@@ -362,9 +391,9 @@ class Run:
                 array[...] = by_name[name]
         self.optimizer.step_count = self.saved_step = progress.step
         self.losses = history.losses
+        self.seconds = history.seconds
         for step, loss in history.validation_losses:
             self._add_validation(step, loss)
-        self.seconds = history.seconds
 
 
 @with_arguments_of(Recipe)
@@ -394,7 +423,7 @@ def prepare(
     for name, given in (("resume", resume or None), ("checkpoint_every", checkpoint_every)):
         if given is not None and out is None:
             raise ValueError(f"{name} needs out, the file of the checkpoint")
-    eval_every = EVAL_EVERY if eval_every is None else positive_integer("eval_every", eval_every)
+    eval_every = None if eval_every is None else positive_integer("eval_every", eval_every)
     patience = None if patience is None else positive_integer("patience", patience)
     checkpoint_every = None if checkpoint_every is None else positive_integer("checkpoint_every", checkpoint_every)
     recorder = Recorder(out, keep_best, log, log_every)
@@ -453,7 +482,8 @@ def train(
         data: a text file, several as `pathlib.Path`s, or the documents as strings; "-" is standard input, and what ends
             in .gz is decompressed. By default the US first names in the package.
         progress: called now and then, and after each validation, with a `TrainingProgress`.
-        eval_every: steps from one validation, which gives the loss of the held-out data, to the next.
+        eval_every: steps from one validation, which gives the loss of the held-out data, to the next. By default, there
+            are about 40 in a run, whatever its length: at round numbers of steps, or with `time`, when the clock says.
         patience: end after so many validations in which that loss has not fallen below its lowest; None to never do so.
             Only those at multiples of `eval_every` count, and not the one at the end of a run that this one resumes.
         out: a checkpoint to write while training and at its end.

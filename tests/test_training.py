@@ -6,6 +6,7 @@ import math
 import pickle
 import pydoc
 import random
+import re
 import signal
 import threading
 import weakref
@@ -22,7 +23,7 @@ from microgpt.arguments import LARGEST
 from microgpt.backend import new_generator
 from microgpt.evaluation import mean_loss
 from microgpt.recipe import Recipe, RecipeOptions, defaults_of
-from microgpt.training import Run, TrainOptions, prepare
+from microgpt.training import VALIDATIONS, Run, TrainOptions, prepare, round_interval
 
 from conftest import needs_compiled, sequences
 
@@ -343,6 +344,30 @@ def test_validation_does_not_change_training(backend: str) -> None:
         loss, _ = alone.model.loss_and_gradients([documents[step % 3]])
         assert loss == result.losses[step]
         alone.optimizer.step(0.01 * (1 - step / 5))
+
+
+def test_a_run_of_any_length_has_about_forty_validations_at_round_numbers() -> None:
+    for steps in [*range(5000), 12_345, 200_000, 999_999, 10**6, 3 * 10**6, LARGEST]:
+        every = round_interval(steps, VALIDATIONS)
+        assert re.fullmatch("[125]0*|250*", str(every))
+        if steps < 40:
+            assert every == 1
+        else:
+            assert 25 <= steps / every <= 64
+    assert [round_interval(steps, VALIDATIONS) for steps in (1000, 2000, 10_000, 200_000)] == [25, 50, 250, 5000]
+
+
+def test_validations_are_where_the_steps_say(backend: str) -> None:
+    result = train(names, steps=95, val_fraction=0.4, backend=backend, **SMALL)
+    assert [steps for steps, _ in result.validation_losses] == [*range(0, 95, 2), 95]
+
+
+def test_a_run_that_the_clock_ends_has_no_more_validations(backend: str) -> None:
+    result = train(names, time=0.05, val_fraction=0.4, backend=backend, **SMALL)
+    steps = [steps for steps, _ in result.validation_losses]
+    assert 2 <= len(steps) <= 42
+    assert (steps[0], steps[-1]) == (0, len(result.losses))
+    assert steps == sorted(set(steps))
 
 
 LONG = ["abcde" * 4, "a", "abc", "edcba" * 3, "ab" * 9, "cd", "e" * 4, "abcd"] * 2

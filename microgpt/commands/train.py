@@ -28,7 +28,7 @@ from microgpt.plots import check_plot_path, plot_losses
 from microgpt.recipe import defaults_of
 from microgpt.sampling import SAMPLES, TEMPERATURE, Sampler
 from microgpt.summary import describe_held_out
-from microgpt.training import Run, prepare
+from microgpt.training import VALIDATIONS, Run, prepare
 from microgpt.writing import check_different
 
 
@@ -87,8 +87,8 @@ OPTIONS: dict[str, dict[str, Option]] = {
         "checkpoint_every": (int, "steps from one checkpoint to the next; by default there is one a minute"),
         "keep_best": (None, "also keep the model with the lowest validation loss, beside --out"),
         "log": (Path, "metrics, one JSON object a line"),
-        "log_every": (int, "steps from one line of --log to the next"),
-        "eval_every": (int, "steps from one validation to the next"),
+        "log_every": (int, "steps from one line of --log to the next; by default 10"),
+        "eval_every": (int, "steps from one validation to the next; by default there are about 40 in a run"),
         "eval_tokens": (int, "held-out tokens that each validation predicts, at most; by default 32,768"),
     },
 }
@@ -181,7 +181,8 @@ def human_report(parsed: argparse.Namespace, run: Run) -> None:
     )
     if run.held_out_tokens:
         part = describe_held_out(run.validation_tokens, run.held_out_tokens)
-        print(f"eval    every {run.eval_every:,} steps, on {part}")
+        often = f"every {run.eval_every:,} steps" if run.eval_every is not None else f"{VALIDATIONS} times"
+        print(f"eval    {often}, on {part}")
     first, seconds = run.step, run.seconds
     if first:
         print(f"resumed {parsed.out} after step {first:,}")
