@@ -28,7 +28,7 @@ class Recorder:
         out: the checkpoint, or None for none.
         keep_best: also keep the best model, see `best_path`.
         log: the metrics, one JSON object a line, or None for none.
-        log_every: steps from one line to the next; None for `LOG_EVERY`.
+        log_every: steps from one line to the next; None for `LOG_EVERY`. The last line may be of fewer.
 
     Attributes:
         files: those that it writes, by the arguments that name them.
@@ -57,10 +57,17 @@ class Recorder:
         for path in self.files.values():
             check_writable(path)
 
-    def start_log(self, step: int) -> None:
-        """Begin the log, or for a run that goes on from `step`, keep the lines that are not beyond it."""
-        if self.log is not None:
-            write_atomically(self.log, b"".join(_lines_up_to(self.log, step) if step else []))
+    def start_log(self, step: int, is_over: bool) -> None:
+        """Begin the log, or for a run that goes on from `step`, keep the lines that are not beyond it.
+
+        The line that `log_rest` wrote at that step goes, unless the run is over: its steps come again in the next line.
+        """
+        if self.log is None:
+            return
+        lines = _lines_up_to(self.log, step) if step else []
+        if step % self.log_every and not is_over:
+            lines = [line for line in lines if not (line["step"] == step and "loss" in line)]
+        write_atomically(self.log, "".join(map(_to_line, lines)).encode())
 
     def log_steps(self, first: int, losses: NDArray[Any], learning_rates: NDArray[Any], seconds: float) -> None:
         """Log the steps after `first`: `losses` are those of all steps so far, `learning_rates` of the new ones."""
@@ -68,14 +75,15 @@ class Recorder:
             return
         every = self.log_every
         self._append(
-            {
-                "step": step,
-                "loss": float(losses[step - every : step].mean()),
-                "learning_rate": float(learning_rates[step - 1 - first]),
-                "seconds": round(seconds, 3),
-            }
+            _steps_line(step, losses[step - every : step], float(learning_rates[step - 1 - first]), seconds)
             for step in range(first + every - first % every, len(losses) + 1, every)
         )
+
+    def log_rest(self, losses: NDArray[Any], learning_rate: float, seconds: float) -> None:
+        """Log the last steps of a run that ends, where they are too few for a line of `log_every`."""
+        rest = len(losses) % self.log_every
+        if self.log is not None and rest:
+            self._append([_steps_line(len(losses), losses[-rest:], learning_rate, seconds)])
 
     def log_validation(self, step: int, loss: float, seconds: float) -> None:
         """Log a validation loss."""
@@ -95,7 +103,7 @@ class Recorder:
     def _append(self, metrics: Iterable[dict[str, Any]]) -> None:
         try:
             with open(self.log, "a", encoding="utf-8") as file:  # type: ignore[arg-type]
-                file.writelines(to_json(line) + "\n" for line in metrics)
+                file.writelines(map(_to_line, metrics))
         except OSError as error:
             raise ValueError(f"cannot write {self.log}: {error.strerror}") from error
 
@@ -106,7 +114,20 @@ def best_path(out: str | os.PathLike[str]) -> str:
     return f"{root}.best{ending}"
 
 
-def _lines_up_to(log: str | os.PathLike[str], step: int) -> list[bytes]:
+def _steps_line(step: int, losses: NDArray[Any], learning_rate: float, seconds: float) -> dict[str, Any]:
+    return {
+        "step": step,
+        "loss": float(losses.mean()),
+        "learning_rate": learning_rate,
+        "seconds": round(seconds, 3),
+    }
+
+
+def _to_line(metrics: dict[str, Any]) -> str:
+    return to_json(metrics) + "\n"
+
+
+def _lines_up_to(log: str | os.PathLike[str], step: int) -> list[dict[str, Any]]:
     """The lines of a log that are not beyond `step`, without what a run that was killed left of a line."""
     try:
         with open(log, "rb") as file:
@@ -118,8 +139,9 @@ def _lines_up_to(log: str | os.PathLike[str], step: int) -> list[bytes]:
     kept = []
     for line in lines:
         try:
-            if json.loads(line)["step"] <= step and line.endswith(b"\n"):
-                kept.append(line)
+            metrics = json.loads(line)
+            if metrics["step"] <= step and line.endswith(b"\n"):
+                kept.append(metrics)
         except (ValueError, TypeError, KeyError):
             pass
     return kept

@@ -112,6 +112,7 @@ class Run:
         held_out_tokens: number of tokens to predict in the held-out data.
         validation_tokens: how many of them each validation predicts.
         saved_step: the step of the latest checkpoint, or None.
+        has_saved: whether `train` has written a checkpoint, and not only found the run to be over.
     """
 
     def __init__(
@@ -143,6 +144,8 @@ class Run:
         self._held_out = batches.held_out(recipe.most_eval_tokens()) if self.held_out_tokens else None
         self.validation_tokens = 0 if self._held_out is None else count_tokens(self._held_out)
         self.saved_step: int | None = None
+        self.has_saved = False
+        self._saved_validations = 0  # how many of them are in the latest checkpoint
         self._saved_at = time.monotonic()
         self._validated_at = -math.inf  # seconds of training
         self._most_seconds = math.inf if recipe.time is None else recipe.time
@@ -199,7 +202,7 @@ class Run:
         if self.recorder.best is not None and not os.path.exists(self.recorder.best):
             self._best = math.nan
         with HeldBack(*(ENDINGS if self.recorder.out is not None else ())) as signals:
-            self.recorder.start_log(self.step)
+            self.recorder.start_log(self.step, self.is_over())
             try:
                 self._loop(signals, progress)
             except DivergedError:
@@ -208,6 +211,9 @@ class Run:
                 if self.step > self._begin:  # or a model that is there would give way to an untrained one
                     self._save()
                 raise
+            finally:
+                if self.step > self._begin:
+                    self.recorder.log_rest(self.losses[: self.step], float(self.learning_rates[-1]), self.seconds)
         self._remember()
         return TrainingResult(self.model)
 
@@ -257,6 +263,7 @@ class Run:
                 raise
             return
         finally:  # however they ended
+            self.learning_rates = self.learning_rates[: self.step - first]
             self.recorder.log_steps(first, self.losses[: self.step], self.learning_rates, self.seconds)
         if completed < count:
             raise DivergedError(
@@ -348,7 +355,9 @@ class Run:
             self._lowest, self._waited = loss, 0
 
     def _checkpoint_is_due(self) -> bool:
-        if self.recorder.out is None or self.step == self.saved_step:
+        if self.recorder.out is None:
+            return False
+        if self.step == self.saved_step and len(self.validation_losses) == self._saved_validations:
             return False
         if self.is_over():
             return True
@@ -360,7 +369,8 @@ class Run:
         if self.recorder.out is not None:
             self._remember()
             self.recorder.save_checkpoint(self.model, self.optimizer, self.fingerprint)
-            self.saved_step, self._saved_at = self.step, time.monotonic()
+            self.saved_step, self._saved_validations = self.step, len(self.validation_losses)
+            self.has_saved, self._saved_at = True, time.monotonic()
 
     def _remember(self) -> None:
         self.model.history = self.history
@@ -394,6 +404,7 @@ class Run:
         self.seconds = history.seconds
         for step, loss in history.validation_losses:
             self._add_validation(step, loss)
+        self._saved_validations = len(self.validation_losses)
 
 
 @with_arguments_of(Recipe)
@@ -490,7 +501,8 @@ def train(
         resume: go on from `out`, bit for bit as if never interrupted; where it does not exist, begin.
         checkpoint_every: steps from one checkpoint to the next; by default there is one a minute.
         keep_best: also keep the model with the lowest validation loss, beside `out` under a name with ".best" in it.
-        log: a file of metrics, one JSON object a line, every `log_every` steps and with each validation.
+        log: a file of metrics, one JSON object a line, every `log_every` steps, by default 10, and for those that are
+            left at the end, and with each validation.
         backend, threads: see `GPT`.
         options: everything that decides what comes out, see `Recipe`.
 

@@ -388,18 +388,73 @@ def test_the_log_has_every_metric(tmp_path: Path, backend: str) -> None:
     assert steps == [0, 2, 3, 4, 6, 6, 8, 8]
 
 
+def json_lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def every_third_and_the_last(steps: int) -> list[int]:
+    return [*range(3, steps, 3), steps]
+
+
+def test_the_last_steps_are_in_the_log_however_few_they_are(tmp_path: Path, backend: str) -> None:
+    log, out = tmp_path / "log.jsonl", tmp_path / "model.safetensors"
+    told = {"data": NAMES, "schedule": "constant", "log": log, "log_every": 3, "backend": backend, **SMALL}
+    losses = train(**told, steps=7, out=out).losses
+    lines, before = json_lines(log), log.read_bytes()
+    assert [line["step"] for line in lines] == [3, 6, 7]
+    assert [line["loss"] for line in lines] == [losses[:3].mean(), losses[3:6].mean(), losses[6]]
+    assert [line["learning_rate"] for line in lines] == [0.01] * 3
+
+    train(**told, steps=7, out=out, resume=True)
+    assert log.read_bytes() == before
+    train(**told, steps=11, out=out, resume=True)
+    assert [line["step"] for line in json_lines(log)] == [3, 6, 9, 11]
+
+
+def test_a_validation_that_a_signal_ended_is_made_up_for_and_saved(tmp_path: Path, backend: str, monkeypatch) -> None:
+    options = {"steps": 3, "val_fraction": 0.2, "eval_every": 2, "backend": backend, **SMALL}
+    out = tmp_path / "model.safetensors"
+
+    def interrupted(engine: Any, pieces: Any, check: Callable[[], object]) -> float:
+        if read_steps() == 3:
+            signal.raise_signal(signal.SIGTERM)
+        check()
+        return mean_loss(engine, pieces, check)
+
+    run = prepare(NAMES, out=out, **options)
+    monkeypatch.setattr("microgpt.training.mean_loss", interrupted)
+    read_steps = lambda: run.step  # noqa: E731
+    with pytest.raises(SystemExit):
+        run.train()
+    monkeypatch.undo()
+    assert [step for step, _ in load(out).history.validation_losses] == [0, 2]
+    result = train(NAMES, out=out, resume=True, **options)
+    assert load(out).history.validation_losses == result.validation_losses
+    assert result.validation_losses == train(NAMES, **options).validation_losses
+
+
+def test_a_run_that_is_over_is_not_written_again(tmp_path: Path, backend: str) -> None:
+    options = {"steps": 3, "val_fraction": 0.2, "eval_every": 2, "backend": backend, **SMALL}
+    out = tmp_path / "model.safetensors"
+    expected = train(NAMES, out=out, **options)
+    before = out.stat().st_mtime_ns
+    run = prepare(NAMES, out=out, resume=True, **options)
+    assert run.train().losses.tolist() == expected.losses.tolist()
+    assert (run.has_saved, out.stat().st_mtime_ns) == (False, before)
+
+
 def test_the_log_has_no_hole_where_a_run_was_stopped(tmp_path: Path, backend: str) -> None:
     log, options = tmp_path / "log.jsonl", {**SMALL, "backend": backend, "out": tmp_path / "model.safetensors"}
     options |= {"n_embd": 32} if backend == "compiled" else {}  # so that a stretch takes a while
     run = prepare(NAMES, **options, steps=100_000, log=log, log_every=3)
     with pytest.raises(KeyboardInterrupt):
         run.train(lambda progress: signal.raise_signal(signal.SIGINT) if progress.step > 6 else None)
-    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [*range(3, run.step + 1, 3)]
+    assert [line["step"] for line in json_lines(log)] == every_third_and_the_last(run.step)
 
     steps = run.step + 4
     train(NAMES, **options, steps=steps, log=log, log_every=3, resume=True)
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
-    assert [line["step"] for line in lines] == [*range(3, steps + 1, 3)]
+    lines = json_lines(log)
+    assert [line["step"] for line in lines] == every_third_and_the_last(steps)
     assert [line["seconds"] for line in lines] == sorted(line["seconds"] for line in lines)
 
 
@@ -435,7 +490,7 @@ def test_log_and_checkpoint_are_json_for_every_reader(tmp_path: Path, monkeypatc
     def refused(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
-    lines = [json.loads(line, parse_constant=refused) for line in log.read_text().splitlines()]
+    *lines, _ = [json.loads(line, parse_constant=refused) for line in log.read_text().splitlines()]
     assert [line["validation_loss"] for line in lines] == [None, 3.0, None, 2.0]
     with safe_open(out, framework="numpy") as file:
         json.loads(file.metadata()["history"], parse_constant=refused)

@@ -286,3 +286,14 @@ def test_a_text_trains_and_its_validation_is_shown(tmp_path) -> None:
     assert result.returncode == 0
     assert "verse.txt: 440 characters, 14 tokens" in result.stdout
     assert re.findall(r"step +(\d) .* validation loss \d\.\d{4}\n", result.stdout) == ["0", "2", "3"]
+
+
+def test_a_run_that_is_over_says_that_it_writes_nothing(tmp_path: Path) -> None:
+    command = ["train", "--steps=3", "--samples=0", "--out=model.safetensors", "--resume", *SMALL]
+    first, second = (run(*command, folder=tmp_path) for _ in range(2))
+    assert "saved   model.safetensors\n" in first.stdout
+    assert second.returncode == 0
+    assert "saved" not in second.stdout
+    assert second.stdout.endswith(
+        "nothing left to do: the run in model.safetensors is over, and its file is left as it was\n"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import signal
 import subprocess
 import sys
@@ -12,10 +13,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from microgpt import GPT, CharTokenizer, Evaluation, GPTConfig, load, train
+from microgpt import GPT, CharTokenizer, Evaluation, GPTConfig, TrainingProgress, load, train
 from microgpt.arguments import LARGEST
 from microgpt.cli import main
-from microgpt.training import Run
+from microgpt.commands.train import live_line
+from microgpt.training import Run, prepare
 
 from conftest import needs_compiled, needs_processes
 
@@ -160,6 +162,22 @@ def test_a_run_that_could_save_nothing_does_not_say_that_it_did(
     monkeypatch.setattr(Run, "train", interrupted)
     assert main(["train", f"--out={tmp_path / 'model.safetensors'}"]) == 130
     assert "is saved" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_validations_in_quick_succession_do_not_flood_a_terminal(
+    is_terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("microgpt.commands.train.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal, raising=False)
+    training = prepare(["anna", "bob"], steps=50, n_embd=4, val_fraction=0.5)
+    with live_line(training) as watch:
+        for step in range(24):
+            now = 0.11 * step
+            watch(TrainingProgress(step, 50, 3.0, 0.01, 1e5, now, (step, 2.5)))
+    shown = [int(step) for step in re.findall(r"step +(\d+) .* validation loss 2\.5", capsys.readouterr().out)]
+    assert shown == ([0, 5, 10, 15, 20, 23] if is_terminal else [*range(24)])
 
 
 @needs_compiled

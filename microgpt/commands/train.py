@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -94,6 +96,7 @@ OPTIONS: dict[str, dict[str, Option]] = {
 }
 METAVARS = {int: "N", float: "X", str: "NAME", Path: "FILE", duration: "TIME", number_or_scaled: "X"}
 LINES = 10  # of progress, where there is no terminal
+LINE_PAUSE = 0.5  # seconds at least from one line of a validation to the next, on a terminal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -199,7 +202,9 @@ def human_report(parsed: argparse.Namespace, run: Run) -> None:
     if result.validation_losses:
         step, loss = lowest_validation_loss(result.validation_losses)
         print(f"lowest validation loss {loss:.4f}, after step {step:,}")
-    if parsed.out is not None:
+    if parsed.out is not None and not run.has_saved:
+        print(f"nothing left to do: the run in {parsed.out} is over, and its file is left as it was")
+    elif parsed.out is not None:
         best = run.recorder.best
         print(f"saved   {parsed.out}" + (f" and {best}" if best is not None and os.path.exists(best) else ""))
     for text in model.generate(parsed.samples, parsed.temperature):
@@ -211,17 +216,23 @@ Watcher = Callable[[TrainingProgress], None]
 
 @contextlib.contextmanager
 def live_line(run: Run) -> Iterator[Watcher]:
-    """Step, losses, tokens/s and the time left on one line of the terminal."""
+    """Step, losses, tokens/s and the time left on one line of the terminal.
+
+    The latest validation is there, too. Those that come in quick succession have no line of their own on a terminal.
+    """
     left = "{remaining} left" if run.steps is not None else "{elapsed}"
     layout = "step {n_fmt}" + ("/{total_fmt}" if run.steps is not None else "") + "{postfix} | " + left
-    first, shown = run.step, latest_validation(run)
+    first, shown, is_terminal = run.step, latest_validation(run), sys.stdout.isatty()
+    unprinted, printed_at = None, -math.inf
     with tqdm(total=run.steps, initial=first, bar_format=layout, leave=False) as line:
 
         def watch(progress: TrainingProgress) -> None:
-            nonlocal shown
+            nonlocal shown, unprinted, printed_at
             if progress.validation != shown:
-                tqdm.write(validation_line(progress), file=sys.stdout)
-                shown = progress.validation
+                shown, unprinted = progress.validation, validation_line(progress)
+                if not is_terminal or time.monotonic() - printed_at >= LINE_PAUSE:
+                    tqdm.write(unprinted, file=sys.stdout)
+                    unprinted, printed_at = None, time.monotonic()
             if progress.step == first:
                 return
             validation = "" if shown is None else f"  validation loss {shown[1]:.4f}"
@@ -230,6 +241,8 @@ def live_line(run: Run) -> Iterator[Watcher]:
             line.update(progress.step - line.n)
 
         yield watch
+        if unprinted is not None:
+            tqdm.write(unprinted, file=sys.stdout)
 
 
 @contextlib.contextmanager
