@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,12 @@ def aligned_zeros(shape: int | tuple[int, ...], dtype: DTypeLike, purpose: str) 
         raise MemoryError(f"{purpose} would take {size_bytes:,} bytes") from None
     start = -buffer.ctypes.data % LINE_BYTES
     return buffer[start : start + size_bytes].view(dtype).reshape(sizes)
+
+
+def not_finite(matrices: Mapping[str, NDArray[Any]]) -> str:
+    """The names of the matrices with numbers that are not finite, as errors show them; empty where there are none."""
+    first, *others = [name for name, matrix in matrices.items() if not np.isfinite(matrix).all()] or [""]
+    return f"{first} and {len(others)} more" if others else first
 
 
 def check_room(size_bytes: int, purpose: str) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from microgpt.arguments import choice, file_name, integer, number, shown_path
+from microgpt.arrays import not_finite
 from microgpt.backend import choose
 from microgpt.config import GPTConfig
 from microgpt.data.tokenizer import Tokenizer
@@ -79,7 +80,10 @@ class Checkpoint:
         if dtype is None:
             dtype = self.dtype if choose(backend) == "compiled" else "float64"
         model = GPT(self.config, 0, dtype, backend, threads, self.tokenizer)
-        model.load_state_dict(self.parameters)
+        with np.errstate(over="ignore"):
+            model.load_state_dict(self.parameters)
+        if not model.is_finite():
+            raise ValueError("dtype must be 'float64' for a model with parameters beyond the largest float32")
         model.generator.setstate(self.generator)
         model.history = self.history
         return model
@@ -90,10 +94,12 @@ def save(
 ) -> None:
     """Write a model, its history, and with an optimizer and the fingerprint of the data, all that a run needs to go on.
 
-    The file is whole, or it is what it was before. `ValueError` where it cannot be written.
+    The file is whole, or it is what it was before. `ValueError` where it cannot be written, or where parameters are not
+    finite numbers.
     """
     from safetensors.numpy import save as serialize
 
+    model.check_finite("save")
     arrays = dict(model.state_dict())
     metadata: dict[str, Any] = {
         "config": asdict(model.config),
@@ -191,6 +197,8 @@ def _interpret(arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Checkp
         return {name: _checked(arrays, prefix + name, dtype, shape) for name, shape in shapes.items()}
 
     parameters, history, progress = matrices(""), None, None
+    if names := not_finite(parameters):
+        raise ValueError(f"not all parameters in {names} are finite numbers: training has diverged")
     if "history" in metadata:
         told = _typed("history", metadata["history"], dict)
         losses = _checked(arrays, LOSSES, "float64", (arrays[LOSSES].size,))

@@ -64,6 +64,10 @@ def evaluate(engine: Engine, sequences: Sequence[Sequence[int]], characters: int
     """
     pieces = pack(sequences, engine.config.vocab_size).split(engine.config.block_size)
     nats, tokens = mean_loss(engine, pieces), count_tokens(pieces)
+    if math.isnan(nats):
+        raise ValueError(
+            "the model's probabilities are not numbers: its parameters are too large, training has diverged"
+        )
     with np.errstate(over="ignore"):
         perplexity = float(np.exp(nats))
     return Evaluation(nats, nats * (tokens / characters) / math.log(2), perplexity, tokens, characters)

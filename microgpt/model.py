@@ -11,7 +11,7 @@ import numpy as np
 
 from microgpt import backend as backends
 from microgpt.arguments import choice, integer, string
-from microgpt.arrays import aligned_copy, aligned_zeros
+from microgpt.arrays import aligned_copy, aligned_zeros, not_finite
 from microgpt.config import GPTConfig
 from microgpt.cores import physical_cores
 from microgpt.data.tokenizer import Tokenizer
@@ -139,6 +139,10 @@ class GPT:
         """
         return self.by_name(self._parameters)
 
+    def is_finite(self) -> bool:
+        """Whether all parameters are finite numbers; if not, `save`, `evaluate` and `generate` raise `ValueError`."""
+        return bool(np.isfinite(self._parameters).all())
+
     def load_state_dict(self, arrays: Mapping[str, ArrayLike]) -> None:
         """Copy parameters from arrays by name. `ValueError` names what is missing, unknown or of the wrong shape."""
         if not isinstance(arrays, Mapping):
@@ -163,7 +167,8 @@ class GPT:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model, its tokenizer and its history to a safetensors file; `load` reads it.
 
-        The file is whole, or it is what it was before. `ValueError` where it cannot be written.
+        The file is whole, or it is what it was before. `ValueError` where it cannot be written, or where there are
+        parameters that are not finite numbers.
         """
         from microgpt.checkpoint import save  # which imports this module
 
@@ -199,6 +204,7 @@ class GPT:
         `TypeError` or `ValueError` names a document that is not a string or has characters the tokenizer does not know.
         """
         tokenizer = self._tokenizer_for("evaluate")
+        self.check_finite("evaluate")
         if isinstance(documents, (str, bytes)) or not isinstance(documents, Iterable):
             raise TypeError(f"documents must be a list of strings, got {documents!r:.60}")
         end = [] if tokenizer.bos_is_text else [tokenizer.bos]
@@ -220,6 +226,7 @@ class GPT:
         character by themselves, count together. A prompt beyond the context counts as in `generate_tokens`.
         """
         tokenizer = self._tokenizer_for("next_token_probabilities")
+        self.check_finite("next_token_probabilities")
         by_text: dict[str, float] = {}
         probabilities = next_probabilities(self.engine, context_of(tokenizer, "prompt", prompt))
         for token, probability in enumerate(probabilities.tolist()):
@@ -279,6 +286,7 @@ class GPT:
         tokenizer the last token of the vocabulary, as in microgpt.
         """
         n, sampler = integer("n", n, 0), Sampler(temperature, top_k, top_p)
+        self.check_finite("generate")
         tokens = token_array("prompt", prompt, self.config.vocab_size).tolist()
         context = [self.bos, *tokens]
         limit = self._most_tokens(max_tokens, context)
@@ -304,6 +312,7 @@ class GPT:
         a character of it, for `max_tokens`, or without them endlessly. The other arguments are `generate_tokens`'s.
         """
         tokenizer, sampler = self._tokenizer_for("stream"), Sampler(temperature, top_k, top_p)
+        self.check_finite("stream")
         context, continuous = context_of(tokenizer, "prompt", prompt), tokenizer.bos_is_text
         limit = None if continuous and max_tokens is None else self._most_tokens(max_tokens, context)
         if seed is None:
@@ -317,6 +326,12 @@ class GPT:
         if max_tokens is None:
             return room(len(context), self.config.block_size)
         return integer("max_tokens", max_tokens, 0)
+
+    def check_finite(self, method: str) -> None:
+        """`ValueError` where not all parameters are finite numbers, with which this method would make no sense."""
+        if not self.is_finite():
+            names = not_finite(self.state_dict())
+            raise ValueError(f"{method} needs finite parameters, but not all of {names} are: training has diverged")
 
     def _tokenizer_for(self, method: str) -> Tokenizer:
         if self.tokenizer is None:

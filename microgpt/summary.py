@@ -24,6 +24,8 @@ def describe_model(model: GPT) -> dict[str, str]:
 
 def _shown(value: float | str) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
 def describe_held_out(validation_tokens: int, held_out_tokens: int) -> str:
     """How much of the held-out data a validation predicts."""
     if validation_tokens < held_out_tokens:

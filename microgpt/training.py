@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
@@ -45,7 +46,7 @@ OnProgress = Callable[[TrainingProgress], object]
 
 
 class DivergedError(ValueError):
-    """The loss is no finite number any more."""
+    """The loss, or a parameter, is no finite number any more: no further step could be made."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,7 @@ class Run:
         self._lowest = math.nan  # validation loss, of those that patience counts
         self._waited = 0  # how many of them there have been since
         self._best = math.nan  # validation loss of the best model that is kept
+        self._checked = 0  # the last step after which the model is known to be finite, or to come from a file
         self._reported = 0  # the last step that progress has been reported of
 
     @cached_property
@@ -196,7 +198,8 @@ class Run:
 
         `progress` is called now and then, and after each validation. With a checkpoint, Ctrl-C, SIGTERM and SIGHUP let
         the step end and save it before they do what they always do; where their handler returns, the run goes on. It is
-        saved, too, before an error of `progress`, or of the log, goes on.
+        saved, too, before an error of `progress`, or of the log, goes on. It is not saved, and `DivergedError` says so,
+        where the parameters, or the loss that the next step would have, are not finite numbers.
         """
         self._begin, self._begin_seconds = self.step, self.seconds
         if self.recorder.best is not None and not os.path.exists(self.recorder.best):
@@ -209,7 +212,8 @@ class Run:
                 raise
             except Exception:
                 if self.step > self._begin:  # or a model that is there would give way to an untrained one
-                    self._save()
+                    with contextlib.suppress(DivergedError):
+                        self._save()
                 raise
             finally:
                 if self.step > self._begin:
@@ -228,6 +232,7 @@ class Run:
             if self._checkpoint_is_due():
                 self._save()
             if self.is_over():
+                self._check_finite()
                 return
             self._advance(signals, progress)
 
@@ -235,7 +240,7 @@ class Run:
         """Run a block of steps; nothing is due until after the last."""
         first, count, seconds, begin = self.step, self._block_steps(), self.seconds, time.perf_counter()
         batch_size = self.recipe.batch_size
-        self.learning_rates = self._learning_rates(first, count)
+        rates = self._learning_rates(first, count)
         if len(self.losses) < first + count:
             self.losses = np.concatenate([self.losses, np.zeros(max(count, len(self.losses)))])
 
@@ -244,14 +249,14 @@ class Run:
                 self._reported = first + completed
                 self.seconds = seconds + time.perf_counter() - begin
                 if progress:
-                    progress(self._progress(self._reported, float(self.learning_rates[completed - 1])))
+                    progress(self._progress(self._reported, float(rates[completed - 1])))
             signals.check()
 
         try:
             completed = self.model.engine.train(
                 self.batches.batch(first, count, batch_size),
                 batch_size,
-                self.learning_rates,
+                rates,
                 self.optimizer,
                 self.losses[first : first + count],
                 look_up,
@@ -263,13 +268,16 @@ class Run:
                 raise
             return
         finally:  # however they ended
-            self.learning_rates = self.learning_rates[: self.step - first]
-            self.recorder.log_steps(first, self.losses[: self.step], self.learning_rates, self.seconds)
+            if self.step > first:
+                self.learning_rates = rates[: self.step - first]
+                self.recorder.log_steps(first, self.losses[: self.step], self.learning_rates, self.seconds)
         if completed < count:
             raise DivergedError(
                 f"the loss is {self.losses[first + completed]:g} at step {first + completed + 1}:"
                 " try a smaller learning_rate"
             )
+        if not self.model.is_finite():
+            raise self._diverged("the parameters are not finite numbers")
         self._pace = (self.seconds - seconds) / count
 
     def _block_steps(self) -> int:
@@ -331,7 +339,7 @@ class Run:
             loss = mean_loss(self.model.engine, self._held_out, signals.check)
         except Stopped:  # a run that goes on will look again
             return
-        is_best = falls_below(loss, self._best)
+        is_best = math.isfinite(loss) and falls_below(loss, self._best)
         self._add_validation(self.step, loss)
         self.recorder.log_validation(self.step, loss, self.seconds)
         if is_best and self.recorder.best is not None:
@@ -365,7 +373,23 @@ class Run:
             return self.step > 0 and self.step % self.checkpoint_every == 0
         return time.monotonic() - self._saved_at > MINUTE
 
+    def _check_finite(self) -> None:
+        """`DivergedError` where the next step could not be made. It need not come: a model must not be useless."""
+        if self.step == self._checked:
+            return
+        if not self.model.is_finite():
+            raise self._diverged("the parameters are not finite numbers")
+        loss = self.model.engine.loss(self.batches.batch(self.step, 1, self.recipe.batch_size))
+        self.batches.rewind(self.step, self.recipe.batch_size)
+        if not math.isfinite(loss):
+            raise self._diverged(f"the loss is {loss:g}")
+        self._checked = self.step
+
+    def _diverged(self, how: str) -> DivergedError:
+        return DivergedError(f"{how} after step {self.step}: try a smaller learning_rate")
+
     def _save(self) -> None:
+        self._check_finite()
         if self.recorder.out is not None:
             self._remember()
             self.recorder.save_checkpoint(self.model, self.optimizer, self.fingerprint)
@@ -399,7 +423,7 @@ class Run:
         for moments, by_name in ((self.optimizer.m, progress.m), (self.optimizer.v, progress.v)):
             for name, array in self.model.by_name(moments).items():
                 array[...] = by_name[name]
-        self.optimizer.step_count = self.saved_step = progress.step
+        self.optimizer.step_count = self.saved_step = self._checked = progress.step
         self.losses = history.losses
         self.seconds = history.seconds
         for step, loss in history.validation_losses:
@@ -506,7 +530,7 @@ def train(
         backend, threads: see `GPT`.
         options: everything that decides what comes out, see `Recipe`.
 
-    `ValueError` or `TypeError` names the argument, file or line that is wrong, and the step where the loss stopped
-    being a finite number. Source: the training loop of microgpt.
+    `ValueError` or `TypeError` names the argument, file or line that is wrong, and the step where the loss or the
+    parameters stopped being finite numbers. Source: the training loop of microgpt.
     """
     return prepare(data, **options).train(progress)

@@ -646,6 +646,32 @@ def good(tmp_path_factory) -> bytes:
     return path.read_bytes()
 
 
+def test_a_file_with_parameters_that_are_not_finite_is_refused(tmp_path: Path, monkeypatch) -> None:
+    """As earlier versions wrote them."""
+    path = tmp_path / "model.safetensors"
+    model = GPT(GPTConfig(vocab_size=5, **SMALL), 3)
+    for name, number in (("wte", math.nan), ("lm_head", math.inf)):
+        model.state_dict()[name][0, 0] = number
+    with monkeypatch.context() as patched:
+        patched.setattr(GPT, "is_finite", lambda model: True)
+        model.save(path)
+    with pytest.raises(ValueError, match=r"^.*model\.safetensors: not all parameters in wte and 1 more are finite num"):
+        load(path)
+
+
+@needs_compiled
+def test_a_dtype_that_cannot_hold_the_parameters_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    model = GPT(GPTConfig(vocab_size=5, **SMALL), 3)
+    model.state_dict()["wte"][0, 0] = 1e39
+    model.save(path)
+    assert load(path).is_finite()
+    with pytest.raises(
+        ValueError, match="dtype must be 'float64' for a model with parameters beyond the largest float32"
+    ):
+        load(path, dtype="float32")
+
+
 def peak_memory() -> int:
     """What this process has used at most, in KiB, on systems that tell: 0 on the others."""
     if resource is None:

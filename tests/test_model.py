@@ -290,12 +290,50 @@ def test_where_a_loss_is_not_finite_every_gradient_is_nan(backend: str) -> None:
         assert all(np.isnan(gradient).all() for gradient in gradients.values())
 
 
+def without_finite_logits(model: GPT) -> GPT:
+    """A model with finite parameters all of whose logits are infinite, and so all probabilities NaN."""
+    for name, matrix in model.state_dict().items():
+        matrix[...] = 1.7e308 if name == "lm_head" else name in ("wte", "wpe")
+    return model
+
+
 def test_where_probabilities_are_nan_the_last_token_is_drawn(backend: str) -> None:
     """As in any draw before whose number the probabilities of the others do not add up to enough."""
-    model = GPT(tiny, backend=backend, tokenizer=CharTokenizer("abcde", bos="a"))
-    model.state_dict()["lm_head"][...] = np.nan
+    model = without_finite_logits(GPT(tiny, backend=backend, tokenizer=CharTokenizer("abcde", bos="a")))
     for options in ({}, {"seed": 1}, {"seed": 1, "top_k": 2}):
         assert model.generate_tokens(2, **options) == [[4] * tiny.block_size] * 2
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_a_model_that_is_not_finite_says_so(tmp_path, backend: str, number: float) -> None:
+    model = GPT(tiny, backend=backend, tokenizer=CharTokenizer("abcd"))
+    assert model.is_finite()
+    model.save(path := tmp_path / "model.safetensors")
+    before = path.read_bytes()
+    model.state_dict()["wpe"][-1, -1] = number
+    assert not model.is_finite()
+    methods = {
+        "evaluate": lambda: model.evaluate(["abc"]),
+        "generate": model.generate,
+        "next_token_probabilities": model.next_token_probabilities,
+        "stream": model.stream,
+        "save": lambda: model.save(path),
+    }
+    for name, method in methods.items():
+        with pytest.raises(
+            ValueError, match=f"^{name} needs finite parameters, but not all of wpe are: training has div"
+        ):
+            method()
+    model.state_dict()["lm_head"][0, 0] = model.state_dict()["layer0.mlp_fc1"][0, 0] = number
+    with pytest.raises(ValueError, match=r"^generate needs finite parameters, but not all of wpe and 2 more are: "):
+        model.generate_tokens()
+    assert path.read_bytes() == before
+
+
+def test_probabilities_that_are_not_numbers_are_not_evaluated(backend: str) -> None:
+    model = without_finite_logits(GPT(tiny, backend=backend, tokenizer=CharTokenizer("abcd")))
+    with pytest.raises(ValueError, match="the model's probabilities are not numbers: its parameters are too large"):
+        model.evaluate(["abc"])
 
 
 def duplicates() -> list[Any]:

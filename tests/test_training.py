@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import microgpt
-from microgpt import GPT, Adam, GPTConfig, TrainingProgress, read_documents, train
+from microgpt import GPT, Adam, GPTConfig, TrainingProgress, load, read_documents, train
 from microgpt.arguments import LARGEST
 from microgpt.backend import new_generator
 from microgpt.evaluation import mean_loss
@@ -171,6 +171,86 @@ def test_a_loss_that_is_not_finite_stops_training_and_names_the_step(backend: st
     model = train(names, steps=0, backend=backend, **SMALL).model
     model.state_dict()["wte"][...] = np.nan
     assert not np.isfinite(model.loss([[0, 1, 2]]))
+
+
+DIVERGING = {"learning_rate": 1e150, "schedule": "constant", "n_embd": 1, "n_head": 1, "block_size": 2}
+
+
+@pytest.mark.parametrize("format", ["lines", "text"])
+def test_a_run_whose_last_step_breaks_the_model_does_not_succeed(tmp_path, backend: str, format: str) -> None:
+    """A loss is that of the parameters before the step: the last one tells nothing of what they are after it."""
+    out, messages = tmp_path / "model.safetensors", set()
+    for dtype, learning_rate in [("float64", 1e150), ("float64", 1e300), ("float32", 1e30), ("float32", 1e300)]:
+        if backend == "reference" and dtype == "float32":
+            continue
+        options = {**DIVERGING, "dtype": dtype, "learning_rate": learning_rate, "format": format, "backend": backend}
+        for steps in range(1, 6):
+            try:
+                model = train(["ab", "ba", "aab"], steps=steps, out=out, **options).model
+            except ValueError as error:
+                assert not out.exists()
+                messages.add(re.sub(r"step \d+", "step", str(error)))
+            else:
+                assert model.is_finite()
+                assert math.isfinite(model.loss([[0, 1, 0]]))
+                out.unlink()
+    assert messages >= {"the loss is nan after step: try a smaller learning_rate"}
+    assert len(messages) > 1 or format == "text" or backend == "reference"
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+@pytest.mark.parametrize("options", [{}, {"checkpoint_every": 1}, {"val_fraction": 0.4, "keep_best": True}])
+def test_parameters_that_are_not_finite_are_never_written(tmp_path, backend: str, number: float, options: dict) -> None:
+    """Not even those that no loss depends on, as here the position that no document reaches."""
+    out = tmp_path / "model.safetensors"
+    options = {"backend": backend, "out": out, "resume": True, **SMALL, "block_size": 20, **options}
+    train(names, steps=2, schedule="constant", **options)
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    run = prepare(names, steps=9, schedule="constant", **options)
+    run.model.state_dict()["wpe"][-1] = number
+    with pytest.raises(
+        ValueError, match=r"^the parameters are not finite numbers after step \d: try a smaller learning_"
+    ):
+        run.train()
+    assert math.isfinite(run.losses[: run.step].mean())
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, BrokenPipeError])
+def test_what_ends_a_run_does_not_write_parameters_that_are_not_finite(tmp_path, backend: str, end: type) -> None:
+    out = tmp_path / "model.safetensors"
+    run = prepare(names, steps=1_000_000, backend=backend, out=out, **{**SMALL, "block_size": 20})
+
+    def progress(progress: TrainingProgress) -> None:
+        run.model.state_dict()["wpe"][-1] = np.nan
+        if end is KeyboardInterrupt:
+            signal.raise_signal(signal.SIGINT)
+        else:
+            raise end
+
+    expected = ValueError if end is KeyboardInterrupt else end
+    with pytest.raises(expected):
+        run.train(progress)
+    assert not out.exists()
+
+
+def test_a_model_whose_validation_loss_is_no_number_is_not_the_best(tmp_path, monkeypatch) -> None:
+    losses = iter([math.inf, math.nan, 3.0, math.nan, math.inf])
+    monkeypatch.setattr("microgpt.training.mean_loss", lambda *arguments: next(losses))
+    seen = []
+    out, best = tmp_path / "m.safetensors", tmp_path / "m.best.safetensors"
+    options = {"val_fraction": 0.4, "eval_every": 1, "out": out, "keep_best": True, **SMALL}
+    train(names, steps=4, progress=lambda progress: seen.append((progress.step, best.exists())), **options)
+    assert (1, True) not in seen
+    assert load(best).history.validation_losses[-1] == (2, 3.0)
+
+
+def test_looking_at_the_next_loss_draws_nothing(tmp_path, backend: str) -> None:
+    options = {"format": "text", "steps": 6, "batch_size": 2, "backend": backend, **SMALL}
+    whole = train(names, **options)
+    saving = train(names, **options, out=tmp_path / "model.safetensors", checkpoint_every=1)
+    assert saving.losses.tolist() == whole.losses.tolist()
+    assert saving.model.generator.getstate() == whole.model.generator.getstate()
 
 
 @pytest.mark.parametrize(

@@ -57,8 +57,7 @@ def report_page(model: GPT, *, text: str | None = None, samples: int = SAMPLES, 
     matplotlib is absent.
     """
     require("matplotlib", "plot")
-    if not all(np.isfinite(matrix).all() for matrix in model.state_dict().values()):
-        raise ValueError("model has parameters that are not finite numbers: there is nothing to see in it")
+    model.check_finite("report")
     count = integer("samples", samples, 0)
     documents = model.generate_tokens(max(1, count), TEMPERATURE, seed)
     tokens = _text_tokens(model, text, documents)
