@@ -6,9 +6,13 @@ import math
 import operator
 import os
 import sys
+from typing import Any
+
+import numpy as np
 
 LONGEST_SHOWN_PATH = 300  # characters
 LARGEST = min(sys.maxsize, 1 << 53)  # up to here, an index is one, and floats count exactly
+SEED_BITS = 2048  # of a whole number that Python always writes as text, whatever it is told to write at most
 
 
 def integer(name: str, value: object, minimum: int, maximum: float = LARGEST) -> int:
@@ -57,6 +61,34 @@ def number(
         wanted += ["finite"] if math.isinf(result) or not wanted else []
         raise ValueError(f"{name} must be {' and '.join(wanted)}, got {result:g}")
     return result
+
+
+def random_seed(name: str, value: Any) -> Any:
+    """`value` as `random.Random` takes it: a number, a text, bytes, None, or one of its kind, whose state counts.
+
+    `TypeError` where it is none of these; `ValueError` where it would not give the same numbers again, here or from a
+    file.
+    """
+    value = value.item() if isinstance(value, (np.generic, np.ndarray)) and value.ndim == 0 else value
+    wanted = f"{name} must be a number, a text or a random.Random"
+    try:
+        if hasattr(value, "getstate"):
+            value.getstate()
+            return value
+    except NotImplementedError:  # of random.SystemRandom
+        raise TypeError(f"{wanted} that has a state, got {value!r:.60}") from None
+    if isinstance(value, bool) or not isinstance(value, (int, float, str, bytes, bytearray, type(None))):
+        raise TypeError(f"{wanted}, got {value!r:.60}")
+    if isinstance(value, int) and value.bit_length() > SEED_BITS:
+        raise ValueError(f"{name} must have at most {SEED_BITS} bits, got {value.bit_length()}")
+    if isinstance(value, float):
+        number(name, value)
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{name} must be a text that UTF-8 can hold, got {value!r:.60}") from None
+    return value
 
 
 def string(name: str, value: object) -> str:

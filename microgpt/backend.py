@@ -10,9 +10,7 @@ from functools import cache, partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from microgpt.arguments import choice
+from microgpt.arguments import choice, random_seed
 from microgpt.cores import physical_cores
 
 if TYPE_CHECKING:
@@ -109,15 +107,12 @@ def new_engine(
 
 def new_generator(backend: str, seed: Any) -> Generator:
     """A random number generator: the reference's is a `random.Random`, the compiled one gives the same numbers."""
-    seed = seed.item() if isinstance(seed, np.generic) else seed
-    try:
-        if backend == "compiled":
-            return _generator.Generator(seed)
-        from microgpt.generator import Generator
+    seed = random_seed("seed", seed)
+    if backend == "compiled":
+        return _generator.Generator(seed)
+    from microgpt.generator import Generator
 
-        return Generator(seed)
-    except TypeError:
-        raise TypeError(f"seed must be a number, a text or a random.Random, got {seed!r:.60}") from None
+    return Generator(seed)
 
 
 def new_parameters(values: list[Any]) -> tuple[Parameters, int]:

@@ -83,7 +83,10 @@ class Engine(Parameters, Protocol):
         """A cache for `samples` new documents, to be continued with the parameters as they are."""
 
     def next_probabilities(self, cache: Any, tokens: NDArray[np.int32], temperature: float) -> NDArray[np.float64]:
-        """Append a token to each document of `cache`: probabilities of what follows, (documents, vocab_size)."""
+        """Append a token to each document of `cache`: probabilities of what follows, (documents, vocab_size).
+
+        At temperature 0, the first of the tokens with the largest logit has probability 1, in all methods.
+        """
 
     def draw_tokens(
         self, cache: Any, tokens: NDArray[np.int32], temperature: float, uniforms: NDArray[np.float64]

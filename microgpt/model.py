@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -29,6 +28,7 @@ from microgpt.sampling import (
     stream_uniforms,
 )
 from microgpt.streaming import text_pieces
+from microgpt.streams import stream_seed
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -54,8 +54,8 @@ class GPT:
 
     Args:
         config: the architecture of the model.
-        seed: an int, or a `random.Random` whose state is copied. Parameters are drawn from it in the seed's order;
-            what `generate` draws comes after them.
+        seed: a number, a text or anything else that `random.Random` takes, or a `random.Random`, whose state is copied.
+            Parameters are drawn from it in the order of the original; what `generate` draws comes after them.
         dtype: "float64" gives exactly the numbers of microgpt, "float32" the same to its own precision, faster.
         backend: "compiled" or "reference"; by default what `backend_info()` tells.
         threads: how many threads may share the work of a large batch; by default as many as there are physical cores.
@@ -239,7 +239,7 @@ class GPT:
         self,
         n: int = 1,
         temperature: float = 1.0,
-        seed: int | None = None,
+        seed: Any = None,
         *,
         prompt: str = "",
         top_k: int | None = None,
@@ -258,7 +258,7 @@ class GPT:
         self,
         n: int = 1,
         temperature: float = 1.0,
-        seed: int | None = None,
+        seed: Any = None,
         *,
         prompt: Sequence[int] = (),
         top_k: int | None = None,
@@ -269,12 +269,12 @@ class GPT:
 
         Args:
             n: how many.
-            temperature: divides the logits: towards 0 the likeliest always wins, 1 samples the model as it is.
+            temperature: divides the logits: 1 samples the model as it is, 0 always takes the likeliest token.
             seed: without it, one after the other is drawn with the model's own generator, in the order of microgpt.
                 With it, each has random numbers of its own, and many are drawn at once: much faster, and document i is
-                the same however many there are.
+                the same however many there are. Whatever is a seed of `GPT` is one here.
             prompt: what each document begins with, here and in what is returned.
-            top_k: only this many of the likeliest tokens can be drawn; with 1, the likeliest always is.
+            top_k: only this many of the likeliest tokens can be drawn; 1 is the same as temperature 0.
             top_p: only the likeliest that together have this probability can be drawn; see `Sampler`.
             max_tokens: how many tokens are drawn at most; by default as many as fit the context, block_size without a
                 prompt.
@@ -293,14 +293,14 @@ class GPT:
         if seed is None:
             drawn = sample_in_turn(self.engine, self.generator, context, n, sampler, limit)
         else:
-            drawn = sample_independently(self.engine, _seed(seed), context, n, sampler, limit)
+            drawn = sample_independently(self.engine, stream_seed(seed), context, n, sampler, limit)
         return [tokens + document for document in drawn]
 
     def stream(
         self,
         prompt: str = "",
         temperature: float = 1.0,
-        seed: int | None = None,
+        seed: Any = None,
         *,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -318,7 +318,7 @@ class GPT:
         if seed is None:
             uniforms = generator_uniforms(self.generator)
         else:
-            uniforms = stream_uniforms(_seed(seed), range(1))
+            uniforms = stream_uniforms(stream_seed(seed), range(1))
         tokens = sample_one(self.engine, context, sampler, limit, uniforms, stops=not continuous)
         return text_pieces(tokenizer.decode, context[1:], tokens)
 
@@ -355,10 +355,6 @@ class GPT:
 
     def __repr__(self) -> str:
         return f"GPT({self.config}, dtype={self.dtype!r}, backend={self.backend!r})"
-
-
-def _seed(seed: int) -> int:
-    return integer("seed", seed, 0, math.inf)
 
 
 def context_of(tokenizer: Tokenizer, name: str, text: str) -> list[int]:

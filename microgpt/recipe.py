@@ -10,7 +10,7 @@ from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 
-from microgpt.arguments import LARGEST, choice, integer, number, positive_integer
+from microgpt.arguments import LARGEST, choice, integer, number, positive_integer, random_seed
 from microgpt.config import GPTConfig
 from microgpt.data.batches import LONG_DOCUMENTS
 from microgpt.data.corpus import FORMATS
@@ -87,8 +87,8 @@ class Recipe:
         steps: number of steps of Adam; 1000 unless `epochs` or `time` is given.
         epochs: instead, how often to go through the data.
         time: instead, for how many seconds to train. How many steps that makes depends on the machine.
-        seed: shuffles the documents, draws the parameters, and then what is generated; an int, or anything else that
-            `random.Random` takes, or a `random.Random`.
+        seed: shuffles the documents, draws the parameters, and then what is generated; a number, a text or
+            anything else that `random.Random` takes, or a `random.Random`, whose state is copied.
         n_layer, n_embd, block_size, n_head, activation, init_std: the architecture of the model, see `GPTConfig`.
         batch_size: documents in a step; the loss is the mean of theirs.
         learning_rate: the highest of the run.
@@ -144,6 +144,7 @@ class Recipe:
             "learning_rate": number("learning_rate", self.learning_rate, minimum=0),
             "schedule": choice("schedule", self.schedule, tuple(SCHEDULES)),
             "warmup_steps": integer("warmup_steps", self.warmup_steps, 0),
+            "seed": random_seed("seed", self.seed),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)

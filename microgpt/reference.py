@@ -417,21 +417,28 @@ def draw_token(probabilities: Sequence[float], uniform: float) -> int:
     return bisect(cumulative, uniform * (cumulative[-1] + 0.0), 0, len(cumulative) - 1)
 
 
+def next_token_probs(logits: Sequence[Value], temperature: float) -> list[float]:
+    """The softmax of logits / temperature: 1 samples the model as it is, towards 0 the likeliest token always wins.
+
+    At 0, it has probability 1: it is the first of those with the largest logit.
+    """
+    if temperature == 0:
+        likeliest = max(range(len(logits)), key=lambda i: logits[i].data)
+        return [float(i == likeliest) for i in range(len(logits))]
+    return [p.data for p in softmax([logit / temperature for logit in logits])]
+
+
 def sample_document(
     state_dict: StateDict, config: GPTConfig, bos: int, temperature: float, generator: random.Random
 ) -> list[int]:
-    """Tokens drawn one after the other, from the first after `bos` until `bos` comes again or the context is full.
-
-    `temperature` divides the logits: towards 0 the likeliest token always wins, 1 samples the model as it is.
-    """
+    """Tokens drawn one after the other, from the first after `bos` until `bos` comes again or the context is full."""
     keys: list[list[list[Value]]] = [[] for _ in range(config.n_layer)]
     values: list[list[list[Value]]] = [[] for _ in range(config.n_layer)]
     activation = ACTIVATIONS[config.activation]
     token_id, sample = bos, []
     for pos_id in range(config.block_size):
         logits = gpt(token_id, pos_id, keys, values, state_dict, config.n_head, activation)
-        probs = softmax([logit / temperature for logit in logits])
-        token_id = draw_token([p.data for p in probs], generator.random())
+        token_id = draw_token(next_token_probs(logits, temperature), generator.random())
         if token_id == bos:
             break
         sample.append(token_id)

@@ -142,11 +142,8 @@ class Engine:
 
     def next_probabilities(self, cache: Cache, tokens: NDArray[np.int32], temperature: float) -> NDArray[np.float64]:
         """See `microgpt.interface.Engine`."""
-        rows = []
-        for sample, token in enumerate(tokens.tolist()):
-            logits = self._next(cache, sample, token)
-            rows.append([p.data for p in reference.softmax([logit / temperature for logit in logits])])
-        return np.array(rows)
+        logits = [self._next(cache, sample, token) for sample, token in enumerate(tokens.tolist())]
+        return np.array([reference.next_token_probs(row, temperature) for row in logits])
 
     def draw_tokens(
         self, cache: Cache, tokens: NDArray[np.int32], temperature: float, uniforms: NDArray[np.float64]

@@ -23,6 +23,7 @@ SAMPLES = 20  # documents
 TEMPERATURE = 0.5
 TEXT_TOKENS = 500  # of a continuous text
 DRAWN_TOGETHER = 64  # documents: more would gain little and take memory
+LOWEST_TEMPERATURE = 1e-30  # above 0: float32 can still divide by it
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,9 @@ class Sampler:
     """How the next token is chosen. `ValueError` or `TypeError` says which attribute is wrong.
 
     Attributes:
-        temperature: divides the logits: towards 0 the likeliest token always wins, 1 samples the model as it is. At
-            least 1e-30, which float32 can divide by.
-        top_k: how many of the likeliest tokens can be drawn; None: all of them. 1 always gives the likeliest.
+        temperature: divides the logits: 1 samples the model as it is, towards 0 the likeliest token always wins. At 0,
+            and below 1e-30, that is the token with the largest logit.
+        top_k: how many of the likeliest tokens can be drawn; None: all of them. 1 is the same as temperature 0.
         top_p: the probability, more than 0 and at most 1, that the tokens that can be drawn must have together: no more
             of the likeliest than that takes (Holtzman et al., 2020); None: all of them. With both, `top_k` comes first.
 
@@ -44,15 +45,17 @@ class Sampler:
     top_p: float | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "temperature", number("temperature", self.temperature, minimum=1e-30))
+        temperature = number("temperature", self.temperature, minimum=0)
         if self.top_k is not None:
             object.__setattr__(self, "top_k", positive_integer("top_k", self.top_k))
+        is_greedy = temperature < LOWEST_TEMPERATURE or self.top_k == 1
+        object.__setattr__(self, "temperature", 0.0 if is_greedy else temperature)
         if self.top_p is not None:
             object.__setattr__(self, "top_p", number("top_p", self.top_p, above=0, maximum=1))
 
     def excludes_tokens(self, vocab_size: int) -> bool:
-        """Whether there may be tokens that cannot be drawn."""
-        return (self.top_k or vocab_size) < vocab_size or (self.top_p or 1) < 1
+        """Whether `top_k` or `top_p` keeps tokens from being drawn that the temperature would allow."""
+        return self.temperature > 0 and ((self.top_k or vocab_size) < vocab_size or (self.top_p or 1) < 1)
 
     def draw(
         self, engine: Engine, cache: Cache, tokens: NDArray[np.int32], uniforms: NDArray[np.float64]
@@ -170,7 +173,10 @@ def sample_in_turn(
 def sample_independently(
     engine: Engine, seed: int, context: list[int], n: int, sampler: Sampler, max_tokens: int
 ) -> list[list[int]]:
-    """The same with random numbers of its own for each document: document i is the same however many there are."""
+    """The same with random numbers of its own for each document: document i is the same however many there are.
+
+    `seed` is that of their streams, 64 bits.
+    """
     vocab_size, block_size = engine.config.vocab_size, engine.config.block_size
     if len(context) == 1 and max_tokens == block_size and not sampler.excludes_tokens(vocab_size):
         return _sample_from_bos(engine, seed, context[0], n, sampler.temperature)
@@ -197,7 +203,7 @@ def _sample_together(
 def _sample_from_bos(engine: Engine, seed: int, bos: int, n: int, temperature: float) -> list[list[int]]:
     """The same from BOS until the context is full, in one call of the engine: much faster."""
     check_room(n * (4 * engine.config.block_size + 8), f"an n of {n:,}")  # for tokens and lengths
-    tokens, lengths = engine.draw_documents(seed % 2**64, n, bos, temperature)
+    tokens, lengths = engine.draw_documents(seed, n, bos, temperature)
     counted = tokens[np.arange(engine.config.block_size) < lengths[:, None]].tolist()
     ends = np.cumsum(lengths).tolist()
     return [counted[start:end] for start, end in zip([0, *ends], ends)]

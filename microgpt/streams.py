@@ -5,6 +5,20 @@ Source: Steele, Lea and Flood, 2014. csrc/streams.h is the compiled twin.
 
 from __future__ import annotations
 
+from typing import Any
+
+from microgpt.arguments import random_seed
+from microgpt.generator import Generator
+
+
+def stream_seed(seed: Any) -> int:
+    """The 64 bits of a seed that streams use: a whole number's lowest, of any other seed the first that it gives.
+
+    `TypeError` or `ValueError` where it is no seed, see `arguments.random_seed`.
+    """
+    seed = random_seed("seed", seed)
+    return seed % 2**64 if isinstance(seed, int) else Generator(seed).getrandbits(64)
+
 
 def uniform_of(seed: int, document: int, number: int) -> float:
     """Number `number` of a document's stream: in [0, 1), with 53 random bits."""

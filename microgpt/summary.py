@@ -13,9 +13,7 @@ def describe_model(model: GPT) -> dict[str, str]:
     """The sizes of a model, how it computes and its tokenizer, each under its name in the API."""
     return {
         "parameters": f"{model.num_params:,}",
-        **{
-            name: f"{value:,}" if isinstance(value, int) else str(value) for name, value in asdict(model.config).items()
-        },
+        **{name: _shown(value) for name, value in asdict(model.config).items()},
         "dtype": model.dtype,
         "backend": model.backend,
         "tokenizer": type(model.tokenizer).__name__ if model.tokenizer else "none",

@@ -124,7 +124,7 @@ def test_several_files_and_standard_input_are_trained_on(tmp_path: Path) -> None
         (["train", "--steps=-1"], "microgpt: error: steps must be at least 0, got -1"),
         (["train", f"--steps={10**30}"], f"microgpt: error: steps must be at most {LARGEST}, got more"),
         (["train", "--epochs=1e308"], f"microgpt: error: epochs must make at most {LARGEST} steps, got 1e+308"),
-        (["train", "--temperature=0"], "microgpt: error: temperature must be at least 1e-30, got 0"),
+        (["train", "--temperature=-1"], "microgpt: error: temperature must be at least 0, got -1"),
         (["train", "--samples=-1"], "microgpt: error: samples must be at least 0, got -1"),
         (["train", "--dtype=int8"], "microgpt: error: dtype must be 'float64' or 'float32', got 'int8'"),
         (

@@ -62,6 +62,7 @@ def test_documents_are_printed_one_on_a_line(capsys: pytest.CaptureFixture[str],
     assert lines == new_model(LETTERS).generate(3, 2, 9, prompt="ba", top_k=4, top_p=0.8, max_tokens=8)
     objects = [json.loads(line) for line in output(capsys, "sample", "model", *options, "--json").splitlines()]
     assert objects == [{"text": text, "seed": 9, "prompt": "ba"} for text in lines]
+    assert output(capsys, "sample", "model", "--seed=-5").splitlines() == new_model(LETTERS).generate(20, 0.5, -5)
 
 
 @pytest.mark.usefixtures("stored")
@@ -124,13 +125,13 @@ def test_json_has_no_infinity(
     ("arguments", "message"),
     [
         (["sample", "model", "--prompt=box"], "prompt: character 'o' at position 1 is not one the tokenizer knows"),
-        (["sample", "model", "--temperature=0"], "temperature must be at least 1e-30, got 0"),
+        (["sample", "model", "--temperature=-1"], "temperature must be at least 0, got -1"),
         (["sample", "model", "--top-k=0"], "top_k must be at least 1, got 0"),
         (["sample", "model", "--top-p=2"], "top_p must be more than 0 and at most 1, got 2"),
         (["sample", "model", "-n", "-1"], "n must be at least 0, got -1"),
         (["sample", "model", "-n1" + "0" * 20, "--seed=1"], f"n must be at most {LARGEST}, got more"),
         (["sample", "model", "--max-tokens=1" + "0" * 20], f"max_tokens must be at most {LARGEST}, got more"),
-        (["sample", "model", "--seed=-1"], "seed must be at least 0, got -1"),
+        (["sample", "model", f"--seed=-1{'0' * 700}"], "seed must have at most 2048 bits, got 2326"),
         (["sample", "model", "--max-tokens=-1"], "max_tokens must be at least 0, got -1"),
         (["sample", "model", "--threads=0"], "threads must be at least 1, got 0"),
         (["sample", "dumb"], "dumb has no tokenizer: it was saved from a model without one"),

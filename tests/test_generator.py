@@ -8,13 +8,43 @@ import random
 import numpy as np
 import pytest
 
+from microgpt import GPT, GPTConfig, Recipe, load, train
 from microgpt.backend import new_generator
+from microgpt.training import prepare
+
+SMALL = {"steps": 1, "n_embd": 4, "n_head": 2, "block_size": 4}
 
 
 def test_seeds_are_those_of_random_or_refused(backend) -> None:
     assert new_generator(backend, np.int64(7)).random() == random.Random(7).random()
-    with pytest.raises(TypeError, match=r"^seed must be a number, a text or a random.Random, got \[1, 2\]$"):
-        new_generator(backend, [1, 2])
+    assert new_generator(backend, np.array(-3)).random() == random.Random(-3).random()
+    wanted = "seed must be a number, a text or a random.Random"
+    for seed, error, message in (
+        ([1, 2], TypeError, f"{wanted}, got [1, 2]"),
+        (True, TypeError, f"{wanted}, got True"),
+        (np.array([3]), TypeError, f"{wanted}, got array([3])"),
+        (random.SystemRandom(), TypeError, f"{wanted} that has a state, got <random.SystemRandom"),
+        (float("nan"), ValueError, "seed must be finite, got nan"),  # random.Random would take its place in memory
+        (np.float32("inf"), ValueError, "seed must be finite, got inf"),
+        ("\ud800", ValueError, r"seed must be a text that UTF-8 can hold, got '\ud800'"),
+        (-(10**5000), ValueError, "seed must have at most 2048 bits, got 16610"),
+    ):
+        for taken in (
+            lambda seed: new_generator(backend, seed),
+            lambda seed: GPT(GPTConfig(vocab_size=2), seed, backend=backend),
+            lambda seed: GPT(GPTConfig(vocab_size=2), backend=backend).generate_tokens(seed=seed),
+            lambda seed: Recipe(seed=seed),
+        ):
+            with pytest.raises(error) as raised:
+                taken(seed)
+            assert str(raised.value).startswith(message)
+
+
+@pytest.mark.parametrize("seed", [2**2048 - 1, -(2**2047)])
+def test_the_largest_seeds_are_kept_in_files(tmp_path, seed) -> None:
+    train(["anna"], seed=seed, out=tmp_path / "model", **SMALL)
+    assert load(tmp_path / "model").history.options["seed"] == seed
+    assert prepare(["anna"], seed=seed, out=tmp_path / "model", resume=True, **SMALL).step == 1
 
 
 @pytest.mark.parametrize("seed", [0, 1, 42, -7, 2**70, "text", 1.5])

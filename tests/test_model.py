@@ -454,9 +454,8 @@ def test_generate_gives_text(backend: str) -> None:
         (lambda m: m.generate(2), ValueError, "generate needs a tokenizer"),
         (lambda m: m.generate_tokens(-1), ValueError, "n must be at least 0, got -1"),
         (lambda m: m.generate_tokens(1.5), TypeError, "n must be a whole number, got 1.5"),
-        (lambda m: m.generate_tokens(1, 0), ValueError, "temperature must be at least 1e-30, got 0"),
-        (lambda m: m.generate_tokens(1, -1), ValueError, "temperature must be at least 1e-30, got -1"),
-        (lambda m: m.generate_tokens(1, float("nan")), ValueError, "temperature must be at least 1e-30, got nan"),
+        (lambda m: m.generate_tokens(1, -1), ValueError, "temperature must be at least 0, got -1"),
+        (lambda m: m.generate_tokens(1, float("nan")), ValueError, "temperature must be at least 0, got nan"),
         (lambda m: m.generate_tokens(1, "hot"), TypeError, "temperature must be a number, got 'hot'"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import os
 import re
 import shutil
@@ -164,7 +165,7 @@ def test_large_models_make_pages_of_bounded_size() -> None:
     [
         ({"text": "aé"}, "^text: character 'é' at position 1 is not one the tokenizer knows"),
         ({"samples": -1}, "samples must be at least 0, got -1"),
-        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"seed": math.nan}, "seed must be finite, got nan"),
     ],
 )
 def test_what_cannot_be_shown_is_refused_and_nothing_written(tmp_path, options, message) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
+from copy import copy
 from itertools import accumulate, islice
 from typing import Any
 
@@ -22,6 +24,14 @@ CONFIG = GPTConfig(vocab_size=7, n_layer=2, n_embd=6, block_size=5, n_head=2)
 SMALL = GPTConfig(vocab_size=7, n_embd=4, block_size=4, n_head=2)
 LETTERS = CharTokenizer("abcdef")  # BOS is token 6
 VERSE = CharTokenizer("abcdef\n", bos="\n")  # BOS is token 0, a character of the text
+
+SEEDS = [0, -5, 5, -(2**64) - 7, 2**2047, 1.5, -0.0, "text", "é", b"x", bytearray(b"x"), random.Random(4)]
+
+
+def compiled_in(dtype: str) -> Any:
+    return pytest.param("compiled", dtype, marks=needs_compiled)
+
+
 TOKENS = np.array([[6, 1, 2, 6], [0, 0, 5, 3], [4, 4, 4, 4], [1, 2, 3, 4], [5, 6, 0, 1]] * 4, np.int32)
 
 
@@ -100,6 +110,21 @@ def test_documents_with_a_seed_are_those_of_the_reference() -> None:
     assert ours == theirs
 
 
+@pytest.mark.parametrize("seed", SEEDS, ids=lambda seed: f"{seed!r:.10}")
+def test_every_seed_of_a_model_is_one_of_documents(backend: str, seed: Any) -> None:
+    """A whole number counts modulo 2**64; of others, the first 64 bits that random.Random draws with them do."""
+    model = GPT(CONFIG, 3, backend=backend, tokenizer=LETTERS)
+    if isinstance(seed, int):
+        word = seed % 2**64
+    else:
+        word = (copy(seed) if isinstance(seed, random.Random) else random.Random(seed)).getrandbits(64)
+    GPT(CONFIG, seed, backend=backend)
+    for _ in range(2):  # no state is spent
+        assert model.generate(4, 0.9, seed) == model.generate(4, 0.9, word)
+        assert "".join(model.stream(seed=seed)) == model.generate(seed=word)[0]
+    assert model.generate(4, 0.9, seed) != model.generate(4, 0.9, word + 1)
+
+
 @needs_compiled
 def test_more_documents_than_places() -> None:
     model = GPT(CONFIG, 3)
@@ -144,6 +169,65 @@ def test_the_ways_to_draw_agree(backend: str, monkeypatch: pytest.MonkeyPatch) -
     assert model.generate_tokens(9, 0.9, seed=5, max_tokens=3) == [tokens[:3] for tokens in whole]
     monkeypatch.setattr(Sampler, "excludes_tokens", lambda sampler, vocab_size: True)
     assert model.generate_tokens(9, 0.9, seed=5) == whole
+
+
+@pytest.mark.parametrize(
+    ("backend", "dtype"), [("reference", "float64"), compiled_in("float64"), compiled_in("float32")]
+)
+@pytest.mark.parametrize("tied", [False, True])
+def test_temperature_0_takes_the_first_of_the_largest_logits(backend: str, dtype: str, tied: bool) -> None:
+    """However tokens are drawn: in turn, many at once, whole documents in the engine or not, as a stream."""
+    model = GPT(SMALL, 3, dtype, backend, tokenizer=LETTERS)
+    head = model.state_dict()["lm_head"]
+    if tied:
+        head[3] = head[1] = -head[2]
+        head[5] = head[2]
+    head[LETTERS.bos] = (head[0] + head[1]) / 2  # never the likeliest
+    context = [LETTERS.bos]
+    for _ in range(SMALL.block_size):
+        context.append(int(model.logits(context)[-1].argmax()))
+    assert not tied or not {3, 5, LETTERS.bos} & {*context[1:]}
+    likeliest = LETTERS.decode(context[1:])
+    for seed in (None, 0, 5):
+        for options in ({}, {"top_k": 3}, {"top_p": 0.1}, {"max_tokens": 9}):
+            texts = model.generate(5, 0, seed, **options)
+            assert [text[: SMALL.block_size] for text in texts] == 5 * [likeliest]
+            assert texts == model.generate(5, -0.0, seed, **options) == model.generate(5, 1e-300, seed, **options)
+            assert texts == model.generate(5, 0.7, seed, **{**options, "top_k": 1})
+            assert "".join(model.stream("", 0, seed, **options)) == texts[0]
+        assert model.generate(3, 0, seed, prompt=likeliest[:2]) == 3 * [likeliest]
+    first = next(iter(model.next_token_probabilities()))
+    assert first == likeliest[0]
+
+
+def test_temperature_0_sees_logits_that_exponentials_do_not_tell_apart(backend: str) -> None:
+    model = GPT(GPTConfig(vocab_size=3, n_embd=1, n_head=1, block_size=1), backend=backend)
+    weights = model.state_dict()
+    weights["wte"][...] = weights["wpe"][...] = 1
+    for logits, likeliest in (
+        ([1e300, 2e300, 1.5e300], 1),
+        ([-1e-320, -2e-320, 1e-320], 2),
+        ([-3.0, -2000.0, np.nextafter(-3.0, 0)], 2),
+        ([0.0, -0.0, 0.0], 0),
+        ([-1e308, -1e308, -1.5e308], 0),
+    ):
+        weights["lm_head"][:, 0] = logits
+        for parameters in (weights["layer0.attn_wo"], weights["layer0.mlp_fc2"]):
+            parameters[...] = 0
+        for temperature in (0, 1e-31):
+            cold = [[]] if likeliest == 2 else [[likeliest]]  # token 2 is BOS
+            assert model.generate_tokens(1, temperature) == model.generate_tokens(1, temperature, seed=1) == cold
+
+
+@needs_compiled
+def test_any_temperature_draws_the_same_on_both_backends() -> None:
+    for scale in (1e-100, 1.0, 30.0, 1e100):
+        models = [GPT(SMALL, 3, backend=backend) for backend in ("compiled", "reference")]
+        for model in models:
+            model.state_dict()["lm_head"][...] *= scale
+        for temperature in (0, 1e-300, 1e-30, 1e-20, 1e-3, 1e5, 1e300, 1.7e308):
+            ours, theirs = (model.generate_tokens(4, temperature, seed=3) for model in models)
+            assert ours == theirs, (scale, temperature)
 
 
 def one_more(context: list[int], token: int, block_size: int) -> list[int]:
@@ -293,7 +377,8 @@ def test_tokens_of_the_same_text_count_together() -> None:
         ({"prompt": "bax"}, ValueError, "prompt: character 'x' at position 2 is not one the tokenizer knows"),
         ({"prompt": ["b"]}, TypeError, r"prompt must be a string, got \['b'\]"),
         ({"prompt": None}, TypeError, "prompt must be a string, got None"),
-        ({"temperature": 0}, ValueError, "temperature must be at least 1e-30, got 0"),
+        ({"temperature": -0.1}, ValueError, "temperature must be at least 0, got -0.1"),
+        ({"temperature": math.inf}, ValueError, "temperature must be at least 0 and finite, got inf"),
         ({"top_k": 0}, ValueError, "top_k must be at least 1, got 0"),
         ({"top_k": 1.5}, TypeError, "top_k must be a whole number, got 1.5"),
         ({"top_p": 0}, ValueError, "top_p must be more than 0 and at most 1, got 0"),
@@ -315,8 +400,8 @@ def test_more_documents_than_any_memory_holds_are_refused_at_once(backend: str) 
 
 def test_bad_seeds_and_prompts_are_named() -> None:
     model = GPT(SMALL, tokenizer=LETTERS)
-    with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
-        model.stream(seed=-1)
+    with pytest.raises(TypeError, match=r"seed must be a number, a text or a random\.Random, got True"):
+        model.stream(seed=True)
     with pytest.raises(ValueError, match=r"prompt\[1\] is 7, out of range for vocab_size=7"):
         model.generate_tokens(prompt=[0, 7])
     with pytest.raises(ValueError, match="prompt: character 'é' at position 0"):

@@ -69,7 +69,7 @@ typedef struct {
     int64_t groups;
 
     void *const *caches;            /* [panels] key/value caches: each row then continues a document of its own */
-    double temperature;             /* with caches: what divides the logits, */
+    double temperature;             /* with caches: what divides the logits, or 0, */
     const double *uniforms;         /* [rows], numbers in [0, 1) to draw tokens with, or NULL; room for whole panels */
     double *probabilities;          /* [rows][vocab_size], or NULL, */
     int32_t *drawn;                 /* [rows] and the tokens drawn */

@@ -117,6 +117,20 @@ static void cross_entropy_backward(const Operation *op, const Workspace *w, cons
     }
 }
 
+/* At temperature 0, in place of the exponentials: 1 for the first of the largest of each row's logits, 0 for the others. */
+INLINE void one_for_the_likeliest(real *logits, int64_t n) {
+    vec largest = load(logits);
+    bits likeliest = {0};
+    for (int64_t i = 1; i < n; i++) {
+        const vec logit = load(logits + i * LINE);
+        const bits larger = logit > largest;
+        largest = (vec)(((bits)logit & larger) | ((bits)largest & ~larger));
+        likeliest = (((bits){0} + (real_bits)i) & larger) | (likeliest & ~larger);
+    }
+    for (int64_t i = 0; i < n; i++)
+        store(logits + i * LINE, (vec)((bits)broadcast(1) & (likeliest == (bits){0} + (real_bits)i)));
+}
+
 /* The probabilities of what follows each row, and a token drawn with them: that before which they sum up to more than
  * the row's uniform number, as `random.choices` draws it. The logits are replaced. */
 static void draw(const Operation *op, const Workspace *w, const Share *share) {
@@ -125,8 +139,11 @@ static void draw(const Operation *op, const Workspace *w, const Share *share) {
     for (int64_t at = share->first * LINE; at < minimum(share->past * LINE, w->rows); at += LANES) {
         const int64_t panel = at / LINE * LINE, rows = minimum(LANES, w->rows - at);
         real *probabilities = (real *)w->arena + op->output + panel * n + at % LINE;
-        const vec reciprocals = reciprocal(exponentials(probabilities, n, factor).total);
-        vec total = {0};
+        vec reciprocals = broadcast(1), total = {0};
+        if (w->temperature > 0)
+            reciprocals = reciprocal(exponentials(probabilities, n, factor).total);
+        else
+            one_for_the_likeliest(probabilities, n);
         for (int64_t i = 0; i < n * LINE; i += LINE) {
             const vec probability = load(probabilities + i) * reciprocals;
             store(probabilities + i, probability);

@@ -26,7 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", type=int, metavar="N", help=f"documents, by default {SAMPLES}, or texts, by default 1")
     parser.add_argument("--prompt", default="", metavar="TEXT", help="what each begins with")
     parser.add_argument(
-        "--temperature", type=float, default=TEMPERATURE, metavar="X", help="above 0; 1: the model as it is"
+        "--temperature",
+        type=float,
+        default=TEMPERATURE,
+        metavar="X",
+        help="0: always the likeliest token; 1: the model as it is",
     )
     parser.add_argument("--top-k", type=int, metavar="N", help="draw from this many of the likeliest tokens")
     parser.add_argument("--top-p", type=float, metavar="X", help="draw from the likeliest that have this probability")

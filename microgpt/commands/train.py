@@ -119,7 +119,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_machine_arguments(parser)
     group = parser.add_argument_group("what is printed")
     group.add_argument("--samples", type=int, default=SAMPLES, metavar="N", help="documents to sample after training")
-    group.add_argument("--temperature", type=float, default=TEMPERATURE, metavar="X", help="of the samples, above 0")
+    group.add_argument(
+        "--temperature", type=float, default=TEMPERATURE, metavar="X", help="of the samples; 0: the likeliest"
+    )
     group.add_argument("--plot", metavar="FILE", help="draw the losses into a .png, .svg or .pdf")
     group.add_argument("--plain", action="store_true", help="print exactly what microgpt prints")
 

@@ -6,7 +6,7 @@ import math
 import os
 from importlib import resources
 from string import Template
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,7 +35,7 @@ LISTED_TOKENS = 100  # of the vocabulary
 
 
 def write_report(
-    model: GPT, path: str | os.PathLike[str], *, text: str | None = None, samples: int = SAMPLES, seed: int = SEED
+    model: GPT, path: str | os.PathLike[str], *, text: str | None = None, samples: int = SAMPLES, seed: Any = SEED
 ) -> None:
     """Write the page that `report_page` gives to `path`, whole or not at all.
 
@@ -45,7 +45,7 @@ def write_report(
     write_atomically(path, report_page(model, text=text, samples=samples, seed=seed).encode())
 
 
-def report_page(model: GPT, *, text: str | None = None, samples: int = SAMPLES, seed: int = SEED) -> str:
+def report_page(model: GPT, *, text: str | None = None, samples: int = SAMPLES, seed: Any = SEED) -> str:
     """An HTML page about `model` that needs no other file, no network and no script.
 
     Args:
@@ -121,18 +121,19 @@ def _losses(model: GPT) -> str:
     )
 
 
-def _samples(model: GPT, documents: list[list[int]], seed: int) -> str:
+def _samples(model: GPT, documents: list[list[int]], seed: Any) -> str:
     if model.tokenizer and model.tokenizer.bos_is_text:
         text = "".join(model.stream(temperature=TEMPERATURE, seed=seed, max_tokens=TEXT_TOKENS))
         return (
-            f"<p>{TEXT_TOKENS} tokens drawn at temperature {TEMPERATURE:g} with seed {seed}.</p>\n"
+            f"<p>{TEXT_TOKENS} tokens drawn at temperature {TEMPERATURE:g} with seed {escaped(str(seed))}.</p>\n"
             f'<p class="text"><bdi>{escaped(text)}</bdi></p>\n'
         )
     texts = [_document(model, document) for document in documents]
     width = min(40.0, max(12.0, 0.6 * max(map(len, texts), default=0)))
     items = "".join(f"<li><bdi>{escaped(text)}</bdi></li>\n" for text in texts)
     return (
-        f"<p>{_counted(len(documents), 'document')} drawn at temperature {TEMPERATURE:g} with seed {seed}.</p>\n"
+        f"<p>{_counted(len(documents), 'document')} drawn at temperature {TEMPERATURE:g} "
+        f"with seed {escaped(str(seed))}.</p>\n"
         f'<ol class="samples" style="columns: {width:g}rem">\n{items}</ol>\n'
     )
 
