@@ -6,6 +6,7 @@ import math
 import operator
 import os
 import sys
+from collections.abc import Reversible, Set
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,13 @@ def random_seed(name: str, value: Any) -> Any:
         except UnicodeEncodeError:
             raise ValueError(f"{name} must be a text that UTF-8 can hold, got {value!r:.60}") from None
     return value
+
+
+def check_order(name: str, items: object) -> None:
+    """`TypeError` for a set: the order of its items, and all that follows from it, is another one in each process."""
+    if isinstance(items, Set) and not isinstance(items, Reversible):
+        kind = type(items).__name__
+        raise TypeError(f"{name} must have an order that stays the same, as a list has, got a {kind}")
 
 
 def string(name: str, value: object) -> str:

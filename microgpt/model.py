@@ -13,6 +13,7 @@ from microgpt.arguments import choice, integer, string
 from microgpt.arrays import aligned_copy, aligned_zeros, not_finite
 from microgpt.config import GPTConfig
 from microgpt.cores import physical_cores
+from microgpt.data.documents import named_documents
 from microgpt.data.tokenizer import Tokenizer
 from microgpt.evaluation import Evaluation, evaluate
 from microgpt.history import TrainingHistory
@@ -200,20 +201,19 @@ class GPT:
 
         A document longer than the context is split into pieces of block_size tokens, and predicted piece by piece. A
         model of continuous text takes texts, which have no end to predict; their first token is what follows BOS.
+        Lines with their ends, as `readlines` gives them, are read as `train` reads them.
 
         `TypeError` or `ValueError` names a document that is not a string or has characters the tokenizer does not know.
         """
         tokenizer = self._tokenizer_for("evaluate")
         self.check_finite("evaluate")
-        if isinstance(documents, (str, bytes)) or not isinstance(documents, Iterable):
-            raise TypeError(f"documents must be a list of strings, got {documents!r:.60}")
         end = [] if tokenizer.bos_is_text else [tokenizer.bos]
-        documents = list(documents)
-        contexts = (context_of(tokenizer, f"documents[{i}]", document) for i, document in enumerate(documents))
+        named = named_documents("documents", documents, as_text=tokenizer.bos_is_text)
+        contexts = (context_of(tokenizer, name, document) for name, document in named)
         sequences = [context + end for context in contexts if context[1:] or end]
         if not sequences:
             raise ValueError("documents must hold at least one with something to predict, got none")
-        return evaluate(self.engine, sequences, sum(len(document) + len(end) for document in documents))
+        return evaluate(self.engine, sequences, sum(len(document) + len(end) for _, document in named))
 
     def perplexity(self, documents: Iterable[str]) -> float:
         """e to the power of the mean over all tokens of -log(probability of the token); see `evaluate`."""

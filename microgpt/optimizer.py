@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from microgpt import backend
-from microgpt.arguments import number
+from microgpt.arguments import check_order, number
 from microgpt.arrays import aligned_copy, aligned_zeros
 from microgpt.model import GPT
 
@@ -46,6 +46,7 @@ class Adam:
     ) -> None:
         if not isinstance(model, (GPT, Iterable)):
             raise TypeError(f"model must be a GPT or Values, got {type(model).__name__}")
+        check_order("model", model)
         self.model = model if isinstance(model, GPT) else list(model)
         self._parameters, size, dtype = _parameters_of(self.model)
         self.learning_rate = number("learning_rate", learning_rate, minimum=0)

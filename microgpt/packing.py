@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from microgpt.arguments import check_order
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -75,6 +77,7 @@ def pack(sequences: Sequence[Sequence[int]], vocab_size: int) -> PackedSequences
     """
     if isinstance(sequences, (str, bytes)) or not hasattr(sequences, "__iter__"):
         raise TypeError(f"sequences must be a list of token sequences, got {_shown(sequences)}")
+    check_order("sequences", sequences)
     arrays = []
     for i, sequence in enumerate(sequences):
         if isinstance(sequence, str) or not hasattr(sequence, "__len__"):

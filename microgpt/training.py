@@ -515,7 +515,8 @@ def train(
 
     Args:
         data: a text file, several as `pathlib.Path`s, or the documents as strings; "-" is standard input, and what ends
-            in .gz is decompressed. By default the US first names in the package.
+            in .gz is decompressed. By default the US first names in the package. Strings that each end with their only
+            line feed, as those of `readlines`, are lines of a file, and give the same as the file.
         progress: called now and then, and after each validation, with a `TrainingProgress`.
         eval_every: steps from one validation, which gives the loss of the held-out data, to the next. By default, there
             are about 40 in a run, whatever its length: at round numbers of steps, or with `time`, when the clock says.

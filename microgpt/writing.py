@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from typing import IO
 
 from microgpt.arguments import file_name, shown_path
+
+NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
@@ -84,7 +87,8 @@ def _errors_named(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ValueError(f"cannot write {shown_path(path)}: {error.strerror}") from error
+        folder = f" in {shown_path(os.path.dirname(os.path.realpath(path)))}" if error.errno in NO_ROOM else ""
+        raise ValueError(f"cannot write {shown_path(path)}: {error.strerror}{folder}") from error
 
 
 @contextlib.contextmanager

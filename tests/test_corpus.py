@@ -110,6 +110,44 @@ def test_fingerprints_tell_corpora_apart() -> None:
 
 
 @pytest.mark.parametrize("format", ["lines", "text"])
+@pytest.mark.parametrize("newline", [None, ""])
+@pytest.mark.parametrize("content", ["anna\n", "\ufeff anna\r\nbo\x0bb \n\n  \ncarl", "anna\rbob\r\r\ncarl\r", "\n\na"])
+def test_lines_with_their_ends_are_those_of_the_file(tmp_path, monkeypatch, format, newline, content) -> None:
+    """Of a list or anything that is looped over, whether its line ends were translated or not."""
+    monkeypatch.setattr("microgpt.data.reading.LINES_JOINED", 2)
+    file = tmp_path / "names.txt"
+    file.write_bytes(content.encode())
+    expected = read_corpus(file, format)
+    with file.open(newline=newline, encoding="utf-8") as opened:
+        lines = opened.readlines()
+    for data in (lines, iter(lines), tuple(lines), (line for line in lines)):
+        corpus = read_corpus(data, format)
+        assert corpus.fingerprint() == expected.fingerprint()
+        assert (corpus.tokenizer, corpus.characters, corpus.name) == (expected.tokenizer, expected.characters, "data")
+
+
+@pytest.mark.parametrize(
+    "documents", [["a\n", "b\nc\n"], ["a", "b\n"], ["a\n", "b", "c\n"], ["a\n\n", "b\n"], ["a\nb"], ["a\n", "", "b\n"]]
+)
+def test_line_feeds_elsewhere_are_characters_of_documents(documents) -> None:
+    assert documents_of(read_corpus(documents)) == [document for document in documents if document]
+
+
+@pytest.mark.parametrize("kind", [set, frozenset])
+@pytest.mark.parametrize("item", [str, Path])
+def test_what_has_another_order_in_each_process_is_refused(kind, item) -> None:
+    message = f"^data must have an order that stays the same, as a list has, got a {kind.__name__}$"
+    with pytest.raises(TypeError, match=message):
+        train(kind(map(item, NAMES)))
+
+
+def test_the_keys_and_values_of_a_dict_are_in_its_order() -> None:
+    by_name = dict.fromkeys(NAMES, "x")
+    assert documents_of(read_corpus(by_name.keys())) == NAMES
+    assert documents_of(read_corpus(by_name.values())) == ["x"] * len(NAMES)
+
+
+@pytest.mark.parametrize("format", ["lines", "text"])
 def test_characters_that_a_tokenizer_does_not_know_are_placed(tmp_path, format) -> None:
     (tmp_path / "one.txt").write_text("anna\n\n")
     (tmp_path / "two.txt").write_text("anna\n\n nab\nann\n")
@@ -119,6 +157,8 @@ def test_characters_that_a_tokenizer_does_not_know_are_placed(tmp_path, format) 
         read_corpus(["an", "", "n\na", "nab"], tokenizer=CharTokenizer("an\n"))
     with pytest.raises(ValueError, match="data, line 2: character 'b' at position 2"):
         read_corpus(["a\x0b\u2028n", "nab"], "text", CharTokenizer("an\n\x0b\u2028"))
+    with pytest.raises(ValueError, match=r"data, line 3: character 'b' at position 1"):
+        read_corpus(["na\n", "\n", "ab\n"], format, CharTokenizer("an\n"))
     with pytest.raises(ValueError, match=r"data, line 1: character '\\n' at position 2"):
         read_corpus(["an", "na"], "text", CharTokenizer("an"))
 
@@ -130,6 +170,8 @@ def test_characters_that_a_tokenizer_does_not_know_are_placed(tmp_path, format) 
         (["a", Path("b")], TypeError, r"data\[1\] must be a string, got (Posix|Windows)Path"),
         ([], ValueError, "data must hold at least one document that is not empty, got none"),
         (1.5, TypeError, "data must be the name of a file, or a list of documents or of pathlib.Paths, got 1.5"),
+        ({"text": ["anna"]}, TypeError, "data must be the name of a file, or a list .*, got {'text': "),
+        (["\n", " \n"], ValueError, "data has no documents: it must have at least one line that is not blank"),
         (io.StringIO("anna\n"), TypeError, "data must be the name of a file, or a list .*, got <_io.StringIO"),
     ],
 )

@@ -120,12 +120,24 @@ def test_pieces_overlap_by_one_token(positions: int) -> None:
         (["bad", 3], TypeError, r"documents\[1\] must be a string, got 3"),
         ("bad", TypeError, "documents must be a list of strings, got 'bad'"),
         (7, TypeError, "documents must be a list of strings, got 7"),
+        ({"bad"}, TypeError, "documents must have an order that stays the same, as a list has, got a set"),
+        ({"bad": 1}, TypeError, "documents must be a list of strings, got {'bad': 1}"),
+        (["bad\n", " \n", "bax\n"], ValueError, "documents, line 3: character 'x' at position 2"),
+        ([" \n"], ValueError, "documents has no documents: it must have at least one line that is not blank"),
         ([], ValueError, "documents must hold at least one with something to predict, got none"),
     ],
 )
 def test_bad_documents_are_named(documents: object, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         GPT(CONFIG, tokenizer=CharTokenizer("abcdef")).evaluate(documents)
+
+
+@pytest.mark.parametrize("bos", [None, "\n"])
+def test_lines_with_their_ends_are_those_of_a_file(bos: str | None) -> None:
+    model = GPT(CONFIG, tokenizer=CharTokenizer("abcdef" + (bos or ""), bos))
+    lines = ["bad\n", "\n", "dead\r\n", "cab"]
+    expected = ["bad\n\ndead\ncab"] if bos else ["bad", "dead", "cab"]
+    assert model.evaluate(lines) == model.evaluate(iter(lines)) == model.evaluate(expected)
 
 
 def test_documents_need_a_tokenizer_and_texts_a_character() -> None:

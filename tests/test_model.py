@@ -234,6 +234,7 @@ def test_load_state_dict_refuses_what_does_not_fit_and_changes_nothing(backend, 
         ([1, 2, 3], TypeError, r"sequences\[0\] must be a sequence of whole numbers, got 1"),
         ("ab", TypeError, "sequences must be a list of token sequences"),
         (7, TypeError, "sequences must be a list of token sequences"),
+        ({(1, 2), (3, 4)}, TypeError, "sequences must have an order that stays the same, as a list has, got a set"),
     ],
 )
 def test_bad_sequences_are_named(backend, sequences, error, message) -> None:
@@ -514,6 +515,7 @@ def test_more_layers_than_any_memory_holds_are_refused_at_once(backend: str) -> 
         ({"max_grad_norm": 0}, ValueError, "max_grad_norm must be more than 0, got 0"),
         ({"eps": "x"}, TypeError, "eps must be a number, got 'x'"),
         ({"model": 3}, TypeError, "model must be a GPT or Values, got int"),
+        ({"model": {1.0}}, TypeError, "model must have an order that stays the same, as a list has, got a set"),
     ],
 )
 def test_bad_optimizer_arguments_are_named(backend, options, error, message) -> None:

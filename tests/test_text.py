@@ -8,7 +8,9 @@ import os
 import random
 import re
 import sys
+import tempfile
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +125,10 @@ def test_several_files_are_read_one_after_the_other(tmp_path) -> None:
     assert read_documents(map(str, files)) == read_documents(files)
     with pytest.raises(ValueError, match="files must name at least one file, got none"):
         read_documents([])
+    with pytest.raises(TypeError, match="files must have an order that stays the same, as a list has, got a set"):
+        read_text({*files})
+    with pytest.raises(TypeError, match=r"files must be the name of a file or several, got \{"):
+        read_documents(dict.fromkeys(files))
 
 
 def damaged(content: bytes, position: int) -> bytes:
@@ -159,6 +165,58 @@ def test_standard_input_is_read_once_and_used_twice(monkeypatch) -> None:
         read_text("-")
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(ValueError, match="cannot read standard input: there is none"):
+        read_text("-")
+
+
+class Terminal(io.RawIOBase):
+    """Gives a line at a time, and then its end: once."""
+
+    def __init__(self, *lines: bytes) -> None:
+        self.ends, self.lines = 0, [*lines, b""]
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        line = self.lines.pop(0)
+        buffer[: len(line)] = line
+        return len(line)
+
+
+@pytest.mark.parametrize("format", ["lines", "text"])
+def test_the_end_of_what_is_typed_is_asked_for_once(monkeypatch, format) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(Terminal(b"anna\n", b"bob\n"))))
+    options = {"steps": 1, "n_embd": 1, "n_head": 1, "block_size": 2, "format": format}
+    assert train("-", **options).losses.tolist() == train(["anna\n", "bob\n"], **options).losses.tolist()
+
+
+@needs_processes
+@pytest.mark.skipif(sys.platform == "win32", reason="its pipes have no such mode")
+def test_what_has_not_come_yet_is_waited_for(monkeypatch) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+
+    def write_slowly() -> None:
+        for content in (b"anna\n", b"bob\n"):
+            time.sleep(0.1)
+            os.write(writing, content)
+        os.close(writing)
+
+    threading.Thread(target=write_slowly, daemon=True).start()
+    with open(reading) as opened:
+        monkeypatch.setattr(sys, "stdin", opened)
+        assert read_documents("-") == ["anna", "bob"]
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_the_folder_that_has_no_room_for_standard_input_is_named(monkeypatch) -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"anna\n" * 10)))
+    monkeypatch.setattr("microgpt.data.reading.SPOOLED_SIZE", 10)
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda *_, **__: open("/dev/full", "wb"))
+    message = f"cannot keep standard input in {tempfile.gettempdir()}: No space left on device (TMPDIR names another"
+    with pytest.raises(ValueError, match=re.escape(message)):
         read_text("-")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import stat
 import sys
 from functools import partial
@@ -32,10 +34,24 @@ def test_a_failure_leaves_the_old_content_and_nothing_else(tmp_path, monkeypatch
     file = tmp_path / "page"
     file.write_bytes(b"old")
     monkeypatch.setattr(os, step, fail)
-    with pytest.raises(ValueError, match=r"cannot write .*page: No space left on device"):
+    with pytest.raises(ValueError, match=r"cannot write .*page: No space left on device in "):
         write_atomically(file, b"new")
     assert file.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["page"]
+
+
+def test_the_folder_that_is_full_is_that_of_the_file_which_a_link_points_to(tmp_path, monkeypatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "full").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "full" / "page")
+    monkeypatch.setattr(os, "fsync", fail)
+    monkeypatch.chdir(tmp_path)
+    for path, folder in (("link", tmp_path / "full"), ("page", tmp_path)):
+        message = f"cannot write {path}: No space left on device in {folder}"
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            write_atomically(path, b"new")
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])

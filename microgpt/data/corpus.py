@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ import numpy as np
 
 from microgpt.arguments import choice
 from microgpt.data.documents import Data, Part, open_source
+from microgpt.data.reading import temporary_folder_named
 from microgpt.data.tokenizer import ByteTokenizer, CharTokenizer, HuggingFaceTokenizer, Tokenizer
 from microgpt.packing import PackedSequences
 
@@ -174,25 +174,22 @@ class _GrowingArray:
     def _write(self, array: NDArray[Any]) -> None:
         import tempfile  # only who uses it pays for its import
 
-        try:
-            if self._file is None:
+        arrays = [array]
+        if self._file is None:
+            with temporary_folder_named("tokens"):
                 self._file = tempfile.TemporaryFile()
-                self._file.write(self._memory[: self._length].data)
-                self._memory = self._memory[:0].copy()
-            self._file.write(array.data)
+            arrays.insert(0, self._memory[: self._length])
+        with temporary_folder_named("tokens", self._file):
+            for each in arrays:
+                self._file.write(each.data)
             self._file.flush()
-        except OSError as error:
-            if self._file:
-                with contextlib.suppress(OSError):
-                    self._file.close()  # else its finalizer writes what is left once more, and prints that it cannot
-            raise ValueError(
-                f"cannot keep tokens in {tempfile.gettempdir()}: {error.strerror} (TMPDIR names another folder)"
-            ) from error
+        self._memory = self._memory[:0].copy()
 
     def finish(self) -> NDArray[Any]:
         """All of it, not to be written to."""
         if self._file:
-            return np.asarray(np.memmap(self._file, self._memory.dtype, "r", shape=(self._length,)))
+            with temporary_folder_named("tokens", self._file):
+                return np.asarray(np.memmap(self._file, self._memory.dtype, "r", shape=(self._length,)))
         self._memory.resize(self._length, refcheck=False)
         self._memory.flags.writeable = False
         return self._memory

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from microgpt.arguments import check_order
 from microgpt.data.characters import count_line_feeds, distinct_characters, stripped_lines
-from microgpt.data.reading import BLOCK_SIZE, Block, Files, cut_at_lines, is_open
+from microgpt.data.reading import BLOCK_SIZE, Block, Files, ReadLines, are_lines, cut_at_lines, is_open
 
 if TYPE_CHECKING:
     from microgpt.data.tokenizer import Encoded, Tokenizer
@@ -152,9 +153,10 @@ class FileSource:
     """Text files, see `reading.Files`; without any, the names that come with the package."""
 
     def __init__(self, files: Iterable[File] | None) -> None:
-        self._files = Files([EMBEDDED] if files is None else files)
-        self.name = os.path.basename(EMBEDDED) if files is None else self._files.name
-        self.files: Sequence[str] = self._files.paths
+        read = Files([EMBEDDED] if files is None else files)
+        self._files: Files | ReadLines = read
+        self.name = os.path.basename(EMBEDDED) if files is None else read.name
+        self.files: Sequence[str] = read.paths
 
     def documents(self) -> Iterator[Lines]:
         """See `Source`."""
@@ -176,18 +178,23 @@ class FileSource:
             raise ValueError(f"{self.name} is empty: it must have at least one character")
 
 
+class LineSource(FileSource):
+    """The lines of a file, read from it by someone else, see `reading.are_lines`."""
+
+    def __init__(self, lines: Sequence[str], name: str) -> None:
+        self._files = ReadLines(lines, name)
+        self.name, self.files = name, ()
+
+
 class StringSource:
     """Documents that are there already; as a text, one on each line."""
 
     name = "data"
     files: Sequence[str] = ()
 
-    def __init__(self, strings: Iterable[Any]) -> None:
-        self._strings: list[str] = list(strings)
-        for i, string in enumerate(self._strings):
-            if not isinstance(string, str):
-                raise TypeError(f"data[{i}] must be a string, got {string!r:.60}")
-        if not any(self._strings):
+    def __init__(self, strings: Sequence[str]) -> None:
+        self._strings = strings
+        if not any(strings):
             raise ValueError("data must hold at least one document that is not empty, got none")
 
     def documents(self) -> Iterator[Strings]:
@@ -206,21 +213,46 @@ class StringSource:
 def open_source(data: Data) -> Source:
     """A file, a list of files, a list of documents or None, which are the names in the package, behind one interface.
 
-    In a list, strings are documents and `pathlib.Path`s are files. `TypeError` or `ValueError` says what is neither.
+    In a list, `pathlib.Path`s are files and strings are documents; or lines of a file, where each has a line end, and
+    only at its end. `TypeError` or `ValueError` says what is none of these.
     """
     if data is None or isinstance(data, (str, os.PathLike)):
         return _file_source(data)
-    if is_open(data) or not isinstance(data, Iterable):
+    if is_open(data) or not isinstance(data, Iterable) or isinstance(data, Mapping):
         raise TypeError(
             f"data must be the name of a file, or a list of documents or of pathlib.Paths, got {data!r:.60}"
         )
+    check_order("data", data)
     items = list(data)
     if items and all(isinstance(item, os.PathLike) for item in items):
         return FileSource(items)
     # Who passes what `glob` gave hardly wants a model of the names.
     if items and all(isinstance(item, str) and os.path.isfile(item) for item in items):
         raise ValueError(f"data must be a list of documents or of pathlib.Paths, got names of files: {items!r:.60}")
-    return StringSource(items)
+    strings: list[str] = []
+    for i, item in enumerate(items):
+        if not isinstance(item, str):
+            raise TypeError(f"data[{i}] must be a string, got {item!r:.60}")
+        strings.append(item)
+    return LineSource(strings, "data") if are_lines(strings) else StringSource(strings)
+
+
+def named_documents(name: str, documents: Iterable[str], as_text: bool) -> list[tuple[str, str]]:
+    """Each of the documents that an argument holds, after the name of its place there.
+
+    Lines with their ends, see `reading.are_lines`, are read as those of a file; `as_text`, as one text. `TypeError`
+    where the argument is no list of strings.
+    """
+    if isinstance(documents, (str, bytes, Mapping)) or not isinstance(documents, Iterable):
+        raise TypeError(f"{name} must be a list of strings, got {documents!r:.60}")
+    check_order(name, documents)
+    strings = list(documents)
+    if not are_lines(strings):
+        return [(f"{name}[{i}]", string) for i, string in enumerate(strings)]
+    lines = LineSource(strings, name)
+    if as_text:
+        return [(name, "".join([part.text for part in lines.text()]))]
+    return [(place, line) for part in lines.documents() for place, line in part.places() if line]
 
 
 def _file_source(file: File | Iterable[File] | None) -> FileSource:

@@ -8,16 +8,21 @@ import io
 import itertools
 import math
 import os
+import re
+import select
 import stat
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, NamedTuple
 
-from microgpt.arguments import file_name, shown_path
+from microgpt.arguments import check_order, file_name, shown_path
 from microgpt.data.characters import count_line_feeds
 
 BLOCK_SIZE = 1 << 18  # bytes read, or characters handled, at once: few enough for the caches
 SPOOLED_SIZE = 1 << 26  # bytes of what can be read only once that stay in memory
+LINES_JOINED = 1 << 12  # of those that have been read
+LINE = re.compile(r"[^\r\n]*(\r\n|\r|\n)?")
+BYTE_ORDER_MARK = "\ufeff"
 STANDARD_INPUT = "-"
 
 
@@ -47,8 +52,9 @@ class Files:
     """
 
     def __init__(self, files: Iterable[str | os.PathLike[str]]) -> None:
-        if is_open(files) or not isinstance(files, Iterable):
+        if is_open(files) or not isinstance(files, Iterable) or isinstance(files, Mapping):
             raise TypeError(f"files must be the name of a file or several, got {files!r:.60}")
+        check_order("files", files)
         self.paths = [file_name(f"files[{i}]", file) for i, file in enumerate(files)]
         self._spools: dict[str, IO[bytes]] = {}
         if not self.paths:
@@ -104,9 +110,41 @@ class Files:
             opened = _standard_input() if path == STANDARD_INPUT else open(path, "rb")
             if path != STANDARD_INPUT and stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
                 return opened
-            self._spools[path] = _spooled(opened)
+            self._spools[path] = _spooled(opened, _name(path))
         self._spools[path].seek(0)
         return contextlib.nullcontext(self._spools[path])
+
+
+class ReadLines:
+    """Lines that `readlines`, or a loop over an open file, gave: in blocks, as `Files` would read them.
+
+    Args:
+        lines: see `are_lines`.
+        name: what they are called in an error.
+    """
+
+    def __init__(self, lines: Sequence[str], name: str) -> None:
+        self._lines, self._name = lines, name
+
+    def blocks(self, longest: float = math.inf) -> Iterator[Block]:
+        """See `Files.blocks`."""
+        return cut_at_lines(self._pieces(), self._name, longest)
+
+    def _pieces(self) -> Iterator[str]:
+        newlines = io.IncrementalNewlineDecoder(None, translate=True)
+        for start in range(0, len(self._lines), LINES_JOINED):
+            piece = "".join(self._lines[start : start + LINES_JOINED])
+            yield newlines.decode(piece if start else piece.removeprefix(BYTE_ORDER_MARK))
+        yield newlines.decode("", True)
+
+
+def are_lines(strings: Sequence[object]) -> bool:
+    """Whether each string is one line with its end, which only the last of several may lack: what `readlines` gives."""
+    for i, string in enumerate(strings):
+        line = LINE.fullmatch(string) if isinstance(string, str) else None
+        if line is None or (line[1] is None and (i == 0 or i < len(strings) - 1)):
+            return False
+    return len(strings) > 0
 
 
 def cut_at_lines(pieces: Iterable[str], name: str, longest: float) -> Iterator[Block]:
@@ -148,10 +186,50 @@ def _standard_input() -> IO[bytes]:
         raise ValueError("cannot read standard input: there is none") from None
 
 
-def _spooled(opened: IO[bytes]) -> IO[bytes]:
-    import shutil  # only who has to spool pays for these imports
-    import tempfile
+def _spooled(opened: IO[bytes], name: str) -> IO[bytes]:
+    """What a file that can be read only once holds, up to its end, in one that can be read again.
+
+    `ValueError` where it is too long for memory and there is no room for it elsewhere.
+    """
+    import tempfile  # only who has to spool pays for its import
 
     spool = tempfile.SpooledTemporaryFile(SPOOLED_SIZE)
-    shutil.copyfileobj(opened, spool, BLOCK_SIZE)
+    for content in _until_its_end(opened):
+        with temporary_folder_named(name, spool):
+            spool.write(content)
+            spool.flush()
     return spool
+
+
+def _until_its_end(opened: IO[bytes]) -> Iterator[bytes]:
+    """The content of a file as it comes. Its end is seen once: on a terminal, each time would take another Ctrl-D."""
+    read = getattr(opened, "read1", opened.read)
+    while True:
+        _wait_for_input(opened)
+        content = read(BLOCK_SIZE)
+        if not content:
+            return
+        yield content
+
+
+def _wait_for_input(opened: IO[bytes]) -> None:
+    """Wait, where reading would not: of a file in non-blocking mode, what has not come yet would pass for its end."""
+    with contextlib.suppress(io.UnsupportedOperation):  # of what is no file of the system's
+        if sys.platform != "win32" and not os.get_blocking(opened.fileno()):
+            select.select([opened], [], [])
+
+
+@contextlib.contextmanager
+def temporary_folder_named(content: str, file: IO[bytes] | None = None) -> Iterator[None]:
+    """Let the error of a temporary file say which folder has no room for `content`, and close the file."""
+    try:
+        yield
+    except OSError as error:
+        if file is not None:
+            with contextlib.suppress(OSError):
+                file.close()  # else its finalizer writes what is left once more, and prints that it cannot
+        import tempfile  # only who has to spool pays for its import
+
+        folder = "a temporary folder" if tempfile.tempdir is None else shown_path(os.fsdecode(tempfile.tempdir))
+        hint = "(TMPDIR names another folder)"
+        raise ValueError(f"cannot keep {content} in {folder}: {error.strerror} {hint}") from error
