@@ -122,6 +122,15 @@ def file_name(name: str, value: object) -> str:
     return result
 
 
+def ending(name: str, path: object, endings: tuple[str, ...]) -> str:
+    """The one of `endings` that the name of a file has, in any case; `ValueError` where it has none of them."""
+    result = os.path.splitext(file_name("path", path))[1][1:].lower()
+    if result not in endings:
+        *others, last = [f".{each}" for each in endings]
+        raise ValueError(f"{name} must end in {', '.join(others)} or {last}, got {shown_path(file_name('path', path))}")
+    return result
+
+
 def shown_path(path: str | os.PathLike[str]) -> str:
     """A path as errors show it: in one line, and of one that is too long for any file only the beginning."""
     name = os.fspath(path)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
-import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -14,6 +12,7 @@ from typing import Any, NoReturn
 from microgpt import __version__
 from microgpt.commands import bench, info, report, sample, train
 from microgpt.commands import eval as evaluate
+from microgpt.output import drop_output, prepare_streams, print_error, visible
 
 COMMANDS: dict[str, ModuleType] = {
     "train": train,
@@ -55,7 +54,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print it, and how to get help, and exit."""
-        self.exit(USAGE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+        self.exit(USAGE, f"{self.prog}: error: {visible(message, layout='')} (see {self.prog} --help)\n")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -99,35 +98,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed.run(parsed)
         sys.stdout.flush()
     except (ValueError, TypeError, OverflowError, ImportError, MemoryError) as error:
-        print(f"microgpt: error: {error}", file=sys.stderr)
+        print_error(error)
         return USAGE
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # whoever read our output has gone; nothing more can be said to them
         drop_output()
         return 1
-    except OSError as error:  # most likely, there is no room for our output
-        print(f"microgpt: error: {error.strerror or error}", file=sys.stderr)
+    except OSError as error:  # what can go wrong with files is a ValueError by now
+        print_error(f"cannot write to standard output: {error.strerror or error}")
         drop_output()
         return USAGE
     return 0
-
-
-def prepare_streams() -> None:
-    """Let printing never fail for what is printed: nobody reads a closed stream, and what has no encoding is escaped.
-
-    Standard error escapes by itself.
-    """
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a notebook's is not
-        sys.stdout.reconfigure(errors="backslashreplace")
-
-
-def drop_output() -> None:
-    """Write what standard output still takes, and the rest nowhere: Python would complain of it at its end."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from microgpt.arguments import file_name
+from microgpt.arguments import ending
 from microgpt.extras import require
 from microgpt.writing import check_writable, write_atomically
 
@@ -64,11 +64,7 @@ def losses_svg(history: TrainingHistory) -> str:
 
 
 def _format(path: str | os.PathLike[str]) -> str:
-    ending = os.path.splitext(file_name("path", path))[1]
-    format = ending[1:].lower()
-    if format not in FORMATS:
-        raise ValueError(f"a plot must end in .png, .svg or .pdf, got {os.fspath(path)}")
-    return format
+    return ending("a plot", path, tuple(FORMATS))
 
 
 def _draw(history: TrainingHistory, format: str, **options: Any) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
 import re
@@ -9,12 +10,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import microgpt
 from microgpt import backend as backends
+from microgpt import load
 from microgpt.arguments import LARGEST
 from microgpt.cli import COMMANDS, build_parser, hyphenated
 from microgpt.recipe import Recipe, defaults_of
@@ -137,6 +140,10 @@ def test_several_files_and_standard_input_are_trained_on(tmp_path: Path) -> None
         ),
         (["train", "--n_embd=6"], "microgpt: error: n_embd must be a multiple of n_head, got n_embd=6 and n_head=4"),
         (["train", "--stps=6"], "microgpt train: error: unrecognized arguments: --stps=6 (see microgpt train --help)"),
+        (["train", "--\x1b[2J\n\u202e"], r"microgpt train: error: unrecognized arguments: --\x1b[2J\n\u202e (see"),
+        (["train", "\x1b[2J\n"], r"microgpt: error: cannot read '\x1b[2J\n': No such file or directory"),
+        (["train", "--plot=\x1b[2J"], r"microgpt: error: a plot must end in .png, .svg or .pdf, got '\x1b[2J'"),
+        (["report", "model", "--out=page.pdf"], "microgpt: error: a report must end in .html or .htm, got page.pdf"),
         (
             ["train", "one.txt", "--steps=0", "two.txt"],
             "microgpt train: error: unrecognized arguments: two.txt; files must stand together (see",
@@ -227,7 +234,44 @@ def test_output_that_has_no_room_is_one_line_and_status_2(samples: int) -> None:
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-m", "microgpt", "train", "--steps=0", f"--samples={samples}", *SMALL]
         result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert (result.returncode, result.stderr) == (2, "microgpt: error: No space left on device\n")
+    assert (result.returncode, result.stderr) == (
+        2,
+        "microgpt: error: cannot write to standard output: No space left on device\n",
+    )
+
+
+@contextlib.contextmanager
+def unwritable(kind: str) -> Iterator[int]:
+    """A descriptor that can be opened, but not written to."""
+    if kind == "full":
+        descriptor = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reading, descriptor = os.pipe()
+        if kind == "a broken pipe":
+            os.close(reading)
+        else:
+            os.set_blocking(descriptor, False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    os.write(descriptor, b"x" * 1024)
+    yield descriptor
+    os.close(descriptor)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize(
+    ("kind", "unbuffered"), [("full", ""), ("full", "1"), ("a broken pipe", ""), ("a pipe to wait for", "")]
+)
+def test_progress_that_cannot_be_written_ends_nothing(tmp_path: Path, kind: str, unbuffered: str) -> None:
+    command = [sys.executable, "-m", "microgpt", "train", "--steps=20", f"--out={tmp_path / 'model'}", *SMALL]
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with unwritable(kind) as stderr:
+        result = subprocess.run(command, stdout=subprocess.PIPE, stderr=stderr, env=environment, check=False)
+        assert (result.returncode, result.stdout.count(b"\n")) == (0, 4 + 20)
+        for wrong in ([sys.executable, "-m", "microgpt", "train", "nowhere.txt"], [*command[:3], "trian"]):
+            result = subprocess.run(wrong, stdout=subprocess.PIPE, stderr=stderr, env=environment, check=False)
+            assert (result.returncode, result.stdout) == (2, b"")
+    assert load(tmp_path / "model").history.options["steps"] == 20
 
 
 @pytest.mark.parametrize("backend", ["reference", compiled])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import re
 import signal
+import string
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +80,61 @@ def test_texts_are_printed_as_they_come(capsys: pytest.CaptureFixture[str]) -> N
         {"text": first, "seed": 9, "prompt": "ba"},
         {"text": second, "seed": 10, "prompt": "ba"},
     ]
+
+
+class Terminal(io.StringIO):
+    """Standard output that somebody looks at."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("bos", [None, "\n"])
+def test_samples_are_shown_on_a_terminal_and_left_as_they_are_elsewhere(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, bos: str | None
+) -> None:
+    hostile = "\x1b\x07\x9b\x7f\u202e\t\u3000日\ufe0f\u200d"
+    hostile += bos or "\r"
+    model = GPT(GPTConfig(vocab_size=11 + (bos is None), n_embd=6, n_head=2), tokenizer=CharTokenizer(hostile, bos))
+    monkeypatch.setitem(sys.modules, "microgpt.checkpoint", SimpleNamespace(load=lambda path, **_: model))
+    arguments = ("sample", "model", "--temperature=9", "--seed=1", "--prompt=\x1b日", "--max-tokens=300")
+    piped, as_json = output(capsys, *arguments), output(capsys, *arguments, "--json")
+    assert set(hostile) <= set(piped)
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    assert main(arguments) == 0
+    shown = sys.stdout.getvalue()
+    assert set(shown) - {*"\n\t\u3000日\ufe0f\u200d"} <= {*string.printable.strip()}
+    spelled = {"\x1b": r"\x1b", "\x07": r"\x07", "\x9b": r"\x9b", "\x7f": r"\x7f", "\u202e": r"\u202e", "\r": r"\r"}
+    assert shown == "".join(spelled.get(character, character) for character in piped)
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    assert main([*arguments, "--json"]) == 0
+    assert sys.stdout.getvalue() == as_json
+
+
+def test_training_shows_a_terminal_its_samples_and_files(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "\x1b.txt").write_text("\x1b[2J\n")
+    monkeypatch.chdir(tmp_path)
+    learnt = ("train", "\x1b.txt", "--temperature=0", "--steps=30", "--learning-rate=0.1", "--n-embd=4", "--samples=1")
+    assert output(capsys, *learnt, "--plain").endswith("sample  1: \x1b[2J\n")
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    assert main([*learnt, "--out=\x1b"]) == 0
+    assert main([*learnt, "--out=\x1b", "--resume", "--steps=31"]) == 0
+    lines = sys.stdout.getvalue().splitlines()
+    assert [line for line in lines if "\\x1b" in line] == [
+        r"data    '\x1b.txt': 1 documents, 5 tokens",
+        r"saved   '\x1b'",
+        r"        \x1b[2J",
+        r"data    '\x1b.txt': 1 documents, 5 tokens",
+        r"resumed '\x1b' after step 30",
+        r"saved   '\x1b'",
+        r"        \x1b[2J",
+    ]
+    assert "\x1b" not in sys.stdout.getvalue()
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    assert main([*learnt, "--plain"]) == 0
+    assert sys.stdout.getvalue().endswith("sample  1: \x1b[2J\n")
 
 
 @pytest.mark.usefixtures("stored")

@@ -174,6 +174,16 @@ def test_what_cannot_be_shown_is_refused_and_nothing_written(tmp_path, options, 
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("name", ["page.pdf", "page.html.gz", "page", ".html", "model.safetensors"])
+def test_a_page_is_written_to_no_file_that_promises_something_else(tmp_path, name) -> None:
+    with pytest.raises(ValueError, match=rf"^a report must end in \.html or \.htm, got .*{name}$"):
+        write_report(make_model("abc"), tmp_path / name)
+    assert os.listdir(tmp_path) == []
+    for right in ("page.htm", "PAGE.HTML"):
+        write_report(make_model("abc"), tmp_path / right)
+    assert len(os.listdir(tmp_path)) == 2
+
+
 def test_parameters_that_are_no_numbers_are_refused() -> None:
     model = make_model("abc")
     model.state_dict()["wpe"][0, 0] = np.nan
@@ -192,8 +202,9 @@ def test_the_command_writes_a_page(tmp_path, monkeypatch, capsys, backend) -> No
     size = os.path.getsize("report.html")
     assert capsys.readouterr() == (f"report.html: {size:,} bytes\n", "")
     assert Path("report.html").read_text("utf-8").count("<li><bdi>") == 2
-    assert cli.main(["report", "model.safetensors", "--out", "./model.safetensors"]) == 2
-    message = "model and out must be different files, got ./model.safetensors for both"
+    model.save("model.html")
+    assert cli.main(["report", "model.html", "--out", "./model.html"]) == 2
+    message = "model and out must be different files, got ./model.html for both"
     assert capsys.readouterr().err == f"microgpt: error: {message}\n"
     assert cli.main(["report", "model.safetensors", "--out", "nowhere/page.html"]) == 2
     assert capsys.readouterr().err == "microgpt: error: cannot write nowhere/page.html: No such file or directory\n"

@@ -11,6 +11,7 @@ import argparse
 import os
 
 from microgpt.backend import backend_info
+from microgpt.output import visible
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,8 +21,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> None:
     """Print what `backend_info` tells, or what a file holds."""
-    from microgpt.report.labels import visible  # only who uses it pays for its import
-
     facts = backend_facts() if parsed.model is None else file_facts(parsed.model)
     width = max(map(len, facts)) + 2
     for name, fact in facts.items():  # a file may hold anything

@@ -15,6 +15,7 @@ from typing import Any
 from microgpt.arguments import integer
 from microgpt.commands.trained import add_model_arguments, load_model
 from microgpt.model import GPT
+from microgpt.output import printed
 from microgpt.sampling import SAMPLES, TEMPERATURE, TEXT_TOKENS
 
 SEPARATOR = "-" * 15  # nanoGPT's
@@ -63,7 +64,7 @@ def print_documents(parsed: argparse.Namespace, model: GPT, options: dict[str, A
     """One on each line."""
     n = SAMPLES if parsed.n is None else parsed.n
     for text in model.generate(n, seed=parsed.seed, **options):
-        print(json_line(text, parsed.seed, parsed.prompt) if parsed.json else text)
+        print(json_line(text, parsed.seed, parsed.prompt) if parsed.json else printed(text))
 
 
 def print_texts(parsed: argparse.Namespace, model: GPT, options: dict[str, Any]) -> None:
@@ -79,9 +80,9 @@ def print_texts(parsed: argparse.Namespace, model: GPT, options: dict[str, Any])
             continue
         if i:
             print(SEPARATOR)
-        print(parsed.prompt, end="", flush=True)
+        print(printed(parsed.prompt), end="", flush=True)
         for piece in pieces:
-            print(piece, end="", flush=True)
+            print(printed(piece), end="", flush=True)
         print()
 
 

@@ -22,10 +22,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from microgpt.arguments import integer
+from microgpt.arguments import integer, shown_path
 from microgpt.commands.machine import add_machine_arguments
 from microgpt.config import ACTIVATIONS
 from microgpt.history import TrainingProgress, lowest_validation_loss
+from microgpt.output import printed
 from microgpt.plots import check_plot_path, plot_losses
 from microgpt.recipe import defaults_of
 from microgpt.sampling import SAMPLES, TEMPERATURE, Sampler
@@ -145,7 +146,10 @@ def run(parsed: argparse.Namespace) -> None:
         report(parsed, training)
     except (KeyboardInterrupt, SystemExit):
         if training.saved_step == training.step:
-            print(f"stopped after step {training.step:,}: {parsed.out} is saved, --resume goes on", file=sys.stderr)
+            print(
+                f"stopped after step {training.step:,}: {shown_path(parsed.out)} is saved, --resume goes on",
+                file=sys.stderr,
+            )
         raise
     if parsed.plot is not None:
         plot_losses(training.history, parsed.plot)
@@ -190,7 +194,7 @@ def human_report(parsed: argparse.Namespace, run: Run) -> None:
         print(f"eval    {often}, on {part}")
     first, seconds = run.step, run.seconds
     if first:
-        print(f"resumed {parsed.out} after step {first:,}")
+        print(f"resumed {shown_path(parsed.out)} after step {first:,}")
     with live_line(run) if sys.stderr.isatty() else quiet_lines(run) as watch:
         result = run.train(watch)
     steps, seconds = run.step - first, run.seconds - seconds
@@ -205,12 +209,13 @@ def human_report(parsed: argparse.Namespace, run: Run) -> None:
         step, loss = lowest_validation_loss(result.validation_losses)
         print(f"lowest validation loss {loss:.4f}, after step {step:,}")
     if parsed.out is not None and not run.has_saved:
-        print(f"nothing left to do: the run in {parsed.out} is over, and its file is left as it was")
+        print(f"nothing left to do: the run in {shown_path(parsed.out)} is over, and its file is left as it was")
     elif parsed.out is not None:
         best = run.recorder.best
-        print(f"saved   {parsed.out}" + (f" and {best}" if best is not None and os.path.exists(best) else ""))
+        and_best = f" and {shown_path(best)}" if best is not None and os.path.exists(best) else ""
+        print(f"saved   {shown_path(parsed.out)}{and_best}")
     for text in model.generate(parsed.samples, parsed.temperature):
-        print(f"        {text}")
+        print(f"        {printed(text)}")
 
 
 Watcher = Callable[[TrainingProgress], None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from microgpt.arguments import shown_path
 from microgpt.commands.machine import add_machine_arguments
 from microgpt.data.tokenizer import Tokenizer
 from microgpt.model import GPT
@@ -21,5 +22,5 @@ def load_model(parsed: argparse.Namespace) -> tuple[GPT, Tokenizer]:
 
     model = load(parsed.model, backend=parsed.backend, threads=parsed.threads)
     if model.tokenizer is None:
-        raise ValueError(f"{parsed.model} has no tokenizer: it was saved from a model without one")
+        raise ValueError(f"{shown_path(parsed.model)} has no tokenizer: it was saved from a model without one")
     return model, model.tokenizer

@@ -1,4 +1,4 @@
-"""Text and tokens made visible: what a reader of a figure or a table gets to see of them."""
+"""Tokens made visible: what a reader of a figure or a table gets to see of them."""
 
 from __future__ import annotations
 
@@ -6,20 +6,12 @@ import unicodedata
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from microgpt.output import spelled
+
 if TYPE_CHECKING:
     from microgpt.model import GPT
 
 LONGEST = 12  # characters of a token's label
-JOINERS = "\u200c\u200d"  # inside words of many scripts, and inside emoji
-LAYOUT = "\n\t"
-
-
-def visible(text: str, layout: str = LAYOUT) -> str:
-    """`text`, with control characters, lone surrogates and the like spelled as in a Python string.
-
-    Line feeds and tabs, where they are in `layout`, and joiners stay.
-    """
-    return "".join(c if c.isprintable() or c in layout or c in JOINERS else _escaped(c) for c in text)
 
 
 def token_labels(model: GPT, tokens: Iterable[int]) -> list[str]:
@@ -38,11 +30,7 @@ def _token_label(model: GPT, token: int) -> str:
         return "BOS"
     if not text or "\ufffd" in text:
         return f"#{token}"
-    label = "".join(c if c.isprintable() else _escaped(c) for c in text).replace(" ", "␣")
+    label = "".join(c if c.isprintable() else spelled(c) for c in text).replace(" ", "␣")
     if unicodedata.category(label[0]).startswith("M"):  # a mark that needs something to sit on
         label = "◌" + label
     return label if len(label) <= LONGEST else label[: LONGEST - 1] + "…"
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 
-from microgpt.report.labels import visible
+from microgpt.output import visible
 
 
 def escaped(content: str) -> str:

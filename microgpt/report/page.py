@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from microgpt.arguments import integer
+from microgpt.arguments import ending, integer
 from microgpt.extras import require
 from microgpt.model import GPT, SEED, context_of
 from microgpt.plots import TRAINING, losses_svg
@@ -39,10 +39,16 @@ def write_report(
 ) -> None:
     """Write the page that `report_page` gives to `path`, whole or not at all.
 
-    `ValueError` names a file that cannot be written.
+    `path` ends in .html or .htm. `ValueError` names one that does not, or cannot be written.
     """
-    check_writable(path)
+    check_report_path(path)
     write_atomically(path, report_page(model, text=text, samples=samples, seed=seed).encode())
+
+
+def check_report_path(path: str | os.PathLike[str]) -> None:
+    """Refuse what `write_report` would refuse for its name or place, before the work that is to be saved."""
+    ending("a report", path, ("html", "htm"))
+    check_writable(path)
 
 
 def report_page(model: GPT, *, text: str | None = None, samples: int = SAMPLES, seed: Any = SEED) -> str:
