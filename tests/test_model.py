@@ -266,7 +266,7 @@ def test_low_temperature_samples_the_likeliest(backend: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("instruction_set", backends.instruction_sets() or [None])
-def test_the_lowest_temperature_always_samples_the_likeliest(dtype, instruction_set, monkeypatch) -> None:
+def test_the_lowest_temperatures_always_sample_the_likeliest(dtype, instruction_set, monkeypatch) -> None:
     if instruction_set:
         monkeypatch.setenv("MICROGPT_ISA", instruction_set)
     elif dtype == "float32":
@@ -276,10 +276,11 @@ def test_the_lowest_temperature_always_samples_the_likeliest(dtype, instruction_
         parameters *= 5  # logits that are larger than what float32 tells apart at such a temperature
     tokens = [26, 3, 5, 8, 13, 21]
     likeliest = model.logits(tokens).argmax(1)
-    cache = model.engine.new_cache(1)
-    for token, expected in zip(tokens, likeliest):
-        (probabilities,) = model.engine.next_probabilities(cache, np.array([token], np.int32), 1e-30)
-        assert probabilities.tolist() == (np.arange(27) == expected).tolist()
+    for temperature in (0.0, 1e-30):
+        cache = model.engine.new_cache(1)
+        for token, expected in zip(tokens, likeliest):
+            (probabilities,) = model.engine.next_probabilities(cache, np.array([token], np.int32), temperature)
+            assert probabilities.tolist() == (np.arange(27) == expected).tolist()
 
 
 def test_where_a_loss_is_not_finite_every_gradient_is_nan(backend: str) -> None:

@@ -11,7 +11,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from microgpt.commands.trained import add_model_arguments, load_model
+from microgpt.commands._options import add_model_arguments, load_model
 from microgpt.data.corpus import encode_part
 from microgpt.data.documents import FileSource, Part
 from microgpt.strict_json import to_json

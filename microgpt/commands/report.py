@@ -11,7 +11,7 @@ import argparse
 import os
 
 from microgpt.arguments import shown_path
-from microgpt.commands.trained import add_model_arguments, load_model
+from microgpt.commands._options import add_model_arguments, load_model
 from microgpt.model import SEED
 from microgpt.sampling import SAMPLES
 from microgpt.writing import check_different

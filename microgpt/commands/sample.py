@@ -13,7 +13,7 @@ import json
 from typing import Any
 
 from microgpt.arguments import integer
-from microgpt.commands.trained import add_model_arguments, load_model
+from microgpt.commands._options import add_model_arguments, load_model
 from microgpt.model import GPT
 from microgpt.output import printed
 from microgpt.sampling import SAMPLES, TEMPERATURE, TEXT_TOKENS

@@ -23,7 +23,7 @@ from typing import Any
 from tqdm import tqdm
 
 from microgpt.arguments import integer, shown_path
-from microgpt.commands.machine import add_machine_arguments
+from microgpt.commands._options import add_machine_arguments
 from microgpt.config import ACTIVATIONS
 from microgpt.history import TrainingProgress, lowest_validation_loss
 from microgpt.output import printed

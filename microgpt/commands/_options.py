@@ -1,13 +1,25 @@
-"""The arguments of every command that takes a trained model, and the model they stand for."""
+"""The arguments that several commands share: the machine that computes, a trained model."""
 
 from __future__ import annotations
 
 import argparse
 
 from microgpt.arguments import shown_path
-from microgpt.commands.machine import add_machine_arguments
+from microgpt.backend import BACKENDS
 from microgpt.data.tokenizer import Tokenizer
 from microgpt.model import GPT
+
+
+def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
+    """--backend and --threads, as `GPT` takes them."""
+    group = parser.add_argument_group("machine")
+    group.add_argument("--backend", choices=BACKENDS, help="default: compiled where there is one")
+    group.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="that share large batches; by default as many as there are physical cores",
+    )
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
