@@ -49,7 +49,7 @@ def test_train_says_what_it_trains_and_samples(backend: str) -> None:
     lines = result.stdout.splitlines()
     assert result.returncode == 0
     assert re.fullmatch(r"(step \d/3  loss \d\.\d{4}\n)*", result.stderr)
-    assert lines[0] == "data    names.txt: 5,163 documents, 27 tokens"
+    assert lines[0] == "data    names.txt: 5,163 documents, 4,937 of them cut to the context, 27 tokens"
     assert lines[1].startswith(
         "model   424 parameters: n_layer 1, n_embd 4, block_size 4, n_head 2; float64, " + backend
     )
