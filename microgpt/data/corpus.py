@@ -13,7 +13,8 @@ import numpy as np
 
 from microgpt.arguments import choice
 from microgpt.data.documents import Data, Part, open_source
-from microgpt.data.tokenizer import ByteTokenizer, CharTokenizer, HuggingFaceTokenizer, Tokenizer
+from microgpt.data.huggingface import HuggingFaceTokenizer
+from microgpt.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 from microgpt.packing import PackedSequences
 
 if TYPE_CHECKING:
