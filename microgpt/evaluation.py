@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from microgpt.packing import PackedSequences, pack
+from microgpt.packing import PackedSequences
 
 if TYPE_CHECKING:
     from microgpt.interface import Engine
@@ -23,9 +23,10 @@ class Evaluation:
 
     Attributes:
         nats: the mean over all tokens of -log(probability of the token).
-        bits_per_character: the sum of the same, in bits, for each character of the text.
+        bits_per_character: the same in bits, times the number of tokens for each character of the text.
         perplexity: e to the power of `nats`: among how many equally likely tokens the model might as well choose.
-        tokens, characters: how many were predicted; the end of a document is one of each.
+        tokens: how many were predicted: all of a document and its end, all of a continuous text but the first.
+        characters: how many there are in all; the end of a document counts as one.
     """
 
     nats: float
@@ -50,16 +51,17 @@ def mean_loss(engine: Engine, packed: PackedSequences, check: Callable[[], objec
     return total / len(packed)
 
 
-def evaluate(engine: Engine, sequences: Sequence[Sequence[int]], characters: int) -> Evaluation:
+def evaluate(engine: Engine, sequences: PackedSequences, text_tokens: int, characters: int) -> Evaluation:
     """Predict every token of these sequences but their first once, in pieces that fit the context.
 
-    `characters` is how many characters the predicted tokens stand for.
+    The text that they come from has `text_tokens` tokens and `characters` characters, its ends included.
     """
-    pieces = pack(sequences, engine.config.vocab_size).split(engine.config.block_size)
+    pieces = sequences.split(engine.config.block_size)
     tokens, total = int((pieces.lengths - 1).sum()), 0.0
     for length in np.unique(pieces.lengths).tolist():  # the mean of means is a mean where all are of one length
         alike = pieces.select(np.flatnonzero(pieces.lengths == length))
         total += mean_loss(engine, alike) * len(alike) * (length - 1)
     nats = total / tokens
     with np.errstate(over="ignore"):
-        return Evaluation(nats, total / math.log(2) / characters, float(np.exp(nats)), tokens, characters)
+        bits = nats / math.log(2) * text_tokens / max(1, characters)
+        return Evaluation(nats, bits, float(np.exp(nats)), tokens, characters)

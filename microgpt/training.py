@@ -348,7 +348,7 @@ def prepare(
         activation=recipe.activation,
         init_std=recipe.init_std,
     )
-    model = GPT(config, generator, recipe.dtype, backend, threads, corpus.tokenizer)
+    model = GPT(config, generator, recipe.dtype, backend, threads, corpus.tokenizer, recipe.format)
     optimizer = Adam(
         model,
         recipe.learning_rate,

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeGuard
 import numpy as np
 
 from microgpt.arguments import choice
-from microgpt.data.documents import Data, Part, open_source
+from microgpt.data.documents import FORMATS, Data, Part, open_source
 from microgpt.data.huggingface import HuggingFaceTokenizer
 from microgpt.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 from microgpt.packing import PackedSequences
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from microgpt.data.tokenizer import Encoded
 
-FORMATS = ("lines", "text")
 # Bytes of an array: a longer one is in a temporary file. 32-bit addresses soon have no gap left for a larger one.
 IN_MEMORY = 1 << 28 if sys.maxsize > 1 << 32 else 1 << 24
 HASHED = 1 << 24  # items that are hashed at once
@@ -58,6 +57,12 @@ class Corpus:
         new_starts = np.cumsum(lengths) - lengths
         sources = np.arange(lengths.sum()) + np.repeat(starts - new_starts, lengths.astype(np.intp))
         return PackedSequences(self.tokens[sources].astype(np.int32), new_starts, lengths)
+
+    def documents(self) -> PackedSequences:
+        """All documents, BOS on both sides, or the text, where they have at least two tokens."""
+        lengths = np.diff(self.offsets) + 1
+        starts, lengths = self.offsets[:-1][lengths > 1], lengths[lengths > 1]
+        return PackedSequences(self.tokens.astype(np.int32, copy=False), starts, lengths)
 
     def fingerprint(self) -> str:
         """32 hexadecimal digits that no other tokens or documents have. Reads all of them."""
@@ -100,7 +105,7 @@ def read_corpus(
         tokens.append(np.array([tokenizer.bos], tokenizer.dtype))
         offsets.append(np.zeros(1, np.int64))
     for part in parts():
-        ids, ends = encode_part(part, tokenizer)
+        ids, ends = _encode_part(part, tokenizer)
         offsets.append(ends + len(tokens))
         tokens.append(ids)
         characters += len(part)
@@ -129,7 +134,7 @@ def _is_tokenizers_file(asked_for: Any) -> TypeGuard[str | os.PathLike[str]]:
     return isinstance(asked_for, (str, os.PathLike)) and os.fsdecode(asked_for).endswith(".json")
 
 
-def encode_part(part: Part, tokenizer: Tokenizer) -> Encoded:
+def _encode_part(part: Part, tokenizer: Tokenizer) -> Encoded:
     """The tokens of a part. `ValueError` names the file and line, or the document, that has a character without one."""
     try:
         return part.encode(tokenizer)

@@ -17,6 +17,7 @@ from microgpt.data.reading import BLOCK_SIZE, Block, Files, cut_at_lines, is_ope
 if TYPE_CHECKING:
     from microgpt.data.tokenizer import Encoded, Tokenizer
 
+FORMATS = ("lines", "text")  # of data: documents, or one continuous text
 EMBEDDED = os.path.join(os.path.dirname(__file__), "names.txt")  # US first names, Census of 1990
 
 File = str | os.PathLike[str]
