@@ -18,6 +18,7 @@ def describe_model(model: GPT) -> dict[str, str]:
         },
         "dtype": model.dtype,
         "backend": model.backend,
+        "format": model.format,
         "tokenizer": type(model.tokenizer).__name__ if model.tokenizer else "none",
     }
 

@@ -208,7 +208,7 @@ def test_a_tokenizers_file_is_an_option_of_train(tmp_path) -> None:
     (tmp_path / "bpe.json").write_text(hugging_face())
     options = {"steps": 1, "n_embd": 4, "n_head": 2, "block_size": 4}
     assert train(["anna"], tokenizer=str(tmp_path / "bpe.json"), **options).model.config.vocab_size == 100
-    assert train(["anna" * 9], tokenizer=tmp_path / "bpe.json", format="text", **options).model.config.vocab_size == 99
+    assert train(["anna"] * 9, tokenizer=tmp_path / "bpe.json", format="text", **options).model.config.vocab_size == 99
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,8 @@ def read_corpus(
         data: see `train`.
         format: "lines" for documents, "text" for a continuous text.
         tokenizer: "characters" (those of the data), "bytes", a JSON file of Hugging Face's tokenizers or a `Tokenizer`.
-            In a text, the line feed is BOS, where the tokenizer has one; no token reaches from one part to the next.
+            In a text, the line feed is BOS, where the text has one and the tokenizer a token for it. No token reaches
+            from one part to the next.
         in_memory: bytes of an array above which it is kept in a temporary file.
 
     `ValueError` or `TypeError` names the argument, file or line that is wrong.
@@ -99,7 +100,8 @@ def read_corpus(
     files = [("data", file) for file in source.files]
     if _is_tokenizers_file(tokenizer):
         files.append(("tokenizer", os.fsdecode(tokenizer)))
-    tokenizer = _tokenizer(tokenizer, "\n" if is_text else None, parts)
+    has_line_feed = is_text and any("\n" in part.alphabet(set()) for part in parts())
+    tokenizer = _tokenizer(tokenizer, "\n" if has_line_feed else None, parts)
     tokens, offsets, characters = _GrowingArray(tokenizer.dtype, in_memory), _GrowingArray(np.int64, in_memory), 0
     if not is_text:
         tokens.append(np.array([tokenizer.bos], tokenizer.dtype))
@@ -121,7 +123,7 @@ def _tokenizer(asked_for: Any, bos: str | None, parts: Callable[[], Iterator[Par
         characters: set[str] = set()
         for part in parts():
             characters |= part.alphabet(characters)
-        return CharTokenizer(characters, bos if bos and bos in characters else None)
+        return CharTokenizer(characters, bos)
     if asked_for == "bytes":
         return ByteTokenizer(bos)
     if _is_tokenizers_file(asked_for):
