@@ -23,10 +23,10 @@ class Evaluation:
 
     Attributes:
         nats: the mean over all tokens of -log(probability of the token).
-        bits_per_character: the same in bits, times the number of tokens for each character of the text.
+        bits_per_character: the sum of the same, in bits, for each character of the text.
         perplexity: e to the power of `nats`: among how many equally likely tokens the model might as well choose.
-        tokens: how many were predicted: all of a document and its end, all of a continuous text but the first.
-        characters: how many there are in all; the end of a document counts as one.
+        tokens, characters: how many were predicted; the end of a document is one of each. The first token of a
+            continuous text without line feeds is not predicted, though its characters count.
     """
 
     nats: float
@@ -51,10 +51,10 @@ def mean_loss(engine: Engine, packed: PackedSequences, check: Callable[[], objec
     return total / len(packed)
 
 
-def evaluate(engine: Engine, sequences: PackedSequences, text_tokens: int, characters: int) -> Evaluation:
+def evaluate(engine: Engine, sequences: PackedSequences, characters: int) -> Evaluation:
     """Predict every token of these sequences but their first once, in pieces that fit the context.
 
-    The text that they come from has `text_tokens` tokens and `characters` characters, its ends included.
+    `characters` is how many characters the text has that they come from, its ends included.
     """
     pieces = sequences.split(engine.config.block_size)
     tokens, total = int((pieces.lengths - 1).sum()), 0.0
@@ -63,5 +63,4 @@ def evaluate(engine: Engine, sequences: PackedSequences, text_tokens: int, chara
         total += mean_loss(engine, alike) * len(alike) * (length - 1)
     nats = total / tokens
     with np.errstate(over="ignore"):
-        bits = nats / math.log(2) * text_tokens / max(1, characters)
-        return Evaluation(nats, bits, float(np.exp(nats)), tokens, characters)
+        return Evaluation(nats, total / math.log(2) / characters, float(np.exp(nats)), tokens, characters)

@@ -18,7 +18,7 @@ from microgpt.data.documents import FORMATS
 from microgpt.data.tokenizer import Tokenizer
 from microgpt.evaluation import Evaluation, evaluate
 from microgpt.history import TrainingHistory
-from microgpt.packing import context_array, pack, token_array
+from microgpt.packing import PackedSequences, context_array, pack, token_array
 from microgpt.sampling import (
     Context,
     Sampler,
@@ -35,6 +35,7 @@ from microgpt.streaming import text_pieces
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from microgpt.data.corpus import Corpus
     from microgpt.interface import Engine
 
 DTYPES = ("float64", "float32")
@@ -205,8 +206,8 @@ class GPT:
         """How well the model predicts these documents: every token of each once, and its end.
 
         A document longer than the context is split into pieces of block_size tokens, and predicted piece by piece. A
-        model of continuous text takes texts. They are read as in training, without BOS at either end: their first
-        token is not predicted, and they have no end.
+        model of continuous text takes texts, which have no end to predict; their first token is what follows BOS, or
+        is not predicted where the model does not read BOS (`reads_bos`).
 
         `TypeError` or `ValueError` names a document that is not a string or has characters the tokenizer does not know.
         """
@@ -215,12 +216,24 @@ class GPT:
             raise TypeError(f"documents must be a list of strings, got {documents!r:.60}")
         documents = list(documents)
         texts = [tokens_of(tokenizer, f"documents[{i}]", document) for i, document in enumerate(documents)]
-        bos = [tokenizer.bos] if self.format == "lines" else []
-        sequences = [tokens for text in texts if len(tokens := bos + text + bos) > 1]
+        begin, end = [self.bos] * self.reads_bos, [self.bos] * (self.format == "lines")
+        sequences = [tokens for text in texts if len(tokens := begin + text + end) > 1]
         if not sequences:
             raise ValueError("documents must hold at least one with something to predict, got none")
-        text_tokens, characters = (sum(len(each) + len(bos) for each in counted) for counted in (texts, documents))
-        return evaluate(self.engine, pack(sequences, self.config.vocab_size), text_tokens, characters)
+        characters = sum(len(document) + len(end) for document in documents)
+        return evaluate(self.engine, pack(sequences, self.config.vocab_size), max(1, characters))
+
+    def evaluate_corpora(self, corpora: Sequence[Corpus]) -> Evaluation:
+        """How well the model predicts what `read_corpus` gave for its format and tokenizer; see `evaluate`.
+
+        `ValueError` where there is nothing to predict.
+        """
+        sequences = PackedSequences.joined([corpus.documents() for corpus in corpora])
+        if not len(sequences):
+            raise ValueError(f"{corpora[0].name} must have at least 2 tokens, so that one can be predicted")
+        ends = sum(map(len, corpora)) if self.format == "lines" else 0
+        characters = sum(corpus.characters for corpus in corpora) + ends
+        return evaluate(self.engine, sequences, characters)
 
     def perplexity(self, documents: Iterable[str]) -> float:
         """e to the power of the mean over all tokens of -log(probability of the token); see `evaluate`."""

@@ -113,7 +113,7 @@ def test_json_has_no_infinity(
 ) -> None:
     (tmp_path / "one.txt").write_text("bad\n")
     evaluation = Evaluation(800.0, 1154.2, math.inf, 4, 4)
-    monkeypatch.setattr("microgpt.commands.eval.evaluate", lambda *arguments: evaluation)
+    monkeypatch.setattr(GPT, "evaluate_corpora", lambda model, corpora: evaluation)
     printed = output(capsys, "eval", "model", str(tmp_path / "one.txt"), "--json")
     assert json.loads(printed, parse_constant=pytest.fail)["perplexity"] is None
 

@@ -13,8 +13,6 @@ from pathlib import Path
 
 from microgpt.commands.trained import add_model_arguments, load_model
 from microgpt.data.corpus import read_corpus
-from microgpt.evaluation import evaluate
-from microgpt.packing import PackedSequences
 from microgpt.strict_json import to_json
 
 
@@ -28,15 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace) -> None:
     """Print what `GPT.evaluate` gives for the documents of all files, or for the text of each."""
     model, tokenizer = load_model(parsed)
-    has_ends = model.format == "lines"
-    texts = [parsed.files] if has_ends else [[file] for file in parsed.files]
-    corpora = [read_corpus(files, model.format, tokenizer) for files in texts]
-    sequences = PackedSequences.joined([corpus.documents() for corpus in corpora])
-    if not len(sequences):
-        raise ValueError(f"{corpora[0].name} must have at least 2 tokens, so that one can be predicted")
-    tokens = sum(len(corpus.tokens) - has_ends for corpus in corpora)  # without the BOS before the first document
-    characters = sum(corpus.characters + has_ends * len(corpus) for corpus in corpora)
-    result = evaluate(model.engine, sequences, tokens, characters)
+    texts = [[file] for file in parsed.files] if model.format == "text" else [parsed.files]
+    result = model.evaluate_corpora([read_corpus(files, model.format, tokenizer) for files in texts])
     if parsed.json:  # JSON has no number for infinity
         print(to_json(asdict(result)))
         return

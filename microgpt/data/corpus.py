@@ -38,6 +38,7 @@ class Corpus:
         tokens: the ids of all documents, BOS before the first, between them and after the last; of a text without BOS.
         offsets: int64, document i is `tokens[offsets[i] : offsets[i + 1] + 1]`, BOS on both sides included.
         characters: how many there are in all documents.
+        is_text: whether it is a continuous text.
 
     Arrays longer than what is to stay in memory are mapped from a temporary file without a name.
     """
@@ -48,6 +49,7 @@ class Corpus:
     tokens: NDArray[Any]
     offsets: NDArray[np.int64]
     characters: int
+    is_text: bool
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -59,10 +61,14 @@ class Corpus:
         return PackedSequences(self.tokens[sources].astype(np.int32), new_starts, lengths)
 
     def documents(self) -> PackedSequences:
-        """All documents, BOS on both sides, or the text, where they have at least two tokens."""
-        lengths = np.diff(self.offsets) + 1
-        starts, lengths = self.offsets[:-1][lengths > 1], lengths[lengths > 1]
-        return PackedSequences(self.tokens.astype(np.int32, copy=False), starts, lengths)
+        """All documents, BOS on both sides; or the text, after BOS where that is a character of it.
+
+        None has less than two tokens: of such a text there is nothing to predict.
+        """
+        tokens, starts, lengths = self.tokens.astype(np.int32), self.offsets[:-1], np.diff(self.offsets) + 1
+        if self.is_text and self.tokenizer.bos_is_text:
+            tokens, lengths = np.concatenate([np.array([self.tokenizer.bos], np.int32), tokens]), lengths + 1
+        return PackedSequences(tokens, starts[lengths > 1], lengths[lengths > 1])
 
     def fingerprint(self) -> str:
         """32 hexadecimal digits that no other tokens or documents have. Reads all of them."""
@@ -113,7 +119,7 @@ def read_corpus(
         characters += len(part)
     if is_text:
         offsets.append(np.array([0, len(tokens) - 1]))
-    return Corpus(source.name, tuple(files), tokenizer, tokens.finish(), offsets.finish(), characters)
+    return Corpus(source.name, tuple(files), tokenizer, tokens.finish(), offsets.finish(), characters, is_text)
 
 
 def _tokenizer(asked_for: Any, bos: str | None, parts: Callable[[], Iterator[Part]]) -> Tokenizer:
