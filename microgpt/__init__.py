@@ -8,7 +8,8 @@ from microgpt.backend import BackendInfo, backend_info, choose
 from microgpt.checkpoint import load
 from microgpt.config import GPTConfig
 from microgpt.data.documents import read_documents, read_text
-from microgpt.data.tokenizer import ByteTokenizer, CharTokenizer, HuggingFaceTokenizer, Tokenizer
+from microgpt.data.huggingface import HuggingFaceTokenizer
+from microgpt.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 from microgpt.evaluation import Evaluation
 from microgpt.history import TrainingHistory, TrainingProgress
 from microgpt.model import GPT

@@ -19,6 +19,7 @@ from microgpt.arguments import choice, file_name, integer, number, shown_path
 from microgpt.arrays import not_finite
 from microgpt.backend import choose
 from microgpt.config import GPTConfig
+from microgpt.data.documents import FORMATS
 from microgpt.data.tokenizer import Tokenizer
 from microgpt.history import TrainingHistory
 from microgpt.model import DTYPES, GPT, check_vocabulary
@@ -60,7 +61,7 @@ class Checkpoint:
     """What a file holds, checked.
 
     Attributes:
-        config, tokenizer, dtype: of the model; the tokenizer may be None.
+        config, tokenizer, dtype, format: of the model; the tokenizer may be None.
         parameters: by name, with the shapes that `config` asks for.
         generator: the state of the model's generator, as `random.Random.getstate` gives it.
         history: how the model was trained, or None.
@@ -70,6 +71,7 @@ class Checkpoint:
     config: GPTConfig
     tokenizer: Tokenizer | None
     dtype: str
+    format: str | None
     parameters: dict[str, NDArray[Any]]
     generator: tuple[Any, ...]
     history: TrainingHistory | None
@@ -79,7 +81,7 @@ class Checkpoint:
         """The model, see `load`."""
         if dtype is None:
             dtype = self.dtype if choose(backend) == "compiled" else "float64"
-        model = GPT(self.config, 0, dtype, backend, threads, self.tokenizer)
+        model = GPT(self.config, 0, dtype, backend, threads, self.tokenizer, self.format)
         with np.errstate(over="ignore"):
             model.load_state_dict(self.parameters)
         if not model.is_finite():
@@ -104,6 +106,7 @@ def save(
     metadata: dict[str, Any] = {
         "config": asdict(model.config),
         "dtype": model.dtype,
+        "text_format": model.format,
         "generator": model.generator.getstate(),
         "tokenizer": model.tokenizer.to_json() if model.tokenizer else None,
     }
@@ -221,7 +224,11 @@ def _interpret(arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Checkp
         raise ValueError(f"there must be {known} arrays, got {len(arrays)}")
     tokenizer = None if metadata["tokenizer"] is None else Tokenizer.from_json(metadata["tokenizer"])
     check_vocabulary(config, tokenizer)
-    return Checkpoint(config, tokenizer, dtype, parameters, _state(metadata["generator"]), history, progress)
+    format = metadata.get("text_format", history.options.get("format") if history else None)
+    if format is not None:
+        format = choice("text_format", format, FORMATS)
+    state = _state(metadata["generator"])
+    return Checkpoint(config, tokenizer, dtype, format, parameters, state, history, progress)
 
 
 def _state(told: Any) -> tuple[Any, ...]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from microgpt.packing import PackedSequences, pack
+from microgpt.packing import PackedSequences
 
 if TYPE_CHECKING:
     from microgpt.interface import Engine
@@ -25,7 +25,8 @@ class Evaluation:
         nats: the mean over all tokens of -log(probability of the token).
         bits_per_character: the sum of the same, in bits, for each character of the text.
         perplexity: e to the power of `nats`: among how many equally likely tokens the model might as well choose.
-        tokens, characters: how many were predicted; the end of a document is one of each.
+        tokens, characters: how many were predicted; the end of a document is one of each. The first token of a
+            continuous text without line feeds is not predicted, though its characters count.
     """
 
     nats: float
@@ -57,12 +58,12 @@ def count_tokens(pieces: PackedSequences) -> int:
     return int((pieces.lengths - 1).sum())
 
 
-def evaluate(engine: Engine, sequences: Sequence[Sequence[int]], characters: int) -> Evaluation:
+def evaluate(engine: Engine, sequences: PackedSequences, characters: int) -> Evaluation:
     """Predict every token of these sequences but their first once, in pieces that fit the context.
 
-    `characters` is how many characters the predicted tokens stand for.
+    `characters` is how many characters the text has that they come from, its ends included.
     """
-    pieces = pack(sequences, engine.config.vocab_size).split(engine.config.block_size)
+    pieces = sequences.split(engine.config.block_size)
     nats, tokens = mean_loss(engine, pieces), count_tokens(pieces)
     if math.isnan(nats):
         raise ValueError(

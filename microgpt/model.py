@@ -13,12 +13,13 @@ from microgpt.arguments import choice, integer, string
 from microgpt.arrays import aligned_copy, aligned_zeros, not_finite
 from microgpt.config import GPTConfig
 from microgpt.cores import physical_cores
-from microgpt.data.documents import named_documents
+from microgpt.data.documents import FORMATS, named_documents
 from microgpt.data.tokenizer import Tokenizer
 from microgpt.evaluation import Evaluation, evaluate
 from microgpt.history import TrainingHistory
-from microgpt.packing import context_array, pack, token_array
+from microgpt.packing import PackedSequences, context_array, pack, token_array
 from microgpt.sampling import (
+    Context,
     Sampler,
     generator_uniforms,
     next_probabilities,
@@ -34,6 +35,7 @@ from microgpt.streams import stream_seed
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from microgpt.data.corpus import Corpus
     from microgpt.interface import Engine
 
 DTYPES = ("float64", "float32")
@@ -62,6 +64,8 @@ class GPT:
         threads: how many threads may share the work of a large batch; by default as many as there are physical cores.
             It changes no bit of any result. Small batches are faster on one, and stay there. The reference has one.
         tokenizer: what `generate` turns tokens into text with.
+        format: "lines" for a model of documents, "text" for one of continuous text, as `train` was told; it decides
+            how text is read and drawn. By default "text" where BOS is a character of the tokenizer's, else "lines".
 
     Copies share no memory with the model, nor do pickles, which also open, in float64, where only the reference is.
 
@@ -79,6 +83,7 @@ class GPT:
         backend: str | None = None,
         threads: int | None = None,
         tokenizer: Tokenizer | None = None,
+        format: str | None = None,
     ) -> None:
         if not isinstance(config, GPTConfig):
             raise TypeError(f"config must be a GPTConfig, got {type(config).__name__}")
@@ -95,6 +100,9 @@ class GPT:
         else:
             self.threads = physical_cores() if threads is None else integer("threads", threads, 1)
         self.tokenizer = tokenizer
+        if format is None:
+            format = "text" if tokenizer is not None and tokenizer.bos_is_text else "lines"
+        self.format = choice("format", format, FORMATS)
         self.generator = backends.new_generator(self.backend, seed)
         self._parameters = aligned_zeros(config.num_params, self.dtype, "a model of this size")
         self._gradients = aligned_zeros(config.num_params, self.dtype, "a model of this size")
@@ -132,6 +140,14 @@ class GPT:
     def bos(self) -> int:
         """The token that begins and ends a document: the tokenizer's, or the last of the vocabulary, as in microgpt."""
         return self.tokenizer.bos if self.tokenizer else self.config.vocab_size - 1
+
+    @property
+    def reads_bos(self) -> bool:
+        """Whether BOS precedes what the model reads and draws: always, unless training never showed it.
+
+        So it is in continuous text where the tokenizer has no token for a line feed. Then nothing precedes.
+        """
+        return self.format == "lines" or (self.tokenizer is not None and self.tokenizer.bos_is_text)
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """The parameters by name, each a matrix (outputs, inputs), in the order in which they were drawn.
@@ -200,35 +216,51 @@ class GPT:
         """How well the model predicts these documents: every token of each once, and its end.
 
         A document longer than the context is split into pieces of block_size tokens, and predicted piece by piece. A
-        model of continuous text takes texts, which have no end to predict; their first token is what follows BOS.
-        Lines with their ends, as `readlines` gives them, are read as `train` reads them.
+        model of continuous text takes texts, which have no end to predict; their first token is what follows BOS, or
+        is not predicted where the model does not read BOS (`reads_bos`). Lines with their ends, as `readlines` gives
+        them, are read as `train` reads them.
 
         `TypeError` or `ValueError` names a document that is not a string or has characters the tokenizer does not know.
         """
         tokenizer = self._tokenizer_for("evaluate")
         self.check_finite("evaluate")
-        end = [] if tokenizer.bos_is_text else [tokenizer.bos]
-        named = named_documents("documents", documents, as_text=tokenizer.bos_is_text)
-        contexts = (context_of(tokenizer, name, document) for name, document in named)
-        sequences = [context + end for context in contexts if context[1:] or end]
+        begin, end = [self.bos] * self.reads_bos, [self.bos] * (self.format == "lines")
+        named = named_documents("documents", documents, as_text=self.format == "text")
+        texts = [tokens_of(tokenizer, name, document) for name, document in named]
+        sequences = [tokens for text in texts if len(tokens := begin + text + end) > 1]
         if not sequences:
             raise ValueError("documents must hold at least one with something to predict, got none")
-        return evaluate(self.engine, sequences, sum(len(document) + len(end) for _, document in named))
+        characters = sum(len(document) + len(end) for _, document in named)
+        return evaluate(self.engine, pack(sequences, self.config.vocab_size), max(1, characters))
+
+    def evaluate_corpora(self, corpora: Sequence[Corpus]) -> Evaluation:
+        """How well the model predicts what `read_corpus` gave for its format and tokenizer; see `evaluate`.
+
+        `ValueError` where there is nothing to predict.
+        """
+        self.check_finite("evaluate")
+        sequences = PackedSequences.joined([corpus.documents() for corpus in corpora])
+        if not len(sequences):
+            raise ValueError(f"{corpora[0].name} must have at least 2 tokens, so that one can be predicted")
+        ends = sum(map(len, corpora)) if self.format == "lines" else 0
+        characters = sum(corpus.characters for corpus in corpora) + ends
+        return evaluate(self.engine, sequences, characters)
 
     def perplexity(self, documents: Iterable[str]) -> float:
         """e to the power of the mean over all tokens of -log(probability of the token); see `evaluate`."""
         return self.evaluate(documents).perplexity
 
     def next_token_probabilities(self, prompt: str = "") -> dict[str, float]:
-        """The probability of each token that can follow BOS and `prompt`, by its text, the likeliest first.
+        """The probability of each token that can follow `prompt`, by its text, the likeliest first.
 
-        BOS is "<BOS>" unless it is a character of the text. Tokens of the same text, such as bytes that are no
+        The prompt is read after BOS. A model that does not read BOS (`reads_bos`) reads it alone, and BOS where it is
+        empty. BOS is "<BOS>" unless it is a character of the text. Tokens of the same text, such as bytes that are no
         character by themselves, count together. A prompt beyond the context counts as in `generate_tokens`.
         """
         tokenizer = self._tokenizer_for("next_token_probabilities")
         self.check_finite("next_token_probabilities")
         by_text: dict[str, float] = {}
-        probabilities = next_probabilities(self.engine, context_of(tokenizer, "prompt", prompt))
+        probabilities = next_probabilities(self.engine, self._context(tokens_of(tokenizer, "prompt", prompt)))
         for token, probability in enumerate(probabilities.tolist()):
             is_bos = token == tokenizer.bos and not tokenizer.bos_is_text
             text = "<BOS>" if is_bos else tokenizer.decode([token])
@@ -248,7 +280,7 @@ class GPT:
     ) -> list[str]:
         """`n` documents drawn from the model, as text, each beginning with `prompt`; see `generate_tokens`."""
         tokenizer = self._tokenizer_for("generate")
-        _, *tokens = context_of(tokenizer, "prompt", prompt)
+        tokens = tokens_of(tokenizer, "prompt", prompt)
         documents = self.generate_tokens(
             n, temperature, seed, prompt=tokens, top_k=top_k, top_p=top_p, max_tokens=max_tokens
         )
@@ -283,12 +315,13 @@ class GPT:
         positions from 0, and again each time that it is full. The same holds in a prompt longer than the context.
 
         BOS is the tokenizer's, which in continuous text is the line feed, so that a document is a line; or without a
-        tokenizer the last token of the vocabulary, as in microgpt.
+        tokenizer the last token of the vocabulary, as in microgpt. A continuous text without line feeds has no end: it
+        goes on for `max_tokens`.
         """
         n, sampler = integer("n", n, 0), Sampler(temperature, top_k, top_p)
         self.check_finite("generate")
         tokens = token_array("prompt", prompt, self.config.vocab_size).tolist()
-        context = [self.bos, *tokens]
+        context = self._context(tokens)
         limit = self._most_tokens(max_tokens, context)
         if seed is None:
             drawn = sample_in_turn(self.engine, self.generator, context, n, sampler, limit)
@@ -308,23 +341,28 @@ class GPT:
     ) -> Iterator[str]:
         """What follows `prompt`, without it, in pieces of text, as they are drawn.
 
-        A document ends where `generate` ends it, and is the same. A continuous text goes on through every BOS, which is
-        a character of it, for `max_tokens`, or without them endlessly. The other arguments are `generate_tokens`'s.
+        A document ends where `generate` ends it, and is the same. A continuous text goes on through every line feed
+        for `max_tokens`, or without them endlessly. The other arguments are `generate_tokens`'s.
         """
         tokenizer, sampler = self._tokenizer_for("stream"), Sampler(temperature, top_k, top_p)
         self.check_finite("stream")
-        context, continuous = context_of(tokenizer, "prompt", prompt), tokenizer.bos_is_text
-        limit = None if continuous and max_tokens is None else self._most_tokens(max_tokens, context)
+        tokens = tokens_of(tokenizer, "prompt", prompt)
+        context = self._context(tokens, ends=self.format == "lines")
+        limit = self._most_tokens(max_tokens, context) if context.ends or max_tokens is not None else None
         if seed is None:
             uniforms = generator_uniforms(self.generator)
         else:
             uniforms = stream_uniforms(stream_seed(seed), range(1))
-        tokens = sample_one(self.engine, context, sampler, limit, uniforms, stops=not continuous)
-        return text_pieces(tokenizer.decode, context[1:], tokens)
+        return text_pieces(tokenizer.decode, tokens, sample_one(self.engine, context, sampler, limit, uniforms))
 
-    def _most_tokens(self, max_tokens: int | None, context: list[int]) -> int:
+    def _context(self, tokens: list[int], ends: bool = True) -> Context:
+        """The beginning of a document with these tokens of text, which BOS `ends` where the model knows it."""
+        bos = [self.bos] if self.reads_bos else []
+        return Context(bos + tokens, self.bos, ends and self.reads_bos)
+
+    def _most_tokens(self, max_tokens: int | None, context: Context) -> int:
         if max_tokens is None:
-            return room(len(context), self.config.block_size)
+            return room(len(context.read()), self.config.block_size)
         return integer("max_tokens", max_tokens, 0)
 
     def check_finite(self, method: str) -> None:
@@ -357,9 +395,9 @@ class GPT:
         return f"GPT({self.config}, dtype={self.dtype!r}, backend={self.backend!r})"
 
 
-def context_of(tokenizer: Tokenizer, name: str, text: str) -> list[int]:
-    """BOS and the tokens of a text; errors begin with this name for it."""
+def tokens_of(tokenizer: Tokenizer, name: str, text: str) -> list[int]:
+    """The tokens of a text; errors begin with this name for it."""
     try:
-        return [tokenizer.bos, *tokenizer.encode(string(name, text))]
+        return tokenizer.encode(string(name, text))
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None

@@ -44,6 +44,14 @@ class PackedSequences:
     def __len__(self) -> int:
         return len(self.starts)
 
+    @classmethod
+    def joined(cls, parts: Sequence[PackedSequences]) -> PackedSequences:
+        """The sequences of several, in their order."""
+        ends = np.cumsum([len(part.tokens) for part in parts])
+        starts = [part.starts + end - len(part.tokens) for part, end in zip(parts, ends)]
+        lengths = [part.lengths for part in parts]
+        return cls(np.concatenate([part.tokens for part in parts]), np.concatenate(starts), np.concatenate(lengths))
+
 
 def token_array(name: str, tokens: Sequence[int], vocab_size: int) -> NDArray[np.int32]:
     """`tokens` as int32; `TypeError` where they are not whole numbers, `ValueError` out of [0, vocab_size)."""

@@ -13,7 +13,7 @@ import numpy as np
 from microgpt.arguments import LARGEST, choice, integer, number, positive_integer, random_seed
 from microgpt.config import GPTConfig
 from microgpt.data.batches import LONG_DOCUMENTS
-from microgpt.data.corpus import FORMATS
+from microgpt.data.documents import FORMATS
 from microgpt.model import GPT
 from microgpt.optimizer import Adam
 from microgpt.schedule import SCHEDULES

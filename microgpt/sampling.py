@@ -81,6 +81,30 @@ class Sampler:
         return kept
 
 
+@dataclass(frozen=True)
+class Context:
+    """The beginning of a document or a text, which is to be continued.
+
+    Attributes:
+        tokens: those that precede what is drawn, BOS included. In a text, BOS may be a token that training never saw;
+            then it is not among them, and there may be none.
+        bos: the token that is read where there are none. It is forgotten as soon as one has been drawn.
+        ends: whether drawing BOS ends the document; otherwise it goes on.
+    """
+
+    tokens: list[int]
+    bos: int
+    ends: bool
+
+    def read(self) -> list[int]:
+        """The tokens that are given to the model, at least one."""
+        return self.tokens or [self.bos]
+
+    def is_over(self, token: int) -> bool:
+        """Whether drawing this token ends the document."""
+        return self.ends and token == self.bos
+
+
 def context_length(length: int, block_size: int) -> int:
     """How many of `length` tokens, given to a model one after the other, it sees: the last ones, at most block_size.
 
@@ -98,16 +122,16 @@ def room(length: int, block_size: int) -> int:
     return block_size + 1 - context_length(length, block_size)
 
 
-def next_probabilities(engine: Engine, context: list[int]) -> NDArray[np.float64]:
-    """Probabilities (vocab_size) of what follows these tokens, at least one, of which `context_length` count."""
-    cache = engine.new_cache(1)
-    for token in context[-context_length(len(context), engine.config.block_size) :]:
+def next_probabilities(engine: Engine, context: Context) -> NDArray[np.float64]:
+    """Probabilities (vocab_size) of the token that follows `context`, of which `context_length` tokens count."""
+    cache, tokens = engine.new_cache(1), context.read()
+    for token in tokens[-context_length(len(tokens), engine.config.block_size) :]:
         probabilities = engine.next_probabilities(cache, np.array([token], np.int32), 1.0)
     return probabilities.ravel()
 
 
 def continue_together(
-    engine: Engine, context: list[int], n: int, sampler: Sampler, uniforms: Iterable[NDArray[np.float64]]
+    engine: Engine, context: Context, n: int, sampler: Sampler, uniforms: Iterable[NDArray[np.float64]]
 ) -> Iterator[NDArray[np.int32]]:
     """The next token of each of `n` documents that all begin with `context`, again and again: int32 (n,).
 
@@ -115,8 +139,8 @@ def continue_together(
     ends. How much of what came before counts is said at `context_length`.
     """
     block_size = engine.config.block_size
-    length = len(context)
-    columns = [np.full(n, token, np.int32) for token in context[-context_length(length, block_size) :]]
+    length = len(context.tokens)  # where it is 0, the first token drawn takes the place of BOS below
+    columns = [np.full(n, token, np.int32) for token in context.read()[-context_length(length, block_size) :]]
     cache = engine.new_cache(n)
     for numbers in uniforms:
         *before, last = columns[int(cache.lengths[0]) :]
@@ -144,26 +168,22 @@ def stream_uniforms(seed: int, documents: range) -> Iterator[NDArray[np.float64]
 
 def sample_one(
     engine: Engine,
-    context: list[int],
+    context: Context,
     sampler: Sampler,
     max_tokens: int | None,
     uniforms: Iterable[NDArray[np.float64]],
-    stops: bool = True,
 ) -> Iterator[int]:
-    """What follows `context`, token by token, at most `max_tokens` of them; None: without end.
-
-    Where it `stops`, it does so before BOS, the first token of `context`, comes again.
-    """
+    """The tokens that follow `context` until it ends, without BOS, at most `max_tokens` of them; None: any number."""
     for (token,) in islice(continue_together(engine, context, 1, sampler, uniforms), max_tokens):
-        if stops and token == context[0]:
+        if context.is_over(token):
             return
         yield int(token)
 
 
 def sample_in_turn(
-    engine: Engine, generator: Generator, context: list[int], n: int, sampler: Sampler, max_tokens: int
+    engine: Engine, generator: Generator, context: Context, n: int, sampler: Sampler, max_tokens: int
 ) -> list[list[int]]:
-    """`n` times what follows `context` until BOS, its first token, comes again, at most `max_tokens`.
+    """`n` times the tokens that `sample_one` gives.
 
     Source: the inference loop of microgpt; the generator is spent in its order, once for each token drawn.
     """
@@ -171,28 +191,29 @@ def sample_in_turn(
 
 
 def sample_independently(
-    engine: Engine, seed: int, context: list[int], n: int, sampler: Sampler, max_tokens: int
+    engine: Engine, seed: int, context: Context, n: int, sampler: Sampler, max_tokens: int
 ) -> list[list[int]]:
     """The same with random numbers of its own for each document: document i is the same however many there are.
 
     `seed` is that of their streams, 64 bits.
     """
     vocab_size, block_size = engine.config.vocab_size, engine.config.block_size
-    if len(context) == 1 and max_tokens == block_size and not sampler.excludes_tokens(vocab_size):
-        return _sample_from_bos(engine, seed, context[0], n, sampler.temperature)
+    from_bos = context.ends and context.tokens == [context.bos]
+    if from_bos and max_tokens == block_size and not sampler.excludes_tokens(vocab_size):
+        return _sample_from_bos(engine, seed, context.bos, n, sampler.temperature)
     parts = (range(first, min(first + DRAWN_TOGETHER, n)) for first in range(0, n, DRAWN_TOGETHER))
     return [tokens for part in parts for tokens in _sample_together(engine, seed, context, part, sampler, max_tokens)]
 
 
 def _sample_together(
-    engine: Engine, seed: int, context: list[int], documents: range, sampler: Sampler, max_tokens: int
+    engine: Engine, seed: int, context: Context, documents: range, sampler: Sampler, max_tokens: int
 ) -> list[list[int]]:
     sampled: list[list[int]] = [[] for _ in documents]
     unfinished = list(range(len(documents)))
     uniforms = stream_uniforms(seed, documents)
     for drawn in islice(continue_together(engine, context, len(documents), sampler, uniforms), max_tokens):
         tokens = drawn.tolist()
-        unfinished = [i for i in unfinished if tokens[i] != context[0]]
+        unfinished = [i for i in unfinished if not context.is_over(tokens[i])]
         for i in unfinished:
             sampled[i].append(tokens[i])
         if not unfinished:

@@ -16,6 +16,7 @@ def describe_model(model: GPT) -> dict[str, str]:
         **{name: _shown(value) for name, value in asdict(model.config).items()},
         "dtype": model.dtype,
         "backend": model.backend,
+        "format": model.format,
         "tokenizer": type(model.tokenizer).__name__ if model.tokenizer else "none",
     }
 

@@ -467,7 +467,7 @@ def prepare(
     check_different(recorder.files, corpus.files)
     order = generator.permutation(len(corpus)) if recipe.format == "lines" else None
     config = recipe.config(corpus.tokenizer.vocab_size)
-    model = GPT(config, generator, recipe.dtype, backend, threads, corpus.tokenizer)
+    model = GPT(config, generator, recipe.dtype, backend, threads, corpus.tokenizer, recipe.format)
     batches: Batches
     if order is not None:
         batches = DocumentBatches(corpus, order, config.block_size + 1, recipe.val_fraction, recipe.long_documents)

@@ -172,7 +172,8 @@ def test_json_has_no_infinity(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "one.txt").write_text("bad\n")
-    monkeypatch.setattr(GPT, "evaluate", lambda model, documents: Evaluation(800.0, 1154.2, math.inf, 4, 4))
+    evaluation = Evaluation(800.0, 1154.2, math.inf, 4, 4)
+    monkeypatch.setattr(GPT, "evaluate_corpora", lambda model, corpora: evaluation)
     printed = output(capsys, "eval", "model", str(tmp_path / "one.txt"), "--json")
     assert json.loads(printed, parse_constant=pytest.fail)["perplexity"] is None
 

@@ -53,6 +53,17 @@ def test_texts_have_no_end_and_their_first_token_follows_bos(backend: str) -> No
     assert result.nats == pytest.approx(np.mean(nats), rel=1e-13)
 
 
+def test_the_first_token_of_a_text_without_line_feeds_is_not_predicted(backend: str) -> None:
+    tokenizer = CharTokenizer("abcdef")
+    model = GPT(CONFIG, 3, backend=backend, tokenizer=tokenizer, format="text")
+    texts = ["badfacedecade", "", "f", "abcde"]
+    nats = evaluated_by_hand(model, [tokenizer.encode(text) for text in texts])
+    result = model.evaluate(texts)
+    assert (result.tokens, result.characters) == (len(nats), 19) == (16, 19)
+    assert result.nats == pytest.approx(np.mean(nats), rel=1e-13)
+    assert result.bits_per_character == pytest.approx(sum(nats) / math.log(2) / 19, rel=1e-13)
+
+
 class PairTokenizer:
     """Two characters in a token."""
 

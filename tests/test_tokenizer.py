@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fuzz.load import rewritten
 
 from microgpt import GPT, ByteTokenizer, CharTokenizer, GPTConfig, HuggingFaceTokenizer, Tokenizer, train
+from microgpt.cli import main
 from microgpt.data.characters import code_points
 
 from conftest import needs_processes
@@ -206,7 +208,7 @@ def test_a_tokenizers_file_is_an_option_of_train(tmp_path) -> None:
     (tmp_path / "bpe.json").write_text(hugging_face())
     options = {"steps": 1, "n_embd": 4, "n_head": 2, "block_size": 4}
     assert train(["anna"], tokenizer=str(tmp_path / "bpe.json"), **options).model.config.vocab_size == 100
-    assert train(["anna" * 9], tokenizer=tmp_path / "bpe.json", format="text", **options).model.config.vocab_size == 99
+    assert train(["anna"] * 9, tokenizer=tmp_path / "bpe.json", format="text", **options).model.config.vocab_size == 99
 
 
 @pytest.mark.parametrize(
@@ -242,6 +244,168 @@ def test_a_text_that_a_tokenizers_file_has_no_tokens_for_is_named(tmp_path) -> N
         train(data, tokenizer=file)
     with pytest.raises(ValueError, match=rf"words\.json: {reason}"):
         train(data, tokenizer=file, format="text")
+
+
+# --- Files of Hugging Face's tokenizers that are random or hostile ----------------------------------------------------
+
+CHARACTERS = {"a": 0, "n": 1, "an": 2, "na": 3, "anna": 4}
+BPE = {"type": "BPE", "vocab": CHARACTERS, "merges": ["a n", "n a", "an na"]}
+ANNA = {"type": "WordLevel", "vocab": {"anna": 0, "<u>": 1}, "unk_token": "<u>"}
+
+
+def tokenizers_file(model: dict[str, object], **parts: object) -> str:
+    """A tokenizers file with this model and these other parts."""
+    pytest.importorskip("tokenizers")
+    return json.dumps({"version": "1.0", "added_tokens": [], "model": model, **parts})
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5, 1.0])
+def test_dropout_is_left_out(tmp_path: Path, dropout: float) -> None:
+    content = tokenizers_file({**BPE, "dropout": dropout})
+    tokenizer = HuggingFaceTokenizer(content)
+    assert [tokenizer.encode("anna") for _ in range(50)] == [[4]] * 50
+    assert tokenizer.encode_documents(["anna"] * 50)[0].tolist() == [4, 5] * 50
+    assert tokenizer == HuggingFaceTokenizer(tokenizers_file(BPE))
+    assert Tokenizer.from_json({"type": "huggingface", "json": content, "bos": None}) == tokenizer
+
+    (tmp_path / "bpe.json").write_text(content)
+    told = {"tokenizer": tmp_path / "bpe.json", "n_embd": 4, "n_head": 2, "block_size": 4}
+    results = [train(["annan", "nanna"] * 20, steps=6, **told).losses.tolist() for _ in range(2)]
+    assert results[0] == results[1]
+    out = tmp_path / "model.safetensors"
+    train(["annan", "nanna"] * 20, steps=3, schedule="constant", out=out, **told)
+    assert len(train(["annan", "nanna"] * 20, steps=6, schedule="constant", out=out, resume=True, **told).losses) == 6
+
+
+def test_sampling_of_unigram_is_left_out() -> None:
+    model = {"type": "Unigram", "vocab": [["<u>", 0.0], ["a", -2.0], ["aa", -3.0], ["aaa", -4.0]], "unk_id": 0}
+    tokenizer = HuggingFaceTokenizer(tokenizers_file({**model, "alpha": 0.1, "nbest_size": 64}))
+    assert tokenizer == HuggingFaceTokenizer(tokenizers_file(model))
+    assert len({tuple(tokenizer.encode("aaaaaaa")) for _ in range(50)}) == 1
+
+
+def test_tokens_of_one_id_are_refused() -> None:
+    model = {**ANNA, "vocab": {"anna": 0, "bob": 0, "<u>": 1}}
+    with pytest.raises(ValueError, match=r"^tokens must have ids of their own, got 0 for both 'anna' and 'bob'$"):
+        HuggingFaceTokenizer(tokenizers_file(model))
+
+
+PANICS = {
+    "encode": {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "BAAAAP////8="}},
+    "decode": {"decoder": {"type": "Strip", "content": "a", "start": 2, "stop": 2}},
+    "load": {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
+}
+
+
+def test_a_panic_of_the_library_is_an_error_of_one_line(tmp_path: Path, capfd) -> None:
+    def used(content: str) -> list[str]:
+        tokenizer = HuggingFaceTokenizer(content)
+        return [tokenizer.decode([token]) for token in (*tokenizer.encode("ann"), *tokenizer.encode_lines("ann\n")[0])]
+
+    for parts in PANICS.values():
+        content = tokenizers_file({**ANNA, "vocab": {"anna": 0, "a": 1, "<u>": 2}, "unk_token": "a"}, **parts)
+        with pytest.raises(
+            ValueError, match=r"^(not a tokenizers JSON file|the tokenizers file has no t.*) \("
+        ) as error:
+            used(content)
+        assert "\n" not in str(error.value)
+    (tmp_path / "hostile.json").write_text(tokenizers_file(ANNA, **PANICS["encode"]))
+    (tmp_path / "names.txt").write_text("anna\n")
+    capfd.readouterr()
+    command = ["train", str(tmp_path / "names.txt"), "--steps=1", f"--tokenizer={tmp_path / 'hostile.json'}"]
+    assert main(command) == 2
+    (message,) = (line for line in capfd.readouterr().err.splitlines() if line.startswith("microgpt: error: "))
+    assert "names.txt, line 1: the tokenizers file has no tokens for this text (index out of bounds" in message
+
+
+def test_a_lying_model_with_a_hostile_tokenizer_is_refused(tmp_path: Path, capfd) -> None:
+    path = tmp_path / "model.safetensors"
+    train(["anna"], steps=1, tokenizer=HuggingFaceTokenizer(tokenizers_file(BPE)), n_embd=4, n_head=2).model.save(path)
+
+    def lie(arrays: object, texts: dict[str, str]) -> None:
+        told = json.loads(texts["tokenizer"])
+        told["json"] = tokenizers_file({**BPE, "continuing_subword_prefix": "#######"})
+        texts["tokenizer"] = json.dumps(told)
+
+    path.write_bytes(rewritten(path.read_bytes(), lie))
+    assert main(["sample", str(path)]) == 2
+    expected = (
+        f"microgpt: error: {path}: not a tokenizers JSON file (continuing_subword_prefix '#######' must begin 'n',"
+        " which a merge adds)\n"
+    )
+    assert capfd.readouterr() == ("", expected)
+
+
+def replace(pattern: str, content: str) -> dict[str, object]:
+    return {"type": "Replace", "pattern": {"String": pattern}, "content": content}
+
+
+def sequence(name: str, *steps: dict[str, object]) -> dict[str, object]:
+    return {"type": "Sequence", name: list(steps)}
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (
+            {"normalizer": sequence("normalizers", *[replace("a", "a" * 10)] * 30)},
+            "normalizer must let a text grow to at",
+        ),
+        (
+            {"decoder": sequence("decoders", *[replace("a", "bb"), replace("b", "aa")] * 9)},
+            "decoder must let a text grow",
+        ),
+        ({"normalizer": replace("", "a" * 2000)}, "normalizer must let a text grow to at most 1,000 times its length"),
+        ({"normalizer": {"type": "Prepend", "prepend": "a" * 2000}}, "normalizer must let a text grow to at most"),
+        (
+            {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
+            "pre_tokenizer must have a length of at least 1, got 0",
+        ),
+        (
+            {"model": {**ANNA, "vocab": {"x" * 2000: 0, "<u>": 1}}},
+            "a token must have at most 1,000 characters, got 'xxx",
+        ),
+        (
+            {"model": {**ANNA, "type": "WordPiece", "max_input_chars_per_word": 10**9}},
+            "max_input_chars_per_word must be",
+        ),
+        ({"model": {**BPE, "continuing_subword_prefix": "##"}}, "continuing_subword_prefix '##' must begin 'n', which"),
+        ({"version": float("nan")}, "not a tokenizers JSON file"),
+    ],
+)
+def test_files_that_would_take_all_memory_or_time_are_refused(parts: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        HuggingFaceTokenizer(tokenizers_file(**{"model": ANNA, **parts}))
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "words.json").write_text(tokenizers_file(ANNA))
+    monkeypatch.setattr("microgpt.data.huggingface.LARGEST_FILE", 20)
+    with pytest.raises(ValueError, match=r"words\.json: a tokenizers JSON file must have at most 20 bytes, got more$"):
+        HuggingFaceTokenizer.from_file(tmp_path / "words.json")
+
+
+REGEX = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": "▁"}
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"normalizer": sequence("normalizers", {"type": "NFD"}, {"type": "Lowercase"}, {"type": "StripAccents"})},
+        {"normalizer": sequence("normalizers", {"type": "NFKC"}, {"type": "Lowercase"}, {"type": "NFD"}, REGEX)},
+        {"normalizer": sequence("normalizers", replace("``", '"'), replace("''", '"'), {"type": "NFKD"}, REGEX)},
+        {"normalizer": sequence("normalizers", {"type": "Prepend", "prepend": "▁"}, replace(" ", "▁"))},
+        {"normalizer": sequence("normalizers", *[replace(chr(0x1F600 + i), f":face{i}:") for i in range(60)])},
+        {"decoder": sequence("decoders", replace("▁", " "), {"type": "ByteFallback"}, {"type": "Fuse"})},
+        {"normalizer": {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "lowercase": True}},
+        {"post_processor": {"type": "BertProcessing", "sep": ["anna", 0], "cls": ["anna", 0]}},
+    ],
+)
+def test_files_that_are_in_use_are_taken(parts: dict[str, object]) -> None:
+    assert HuggingFaceTokenizer(tokenizers_file(ANNA, **parts)).encode("anna") == [
+        0 if "Prepend" not in str(parts) else 1
+    ]
 
 
 @needs_processes

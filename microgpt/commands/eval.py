@@ -12,8 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from microgpt.commands._options import add_model_arguments, load_model
-from microgpt.data.corpus import encode_part
-from microgpt.data.documents import FileSource, Part
+from microgpt.data.corpus import read_corpus
 from microgpt.strict_json import to_json
 
 
@@ -25,22 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Print what `GPT.evaluate` gives."""
+    """Print what `GPT.evaluate` gives for the documents of all files, or for the text of each."""
     model, tokenizer = load_model(parsed)
-    if tokenizer.bos_is_text:
-        texts = [list(FileSource([file]).text()) for file in parsed.files]
-        documents = ["".join([passage.text for passage in text]) for text in texts]
-        parts: list[Part] = [passage for text in texts for passage in text]
-    else:
-        lines = list(FileSource(parsed.files).documents())
-        documents = [document for part in lines for document in part]
-        parts = [*lines]
-    try:
-        result = model.evaluate(documents)
-    except ValueError:
-        for part in parts:
-            encode_part(part, tokenizer)  # knows the file and line
-        raise
+    texts = [[file] for file in parsed.files] if model.format == "text" else [parsed.files]
+    result = model.evaluate_corpora([read_corpus(files, model.format, tokenizer) for files in texts])
     if parsed.json:  # JSON has no number for infinity
         print(to_json(asdict(result)))
         return

@@ -52,9 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> None:
     """Print documents one on each line, and continuous text as it is drawn."""
-    model, tokenizer = load_model(parsed)
+    model, _ = load_model(parsed)
     options = {name: getattr(parsed, name) for name in ("prompt", "temperature", "top_k", "top_p", "max_tokens")}
-    if tokenizer.bos_is_text:
+    if model.format == "text":
         print_texts(parsed, model, options)
     else:
         print_documents(parsed, model, options)

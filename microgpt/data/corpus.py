@@ -11,9 +11,10 @@ from typing import IO, TYPE_CHECKING, Any, TypeGuard
 import numpy as np
 
 from microgpt.arguments import choice
-from microgpt.data.documents import Data, Part, open_source
+from microgpt.data.documents import FORMATS, Data, Part, open_source
+from microgpt.data.huggingface import HuggingFaceTokenizer
 from microgpt.data.reading import temporary_folder_named
-from microgpt.data.tokenizer import ByteTokenizer, CharTokenizer, HuggingFaceTokenizer, Tokenizer
+from microgpt.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 from microgpt.packing import PackedSequences
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from microgpt.data.tokenizer import Encoded
 
-FORMATS = ("lines", "text")
 # Bytes of an array: a longer one is in a temporary file. 32-bit addresses soon have no gap left for a larger one.
 IN_MEMORY = 1 << 28 if sys.maxsize > 1 << 32 else 1 << 24
 HASHED = 1 << 24  # items that are hashed at once
@@ -38,6 +38,7 @@ class Corpus:
         tokens: the ids of all documents, BOS before the first, between them and after the last; of a text without BOS.
         offsets: int64, document i is `tokens[offsets[i] : offsets[i + 1] + 1]`, BOS on both sides included.
         characters: how many there are in all documents.
+        is_text: whether it is a continuous text.
 
     Arrays longer than what is to stay in memory are mapped from a temporary file without a name.
     """
@@ -48,6 +49,7 @@ class Corpus:
     tokens: NDArray[Any]
     offsets: NDArray[np.int64]
     characters: int
+    is_text: bool
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -61,6 +63,16 @@ class Corpus:
         new_starts = np.cumsum(lengths) - lengths
         sources = np.arange(lengths.sum()) + np.repeat(starts - new_starts, lengths.astype(np.intp))
         return PackedSequences(self.tokens[sources].astype(np.int32), new_starts, lengths)
+
+    def documents(self) -> PackedSequences:
+        """All documents, BOS on both sides; or the text, after BOS where that is a character of it.
+
+        None has less than two tokens: of such a text there is nothing to predict.
+        """
+        tokens, starts, lengths = self.tokens.astype(np.int32), self.offsets[:-1], np.diff(self.offsets) + 1
+        if self.is_text and self.tokenizer.bos_is_text:
+            tokens, lengths = np.concatenate([np.array([self.tokenizer.bos], np.int32), tokens]), lengths + 1
+        return PackedSequences(tokens, starts[lengths > 1], lengths[lengths > 1])
 
     def fingerprint(self) -> str:
         """32 hexadecimal digits that no other tokens or documents have. Reads all of them."""
@@ -86,7 +98,8 @@ def read_corpus(
         data: see `train`.
         format: "lines" for documents, "text" for a continuous text.
         tokenizer: "characters" (those of the data), "bytes", a JSON file of Hugging Face's tokenizers or a `Tokenizer`.
-            In a text, the line feed is BOS, where the tokenizer has one; no token reaches from one part to the next.
+            In a text, the line feed is BOS, where the text has one and the tokenizer a token for it. No token reaches
+            from one part to the next.
         in_memory: bytes of an array above which it is kept in a temporary file.
 
     `ValueError` or `TypeError` names the argument, file or line that is wrong.
@@ -97,19 +110,20 @@ def read_corpus(
     files = [("data", file) for file in source.files]
     if _is_tokenizers_file(tokenizer):
         files.append(("tokenizer", os.fsdecode(tokenizer)))
-    tokenizer = _tokenizer(tokenizer, "\n" if is_text else None, parts)
+    has_line_feed = is_text and any("\n" in part.alphabet(set()) for part in parts())
+    tokenizer = _tokenizer(tokenizer, "\n" if has_line_feed else None, parts)
     tokens, offsets, characters = _GrowingArray(tokenizer.dtype, in_memory), _GrowingArray(np.int64, in_memory), 0
     if not is_text:
         tokens.append(np.array([tokenizer.bos], tokenizer.dtype))
         offsets.append(np.zeros(1, np.int64))
     for part in parts():
-        ids, ends = encode_part(part, tokenizer)
+        ids, ends = _encode_part(part, tokenizer)
         offsets.append(ends + len(tokens))
         tokens.append(ids)
         characters += len(part)
     if is_text:
         offsets.append(np.array([0, len(tokens) - 1]))
-    return Corpus(source.name, tuple(files), tokenizer, tokens.finish(), offsets.finish(), characters)
+    return Corpus(source.name, tuple(files), tokenizer, tokens.finish(), offsets.finish(), characters, is_text)
 
 
 def _tokenizer(asked_for: Any, bos: str | None, parts: Callable[[], Iterator[Part]]) -> Tokenizer:
@@ -119,7 +133,7 @@ def _tokenizer(asked_for: Any, bos: str | None, parts: Callable[[], Iterator[Par
         characters: set[str] = set()
         for part in parts():
             characters |= part.alphabet(characters)
-        return CharTokenizer(characters, bos if bos and bos in characters else None)
+        return CharTokenizer(characters, bos)
     if asked_for == "bytes":
         return ByteTokenizer(bos)
     if _is_tokenizers_file(asked_for):
@@ -132,7 +146,7 @@ def _is_tokenizers_file(asked_for: Any) -> TypeGuard[str | os.PathLike[str]]:
     return isinstance(asked_for, (str, os.PathLike)) and os.fsdecode(asked_for).endswith(".json")
 
 
-def encode_part(part: Part, tokenizer: Tokenizer) -> Encoded:
+def _encode_part(part: Part, tokenizer: Tokenizer) -> Encoded:
     """The tokens of a part. `ValueError` names the file and line, or the document, that has a character without one."""
     try:
         return part.encode(tokenizer)

@@ -18,6 +18,7 @@ from microgpt.data.reading import BLOCK_SIZE, Block, Files, ReadLines, are_lines
 if TYPE_CHECKING:
     from microgpt.data.tokenizer import Encoded, Tokenizer
 
+FORMATS = ("lines", "text")  # of data: documents, or one continuous text
 EMBEDDED = os.path.join(os.path.dirname(__file__), "names.txt")  # US first names, Census of 1990
 
 File = str | os.PathLike[str]

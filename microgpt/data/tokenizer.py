@@ -1,17 +1,15 @@
-"""Text to token ids and back: characters, bytes, or what a Hugging Face tokenizers file says."""
+"""Text to token ids and back: what every tokenizer does, and those of characters and bytes."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from microgpt.arguments import file_name, shown_path, string
+from microgpt.arguments import string
 from microgpt.data.characters import code_points, distinct_characters, line_feeds
 from microgpt.packing import token_array
 
@@ -19,9 +17,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Encoded = tuple[NDArray[Any], NDArray[np.int64]]
-
-LARGEST_VOCABULARY = 1 << 24
-NO_TOKENS = "the tokenizers file has no tokens for this text"
 
 
 class Tokenizer(ABC):
@@ -64,6 +59,8 @@ class Tokenizer(ABC):
 
         `ValueError` says what is missing or wrong, `ImportError` which package it needs.
         """
+        from microgpt.data.huggingface import HuggingFaceTokenizer  # which imports this module
+
         kinds: dict[str, type[Tokenizer]] = {
             "characters": CharTokenizer,
             "bytes": ByteTokenizer,
@@ -88,7 +85,7 @@ class Tokenizer(ABC):
         lines = "\n".join([*documents, ""])
         if lines.count("\n") == len(documents):
             return self.encode_lines(lines)
-        return _joined(map(self.encode_array, documents), self.bos, self.dtype)
+        return joined(map(self.encode_array, documents), self.bos, self.dtype)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -174,7 +171,7 @@ class CharTokenizer(Tokenizer):
 
     @classmethod
     def _from_json(cls, content: dict[str, Any]) -> CharTokenizer:
-        characters, bos = _strings_of(content, "characters", "bos")
+        characters, bos = strings_of(content, "characters", "bos")
         tokenizer = cls(characters, bos)
         if tokenizer.characters != characters:
             raise ValueError("tokenizer: characters must be in the order of their code points, each once")
@@ -202,11 +199,11 @@ class ByteTokenizer(Tokenizer):
 
     def encode_array(self, text: str) -> NDArray[Any]:
         """See `Tokenizer`."""
-        return np.frombuffer(_utf8(text), np.uint8).astype(self.dtype, copy=False)
+        return np.frombuffer(utf8(text), np.uint8).astype(self.dtype, copy=False)
 
     def encode_lines(self, text: str) -> Encoded:
         """See `Tokenizer`."""
-        content = np.frombuffer(_utf8(text), np.uint8)
+        content = np.frombuffer(utf8(text), np.uint8)
         ends = line_feeds(content)
         ids = content.astype(self.dtype)
         ids[ends] = self.bos
@@ -222,100 +219,10 @@ class ByteTokenizer(Tokenizer):
 
     @classmethod
     def _from_json(cls, content: dict[str, Any]) -> ByteTokenizer:
-        return cls(*_strings_of(content, "bos"))
+        return cls(*strings_of(content, "bos"))
 
     def __repr__(self) -> str:
         return f"ByteTokenizer({f'bos={chr(self.bos)!r}' if self.bos_is_text else ''})"
-
-
-class HuggingFaceTokenizer(Tokenizer):
-    """What a JSON file of Hugging Face's tokenizers library says, and after its tokens one for BOS.
-
-    Args:
-        content: the JSON; see `from_file` for a file.
-        bos: in a text that is not made of documents, what begins and ends what is drawn from a model, such as a line
-            feed: the last token of it is BOS. Where it has none, BOS stays a token of its own.
-
-    The special tokens of the file are neither added nor left out. Needs the `tokenizers` package.
-    """
-
-    def __init__(self, content: str, bos: str | None = None) -> None:
-        try:
-            import tokenizers
-        except ImportError:
-            raise ImportError(
-                'this tokenizer needs the tokenizers package: pip install "microgpt-fast[tokenizers]"'
-            ) from None
-        string("content", content)
-        with _library_errors("not a tokenizers JSON file"):
-            self._tokenizer = tokenizers.Tokenizer.from_str(content)
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        size = 1 + max(self._tokenizer.get_vocab().values(), default=-1)
-        if not 1 <= size <= LARGEST_VOCABULARY:
-            raise ValueError(f"a tokenizers JSON file must have 1 to {LARGEST_VOCABULARY:,} tokens, got {size:,}")
-        ends = [] if bos is None else self._ids(string("bos", bos))
-        self._bos_text = bos
-        self.bos_is_text = bool(ends)
-        self.bos = ends[-1] if ends else size
-        self.vocab_size = size + (not ends)
-
-    @classmethod
-    def from_file(cls, file: str | os.PathLike[str], bos: str | None = None) -> HuggingFaceTokenizer:
-        """The tokenizer of a file. `ValueError` names one that cannot be read or holds something else."""
-        name = shown_path(file_name("file", file))
-        try:
-            with open(file, encoding="utf-8") as opened:
-                content = opened.read()
-        except OSError as error:
-            raise ValueError(f"cannot read {name}: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise ValueError(f"cannot read {name}: {error}") from None
-        try:
-            return cls(content, bos)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
-
-    def _ids(self, text: str) -> list[int]:
-        _utf8(text)
-        with _library_errors(NO_TOKENS):
-            return self._tokenizer.encode(text, add_special_tokens=False).ids
-
-    def encode_array(self, text: str) -> NDArray[Any]:
-        """See `Tokenizer`."""
-        return np.array(self._ids(text), self.dtype)
-
-    def encode_lines(self, text: str) -> Encoded:
-        """See `Tokenizer`."""
-        _utf8(text)
-        with _library_errors(NO_TOKENS):
-            encodings = self._tokenizer.encode_batch_fast(text.split("\n")[:-1], add_special_tokens=False)
-        return _joined((encoding.ids for encoding in encodings), self.bos, self.dtype)
-
-    def decode(self, tokens: Iterable[int]) -> str:
-        """See `Tokenizer`."""
-        text = [token for token in self._checked(tokens) if self.bos_is_text or token != self.bos]
-        return self._tokenizer.decode(text, skip_special_tokens=False)
-
-    def to_json(self) -> dict[str, Any]:
-        """See `Tokenizer`."""
-        return {"type": "huggingface", "json": self._tokenizer.to_str(), "bos": self._bos_text}
-
-    @classmethod
-    def _from_json(cls, content: dict[str, Any]) -> HuggingFaceTokenizer:
-        return cls(*_strings_of(content, "json", "bos"))
-
-    def __repr__(self) -> str:
-        return f"HuggingFaceTokenizer(<{self.vocab_size:,} tokens>)"
-
-
-@contextlib.contextmanager
-def _library_errors(meaning: str) -> Iterator[None]:
-    """What the tokenizers library raises, as a `ValueError` of one line that begins with its meaning."""
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001 (the library has no narrower one)
-        raise ValueError(f"{meaning} ({' '.join(str(error).split()):.200})") from None
 
 
 def smallest_dtype(vocab_size: int) -> np.dtype[Any]:
@@ -323,7 +230,7 @@ def smallest_dtype(vocab_size: int) -> np.dtype[Any]:
     return np.dtype(np.uint8 if vocab_size <= 1 << 8 else np.uint16 if vocab_size <= 1 << 16 else np.int32)
 
 
-def _joined(documents: Iterable[Any], bos: int, dtype: np.dtype[Any]) -> Encoded:
+def joined(documents: Iterable[Any], bos: int, dtype: np.dtype[Any]) -> Encoded:
     """Token ids of documents end to end, BOS after each; and where those BOS are."""
     parts, ends, end = [np.empty(0, dtype)], [], 0
     for ids in documents:
@@ -333,7 +240,8 @@ def _joined(documents: Iterable[Any], bos: int, dtype: np.dtype[Any]) -> Encoded
     return np.concatenate(parts), np.array(ends, np.int64)
 
 
-def _utf8(text: str) -> bytes:
+def utf8(text: str) -> bytes:
+    """A text in UTF-8. `ValueError` names a lone surrogate, which is not in it, and its position."""
     try:
         return text.encode()
     except UnicodeEncodeError as error:
@@ -342,7 +250,7 @@ def _utf8(text: str) -> bytes:
         ) from None
 
 
-def _strings_of(content: dict[str, Any], *names: str) -> list[Any]:
+def strings_of(content: dict[str, Any], *names: str) -> list[Any]:
     """The values of these names, which must be there and no others: strings, or None for `bos`."""
     if content.keys() != set(names):
         raise ValueError(f"tokenizer must have type, {', '.join(names)}, got type, {', '.join(map(str, content)):.60}")

@@ -12,7 +12,7 @@ import numpy as np
 
 from microgpt.arguments import ending, integer
 from microgpt.extras import require
-from microgpt.model import GPT, SEED, context_of
+from microgpt.model import GPT, SEED, tokens_of
 from microgpt.plots import TRAINING, losses_svg
 from microgpt.report.figures import attention_axes, attention_legend, attention_map, attention_map_width, token_plane
 from microgpt.report.inspection import forward, principal_components, softmax
@@ -89,12 +89,14 @@ def report_page(model: GPT, *, text: str | None = None, samples: int = SAMPLES, 
 
 
 def _text_tokens(model: GPT, text: str | None, documents: list[list[int]]) -> list[int]:
-    """BOS and the tokens of `text`, or else of the first document that has any."""
+    """The tokens of `text`, or else of the first document that has any, BOS before them where the model reads it."""
     if text is None:
-        return [model.bos, *next(filter(None, documents), [])]
-    if model.tokenizer is None:
+        tokens = next(filter(None, documents), [])
+    elif model.tokenizer is None:
         raise ValueError("text needs a model with a tokenizer")
-    return context_of(model.tokenizer, "text", text)
+    else:
+        tokens = tokens_of(model.tokenizer, "text", text)
+    return [model.bos, *tokens] if model.reads_bos or not tokens else tokens
 
 
 def _section(heading: str, content: str) -> str:
@@ -128,7 +130,7 @@ def _losses(model: GPT) -> str:
 
 
 def _samples(model: GPT, documents: list[list[int]], seed: Any) -> str:
-    if model.tokenizer and model.tokenizer.bos_is_text:
+    if model.tokenizer and model.format == "text":
         text = "".join(model.stream(temperature=TEMPERATURE, seed=seed, max_tokens=TEXT_TOKENS))
         return (
             f"<p>{TEXT_TOKENS} tokens drawn at temperature {TEMPERATURE:g} with seed {escaped(str(seed))}.</p>\n"
@@ -166,16 +168,17 @@ def _probabilities(model: GPT, tokens: list[int], labels: list[str], probabiliti
     return (
         "<p>After each token of the text, from the first row down, what the model expects next, likeliest first. What "
         f"really came next is outlined.{mean}</p>\n"
-        f'{_cut(tokens, labels)}<figure class="scroll">\n<table class="probabilities">\n<thead><tr>'
+        f'{_cut(model, tokens, labels)}<figure class="scroll">\n<table class="probabilities">\n<thead><tr>'
         f'<th scope="col">after</th><th scope="colgroup" colspan="{likeliest.shape[1]}">likeliest next</th>'
         f'<th scope="col">came next</th></tr></thead>\n<tbody>\n{"".join(rows)}</tbody>\n</table>\n</figure>\n'
     )
 
 
-def _cut(tokens: list[int], labels: list[str]) -> str:
+def _cut(model: GPT, tokens: list[int], labels: list[str]) -> str:
     if len(tokens) <= len(labels):
         return ""
-    return f"<p>The text has {len(tokens):,} tokens, BOS included; the first {len(labels)} are shown.</p>\n"
+    bos = ", BOS included" if model.reads_bos else ""
+    return f"<p>The text has {len(tokens):,} tokens{bos}; the first {len(labels)} are shown.</p>\n"
 
 
 def _candidate(model: GPT, token: int, probability: float, came: bool) -> str:

@@ -1,0 +1,238 @@
+"""Text to token ids and back as a JSON file of Hugging Face's tokenizers library says.
+
+Such a file may come from anywhere. The library trusts it: it divides by what it says, looks into arrays where it says,
+and lets a character become any number of characters. So what is known to end badly is refused before the library sees
+it, what is random is left out, and every call of the library is made under `_library_errors`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from microgpt.arguments import file_name, shown_path, string
+from microgpt.data.tokenizer import Tokenizer, joined, strings_of, utf8
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from microgpt.data.tokenizer import Encoded
+
+LARGEST_FILE = 1 << 28  # bytes
+LARGEST_VOCABULARY = 1 << 24
+LONGEST = 1000  # characters of a token, and of a word that WordPiece divides, which takes the cube of its length
+LARGEST_GROWTH = 1000  # times the length of a text, in what replaces its characters
+# Characters that one of Unicode's becomes at most.
+NORMALIZED = {
+    "NFC": 3, "NFD": 4, "NFKC": 18, "NFKD": 18, "Precompiled": 18, "Lowercase": 3, "BertNormalizer": 12, "ByteLevel": 4
+}  # fmt: skip
+NO_TOKENS = "the tokenizers file has no tokens for this text"
+UNUSED = ("truncation", "padding", "post_processor")  # what a file says beside the tokens of a text
+RANDOM = ("dropout", "alpha", "nbest_size")  # of models: BPE that skips merges, Unigram that draws
+
+
+class HuggingFaceTokenizer(Tokenizer):
+    """What a JSON file of Hugging Face's tokenizers library says, and after its tokens one for BOS.
+
+    Args:
+        content: the JSON; see `from_file` for a file.
+        bos: in a text that is not made of documents, what begins and ends what is drawn from a model, such as a line
+            feed: the last token of it is BOS. Where it has none of its own, BOS stays one more token.
+
+    The special tokens of the file are neither added nor left out, and nothing is cut or padded. The same text always
+    has the same tokens: dropout of BPE and sampling of Unigram are left out. Needs the `tokenizers` package.
+
+    `ValueError` says in one line what is wrong with the content. Where the library itself fails, which its authors
+    call a panic, it also writes to standard error, past Python.
+    """
+
+    def __init__(self, content: str, bos: str | None = None) -> None:
+        try:
+            import tokenizers
+        except ImportError:
+            raise ImportError(
+                'this tokenizer needs the tokenizers package: pip install "microgpt-fast[tokenizers]"'
+            ) from None
+        self._content = _settled(string("content", content))
+        with _library_errors("not a tokenizers JSON file"):
+            self._tokenizer = tokenizers.Tokenizer.from_str(self._content)
+            vocabulary = self._tokenizer.get_vocab()
+        size = 1 + max(vocabulary.values(), default=-1)
+        if not 1 <= size <= LARGEST_VOCABULARY:
+            raise ValueError(f"a tokenizers JSON file must have 1 to {LARGEST_VOCABULARY:,} tokens, got {size:,}")
+        _check_tokens(vocabulary)
+        ends = [] if bos is None else self._ids(string("bos", bos))
+        self._bos_text = bos
+        self.bos_is_text = bool(ends) and self._text(ends[-1:]) == bos
+        self.bos = ends[-1] if self.bos_is_text else size
+        self.vocab_size = size + (not self.bos_is_text)
+
+    @classmethod
+    def from_file(cls, file: str | os.PathLike[str], bos: str | None = None) -> HuggingFaceTokenizer:
+        """The tokenizer of a file. `ValueError` names one that cannot be read or holds something else."""
+        name = shown_path(file_name("file", file))
+        try:
+            with open(file, "rb") as opened:
+                content = opened.read(LARGEST_FILE + 1)
+            if len(content) > LARGEST_FILE:
+                raise ValueError(f"{name}: a tokenizers JSON file must have at most {LARGEST_FILE:,} bytes, got more")
+            text = content.decode()
+        except OSError as error:
+            raise ValueError(f"cannot read {name}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ValueError(f"cannot read {name}: {error}") from None
+        try:
+            return cls(text, bos)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+
+    def _ids(self, text: str) -> list[int]:
+        utf8(text)
+        with _library_errors(NO_TOKENS):
+            return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def _text(self, tokens: list[int]) -> str:
+        with _library_errors("the tokenizers file has no text for these tokens"):
+            return self._tokenizer.decode(tokens, skip_special_tokens=False)
+
+    def encode_array(self, text: str) -> NDArray[Any]:
+        """See `Tokenizer`."""
+        return np.array(self._ids(text), self.dtype)
+
+    def encode_lines(self, text: str) -> Encoded:
+        """See `Tokenizer`."""
+        utf8(text)
+        with _library_errors(NO_TOKENS):
+            encodings = self._tokenizer.encode_batch_fast(text.split("\n")[:-1], add_special_tokens=False)
+        return joined((encoding.ids for encoding in encodings), self.bos, self.dtype)
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """See `Tokenizer`."""
+        return self._text([token for token in self._checked(tokens) if self.bos_is_text or token != self.bos])
+
+    def to_json(self) -> dict[str, Any]:
+        """See `Tokenizer`."""
+        return {"type": "huggingface", "json": self._content, "bos": self._bos_text}
+
+    @classmethod
+    def _from_json(cls, content: dict[str, Any]) -> HuggingFaceTokenizer:
+        return cls(*strings_of(content, "json", "bos"))
+
+    def __repr__(self) -> str:
+        return f"HuggingFaceTokenizer(<{self.vocab_size:,} tokens>)"
+
+
+@contextlib.contextmanager
+def _library_errors(meaning: str) -> Iterator[None]:
+    """What the tokenizers library raises, as a `ValueError` of one line that begins with its meaning.
+
+    Its `PanicException` is no `Exception`, and in no module that could be imported.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"{meaning} ({' '.join(str(error).split()):.200})") from None
+
+
+def _settled(content: str) -> str:
+    """The JSON without what is random and what is not used. `ValueError` where it would not end well."""
+    try:
+        told = json.loads(content)
+        if not isinstance(told, dict):
+            raise ValueError("must be an object")
+        told |= dict.fromkeys(UNUSED)
+        if isinstance(model := told.get("model"), dict):
+            for name in RANDOM:
+                model.pop(name, None)
+            _check_model(model)
+        for name in ("normalizer", "decoder"):
+            growth = _growth(list(_steps(told.get(name))))
+            if growth > LARGEST_GROWTH:
+                raise ValueError(
+                    f"{name} must let a text grow to at most {LARGEST_GROWTH:,} times its length, got more"
+                )
+        for step in _steps(told.get("pre_tokenizer")):
+            if step.get("length", 1) == 0:
+                raise ValueError("pre_tokenizer must have a length of at least 1, got 0")
+        return json.dumps(told, allow_nan=False)
+    except RecursionError:
+        raise ValueError("not a tokenizers JSON file (nested too deeply)") from None
+    except ValueError as error:
+        raise ValueError(f"not a tokenizers JSON file ({error!s:.200})") from None
+
+
+def _check_model(model: dict[str, Any]) -> None:
+    longest = model.get("max_input_chars_per_word", 0)
+    if isinstance(longest, (int, float)) and longest > LONGEST:
+        raise ValueError(f"max_input_chars_per_word must be at most {LONGEST:,}, got more")
+    prefix, merges = model.get("continuing_subword_prefix"), model.get("merges")
+    if isinstance(prefix, str) and isinstance(merges, list):
+        for merge in merges:  # "a b", or ["a", "b"]
+            pair = merge.split(" ") if isinstance(merge, str) else merge
+            second = pair[-1] if isinstance(pair, list) and pair else None
+            if isinstance(second, str) and not second.startswith(prefix):
+                raise ValueError(
+                    f"continuing_subword_prefix {prefix!r:.60} must begin {second!r:.60}, which a merge adds"
+                )
+
+
+def _check_tokens(vocabulary: dict[str, int]) -> None:
+    longest = max(vocabulary, key=len)
+    if len(longest) > LONGEST:
+        raise ValueError(f"a token must have at most {LONGEST:,} characters, got {longest!r:.60} of {len(longest):,}")
+    if len(set(vocabulary.values())) < len(vocabulary):  # decoding would choose one of them, each time another
+        by_id: dict[int, str] = {}
+        for token, i in sorted(vocabulary.items()):
+            if by_id.setdefault(i, token) != token:
+                raise ValueError(
+                    f"tokens must have ids of their own, got {i} for both {by_id[i]!r:.60} and {token!r:.60}"
+                )
+
+
+def _steps(told: Any) -> Iterator[dict[str, Any]]:
+    """The normalizers, decoders or pre-tokenizers of which one is made, in order."""
+    if isinstance(told, dict):
+        sequences = [value for value in told.values() if isinstance(value, list)]
+        yield told
+        for each in sequences:
+            for step in each:
+                yield from _steps(step)
+
+
+def _growth(steps: list[dict[str, Any]]) -> float:
+    """How many characters one character can become, at most, in steps that are taken one after the other.
+
+    From the last step to the first: how many each character of the text before it can become. What a pattern is
+    replaced by counts for its first character.
+    """
+    become: dict[str, float] = {}
+    others = 1.0  # of characters that are not in there
+    normalized = 1.0  # by the steps since the last replacement: normal forms of normal forms grow no more
+    for step in reversed(steps):
+        added = step.get("content", step.get("prepend", ""))
+        pattern = step.get("pattern")
+        literal = pattern.get("String") if isinstance(pattern, dict) else pattern
+        length = math.fsum(become.get(c, others) for c in added) if isinstance(added, str) else 0.0
+        if pattern is not None and isinstance(literal, str) and literal:
+            become[literal[0]] = max(become.get(literal[0], others), length)
+        elif length and ("pattern" in step or "prepend" in step):
+            become = {c: times + length for c, times in become.items()}
+            others += length
+        elif (factor := NORMALIZED.get(str(step.get("type")), 1)) > normalized:
+            others, become = factor / normalized * max([others, *become.values()]), {}
+            normalized = factor
+            continue
+        else:
+            continue
+        normalized = 1.0
+        if not all(map(math.isfinite, [others, *become.values()])):
+            return math.inf
+    return max([others, *become.values()])
