@@ -8,8 +8,17 @@
  *     [panels][n][LINE]        row r, feature i at ((r / LINE) * n + i) * LINE + r % LINE
  *
  * So the lanes of a vector are different positions, and every sum over features, over the vocabulary or over earlier
- * positions is a sum of vectors, in the order of the reference: exact whatever the width of a vector. The lanes beyond
- * the last row hold finite numbers nobody reads, and their gradients are 0.
+ * positions is a sum of vectors, in the order of the reference: exact whatever the width of a vector.
+ *
+ * Padding. The lanes beyond the last row must change no bit, whatever the parameters are:
+ *
+ *   1. Their embeddings are 0, and from zeros every operation makes zeros, as long as parameters are finite. Their
+ *      losses have gradient 0, so that their gradients are 0, too.
+ *   2. Sums over rows (gradients of weights and of embeddings) end at the last row: they never meet padding.
+ *   3. Sums of attention do meet it, and other documents, and rows that come later: as terms 0 * x. A sum that starts
+ *      at +0.0 is never -0.0, so adding 0 * x changes no bit of it if x is finite. If x is not, the term is NaN, and so
+ *      is the sum. So only sums that come out NaN can be wrong, and attention_rows.h makes them again, without these
+ *      terms. What sampling adds up, documents in lanes, is the same case: see attention_forward_cached.
  */
 #pragma once
 
@@ -25,7 +34,7 @@ typedef enum {
     STORE,          /* c = sum */
     ADD,            /* c = sum + extra */
     RELU,           /* c = max(0, sum) */
-    RELU_BACKWARD   /* c = sum where extra > 0, otherwise 0 */
+    RELU_BACKWARD   /* c = sum where extra > 0, otherwise 0 (exact: 0 * sum) */
 } Epilogue;
 
 /* One record on the tape: `Operation` of network.py, with the places that its arrays have in the arena. Offsets count
@@ -58,7 +67,7 @@ typedef struct {
     int64_t vocab_size, n_embd, n_head, block_size;
 
     int64_t rows, longest;          /* longest: rows of the longest document */
-    int32_t *tokens;                /* [rows] */
+    int32_t *tokens;                /* [rows], padding: 0, as in the next two */
     int32_t *targets;               /* [rows] */
     int32_t *positions;             /* [rows] */
     int32_t *first_rows;            /* [rows], where the document of the row starts */
