@@ -97,6 +97,16 @@ INLINE void adam_vector(real *parameter, const real *gradient, real *m, real *v,
 }
 #endif
 
+/* Whether no gradient is infinite or NaN. */
+static int all_finite(int64_t n, const void *x_) {
+    const real *x = x_;
+    int64_t i = n / LANES * LANES;
+    if (any_not_finite(x, LANES, n / LANES)) return 0;
+    for (; i < n; i++)
+        if (!isfinite(x[i])) return 0;
+    return 1;
+}
+
 /* Of all gradients: what clipping by their norm needs. Exact: one after the other, as the reference adds them. */
 static double sum_of_squares(int64_t n, const void *gradients_) {
     const real *gradients = gradients_;

@@ -10,7 +10,7 @@
  * STRIP_PANELS panels of rows p, a strip, are computed together. They may hold several documents, or a part of one.
  * Everything over (t, p) covers the panels of all rows t that any row of the strip attends to, [panels][keys][LINE], and
  * is 0 where p does not attend to t: adding 0 times a finite number to a sum that started at +0.0 changes no bit of it,
- * and what comes out NaN is computed again in attention_rows.h. No more is ever kept than these triangles.
+ * see interface.h. No more is ever kept than these triangles.
  *
  * saved, for each strip, head and panel: exps [keys][LINE], total [LINE], 1 / total [LINE]. In float32 the exps are
  * already divided by their total.
@@ -233,15 +233,16 @@ INLINE SavedRow attention_saved(const Operation *op, const Workspace *w, int64_t
     return (SavedRow){exps + (w->first_rows[p] - h.first_key_panel * LINE) * LINE, LINE, behind[0], behind[LINE]};
 }
 
-/* See attention_rows.h: the rows of a panel, and the gradients of a head from the panels of a group. */
-static __attribute__((noinline)) void attention_forward_by_rows(const Operation *op, const Workspace *w, int64_t panel) {
-    for (int64_t p = panel * LINE; p < minimum((panel + 1) * LINE, w->rows); p++)
+/* See attention_rows.h. From what the other kernels have saved: the output of all rows of some panels, and the gradients
+ * of a head in a group of them. */
+static void attention_forward_by_rows(const Operation *op, const Workspace *w, int64_t first, int64_t past) {
+    for (int64_t p = first * LINE; p < minimum(past * LINE, w->rows); p++)
         for (int64_t head = 0; head < w->n_head; head++)
             attention_row_forward(op, w, head, p, attention_saved(op, w, head, p));
 }
 
-static __attribute__((noinline)) void attention_backward_by_rows(const Operation *op, const Workspace *w, int64_t first,
-                                                                 int64_t past, int64_t head, real *scratch) {
+static void attention_backward_by_rows(const Operation *op, const Workspace *w, int64_t first, int64_t past, int64_t head,
+                                       real *scratch) {
     const int64_t features = 3 * (w->n_embd / w->n_head);
     for (int64_t panel = first; panel < past; panel++)
         clear((real *)w->arena + op->input_gradient + (panel * op->n_in + head * features) * LINE, features * LINE);
@@ -249,14 +250,7 @@ static __attribute__((noinline)) void attention_backward_by_rows(const Operation
         attention_row_backward(op, w, head, p, attention_saved(op, w, head, p), scratch);
 }
 
-INLINE int panel_is_finite(const real *activation, int64_t n) {
-    for (int v = 0; v < LINE; v += LANES)
-        if (__builtin_expect(any_not_finite(activation + v, LINE, n), 0)) return 0;
-    return 1;
-}
-
 static void attention_forward(const Operation *op, const Workspace *w, const Share *share) {
-    real *output = (real *)w->arena + op->output;
     for (int64_t strip = share->first; strip < share->past; strip++) {
         const int64_t first = strip * STRIP_PANELS, past = minimum(first + STRIP_PANELS, lines(w->rows));
         if (w->caches || attention_is_short(w)) {
@@ -265,35 +259,32 @@ static void attention_forward(const Operation *op, const Workspace *w, const Sha
         } else {
             for (int64_t head = 0; head < w->n_head; head++) {
                 const Head h = head_of(op, w, strip, head);
-                attention_forward_head(&h, w, (real *)w->arena + op->input, output, share->scratch);
+                attention_forward_head(&h, w, (real *)w->arena + op->input, (real *)w->arena + op->output, share->scratch);
             }
         }
-        for (int64_t panel = first; panel < past && !w->caches; panel++)
-            if (!panel_is_finite(output + panel * op->n_out * LINE, op->n_out)) attention_forward_by_rows(op, w, panel);
+        if (w->by_rows) attention_forward_by_rows(op, w, first, past);
     }
 }
 
 static void attention_backward(const Operation *op, const Workspace *w, const Share *share) {
-    const int64_t features = 3 * (w->n_embd / w->n_head);
     for (int64_t unit = share->first, next; unit < share->past; unit = next) {
         const int64_t group = unit / w->n_head, first = w->group_start[group], past = w->group_start[group + 1];
         next = minimum((group + 1) * w->n_head, share->past);
         const int64_t first_head = unit - group * w->n_head, past_head = next - group * w->n_head;
-        if (attention_is_short(w)) {
+        if (attention_is_short(w) && !w->by_rows) {
             attention_short_backward(op, w, first, past, first_head, past_head, share->scratch);
-        } else {
-            for (int64_t head = first_head; head < past_head; head++)
-                for (int64_t strip = (past - 1) / STRIP_PANELS; strip >= first / STRIP_PANELS; strip--) {
-                    const Head h = head_of(op, w, strip, head);
-                    attention_backward_head(&h, (real *)w->arena + op->input, (real *)w->arena + op->output_gradient,
-                                            (real *)w->arena + op->input_gradient, share->scratch);
-                }
+            continue;
         }
-        const real *gradient = (real *)w->arena + op->input_gradient + first_head * features * LINE;
-        int is_finite = 1;
-        for (int64_t panel = first; panel < past; panel++)
-            is_finite &= panel_is_finite(gradient + panel * op->n_in * LINE, (past_head - first_head) * features);
-        for (int64_t head = first_head; head < past_head && !is_finite; head++)
-            attention_backward_by_rows(op, w, first, past, head, share->scratch);
+        for (int64_t head = first_head; head < past_head; head++) {
+            if (w->by_rows) {
+                attention_backward_by_rows(op, w, first, past, head, share->scratch);
+                continue;
+            }
+            for (int64_t strip = (past - 1) / STRIP_PANELS; strip >= first / STRIP_PANELS; strip--) {
+                const Head h = head_of(op, w, strip, head);
+                attention_backward_head(&h, (real *)w->arena + op->input, (real *)w->arena + op->output_gradient,
+                                        (real *)w->arena + op->input_gradient, share->scratch);
+            }
+        }
     }
 }

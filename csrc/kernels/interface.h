@@ -17,8 +17,9 @@
  *   2. Sums over rows (gradients of weights and of embeddings) end at the last row: they never meet padding.
  *   3. Sums of attention do meet it, and other documents, and rows that come later: as terms 0 * x. A sum that starts
  *      at +0.0 is never -0.0, so adding 0 * x changes no bit of it if x is finite. If x is not, the term is NaN, and so
- *      is the sum. So only sums that come out NaN can be wrong, and attention_rows.h makes them again, without these
- *      terms. What sampling adds up, documents in lanes, is the same case: see attention_forward_cached.
+ *      is the sum, and all that is computed from it: of logits, or the gradients of the row's position embedding. Where
+ *      those are NaN, rightly or not, the engine runs all of it again `by_rows`, without these terms. A loss cannot be
+ *      NaN for this reason alone: a value that is not finite belongs to a row that attends to it, and so has no loss.
  */
 #pragma once
 
@@ -76,6 +77,7 @@ typedef struct {
     int64_t *attention_start;       /* [panels], where in an ATTENTION's `saved` each panel starts */
     int64_t *group_start;           /* [groups + 1], first panels of strips; no document reaches from one group into another */
     int64_t groups;
+    int by_rows;                    /* attention leaves out what a row does not attend to, rather than add 0 times it */
 
     void *const *caches;            /* [panels] key/value caches: each row then continues a document of its own */
     double temperature;             /* with caches: what divides the logits, */
@@ -123,6 +125,7 @@ typedef struct {
     int64_t (*scratch_size)(const Workspace *, int64_t rows);
     /* Where in `saved` an ATTENTION's panel ends, if it starts at 0: elements */
     int64_t (*attention_size)(const Workspace *, int64_t panel);
+    int (*all_finite)(int64_t n, const void *x);
     double (*sum_of_squares)(int64_t n, const void *gradients);
     void (*adam)(int64_t n, void *parameters, const void *gradients, void *m, void *v, const AdamStep *);
     /* The machine's ceiling, see ceiling.h. */
