@@ -90,10 +90,11 @@ INLINE void adam_vector(real *parameter, const real *gradient, real *m, real *v,
     const vec p = c->shrinkage * load(parameter), g = c->gradient_scale * load(gradient);
     const vec new_m = c->beta1 * load(m) + c->rest1 * g;
     const vec new_v = c->beta2 * load(v) + c->rest2 * g * g;
-    const vec m_hat = unbiased ? new_m : new_m * c->reciprocal1;
+    const vec m_hat = unbiased ? new_m : new_m * c->reciprocal1, v_hat = new_v * c->reciprocal2;
+    const vec update = quotient(c->learning_rate * m_hat, root(v_hat) + c->eps);
     store(m, new_m);
     store(v, new_v);
-    store(parameter, p - quotient(c->learning_rate * m_hat, root(new_v * c->reciprocal2) + c->eps));
+    store(parameter, p - (vec)((bits)update & (v_hat != INFINITY))); /* estimates of its root and reciprocal are NaN */
 }
 #endif
 
@@ -124,9 +125,19 @@ static double sum_of_squares(int64_t n, const void *gradients_) {
         const vec sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
         for (int lane = 0; lane < LANES; lane++) total += sum[lane];
     }
+    if (!(total > 1e-25 && total < INFINITY)) i = 0, total = 0; /* squares that are 0 or infinite in it: in float64 */
 #endif
     for (; i < n; i++) total += (double)gradients[i] * gradients[i];
     return total;
+}
+
+/* A constant in the element type: at most its largest number, times which 0 is 0. */
+INLINE real constant(double x) {
+#if MICROGPT_EXACT
+    return x;
+#else
+    return (real)fmin(fmax(x, -FLT_MAX), FLT_MAX);
+#endif
 }
 
 static void adam(int64_t n, void *parameters_, const void *gradients_, void *m_, void *v_, const AdamStep *s) {
@@ -135,8 +146,8 @@ static void adam(int64_t n, void *parameters_, const void *gradients_, void *m_,
     const AdamConstants c = {
         .beta1 = s->beta1, .beta2 = s->beta2, .rest1 = 1 - s->beta1, .rest2 = 1 - s->beta2,
         .bias1 = s->bias1, .bias2 = s->bias2, .reciprocal1 = 1 / s->bias1, .reciprocal2 = 1 / s->bias2,
-        .learning_rate = s->learning_rate, .eps = s->eps,
-        .shrinkage = s->shrinkage, .gradient_scale = s->gradient_scale,
+        .learning_rate = constant(s->learning_rate), .eps = constant(s->eps),
+        .shrinkage = constant(s->shrinkage), .gradient_scale = constant(s->gradient_scale),
         /* `divide` is exact from 2**-900; of a step below 2**-55 of a parameter, no bit of it can be seen. */
         .smallest = fmax(0x1p-500, s->learning_rate * 0x1p-845 / (s->bias1 * s->eps)),
     };

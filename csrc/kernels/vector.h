@@ -5,6 +5,7 @@
  */
 #pragma once
 
+#include <float.h>
 #include <math.h>
 #if defined(__AVX2__)
 #include <immintrin.h>
