@@ -65,6 +65,7 @@ cdef extern from "kernels/interface.h" nogil:
         int64_t *attention_start
         int64_t *group_start
         int64_t groups
+        bint by_rows
         void *const *caches
         double temperature
         const double *uniforms
@@ -86,6 +87,7 @@ cdef extern from "kernels/interface.h" nogil:
         Stage draw[STAGES]
         int64_t (*scratch_size)(const Workspace *, int64_t rows) noexcept nogil
         int64_t (*attention_size)(const Workspace *, int64_t panel) noexcept nogil
+        int (*all_finite)(int64_t n, const void *x) noexcept nogil
         double (*sum_of_squares)(int64_t n, const void *gradients) noexcept nogil
         void (*adam)(int64_t n, void *parameters, const void *gradients, void *m, void *v,
                      const AdamStep *) noexcept nogil
@@ -521,16 +523,21 @@ cdef class Engine:
                 self.look_up(-1)
         return 0
 
-    cdef int forward(self, int64_t operations) except -1 nogil:
+    cdef int forward(self, int64_t operations, bint by_rows=False) except -1 nogil:
         cdef int64_t i
+        self.workspace.by_rows = by_rows
         for i in range(operations):
             self.run(&self.tape[i], self.tape[i].kernel.forward)
         return 0
 
-    cdef int backward(self) except -1 nogil:
+    cdef int backward(self, bint by_rows=False) except -1 nogil:
         cdef int64_t i
+        cdef char *wpe_gradients = <char *>self.workspace.gradients + self.workspace.num_wte * self.kernels.itemsize
+        self.workspace.by_rows = by_rows
         for i in range(self.tape_length - 1, -1, -1):
             self.run(&self.tape[i], self.tape[i].kernel.backward)
+        if not by_rows and not self.kernels.all_finite(self.workspace.num_wpe, wpe_gradients):
+            self.backward(by_rows=True)
         return 0
 
     cdef int64_t positions_of(self, int64_t tokens) noexcept nogil:
@@ -609,7 +616,7 @@ cdef class Engine:
         with self._assembled_team(self.reserve(lengths, lengths.shape[0])):
             with nogil:
                 loss = self.batch(&tokens[0], &starts[0], &lengths[0], lengths.shape[0])
-                if gradients:
+                if gradients and isfinite(loss):
                     self.backward()
             if gradients and not isfinite(loss):
                 self.gradients.fill(numpy.nan)  # not some of them only
@@ -662,16 +669,21 @@ cdef class Engine:
     def logits_of(self, const int32_t[::1] tokens):
         """See `microgpt.interface.Engine`."""
         cdef int64_t r, n = tokens.shape[0], vocab_size = self.workspace.vocab_size
+        cdef bint by_rows
         self.reserve(numpy.array([n + 1]), 1)
         for r in range(n):
             self.workspace.tokens[r] = tokens[r]
             self.workspace.positions[r] = <int32_t>r
             self.workspace.first_rows[r] = 0
         self.begin(n)
-        with nogil:
-            self.forward(self.inference)
-        panels = self.arena[self.logits :][: self.panels(n) * vocab_size * self.line].reshape(-1, vocab_size, self.line)
-        return panels.transpose(0, 2, 1).reshape(-1, vocab_size)[:n].copy()  # the arena will be used again
+        for by_rows in (False, True):
+            with nogil:
+                self.forward(self.inference, by_rows)
+            panels = self.arena[self.logits :][: self.panels(n) * vocab_size * self.line]
+            logits = panels.reshape(-1, vocab_size, self.line).transpose(0, 2, 1).reshape(-1, vocab_size)[:n]
+            if numpy.isfinite(logits).all():
+                break
+        return logits.copy()  # the arena will be used again
 
     def new_cache(self, int64_t samples):
         """See `microgpt.interface.Engine`."""

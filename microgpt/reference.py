@@ -392,11 +392,19 @@ class Adam:
         for i, p in enumerate(self.params):
             grad = scale * p.grad
             m[i] = beta1 * m[i] + (1 - beta1) * grad
-            v[i] = beta2 * v[i] + (1 - beta2) * grad**2
+            v[i] = beta2 * v[i] + (1 - beta2) * _square(grad)
             m_hat = m[i] / bias1
             v_hat = v[i] / bias2
             p.data = shrinkage * p.data - learning_rate * m_hat / (v_hat**0.5 + eps)
             p.grad = 0.0
+
+
+def _square(x: float) -> float:
+    """`x**2`, as everywhere else in arithmetic infinite where no float is as large: `**` alone raises an error."""
+    try:
+        return x**2
+    except OverflowError:
+        return math.inf
 
 
 def clipping_scale(params: Iterable[Value], max_grad_norm: float) -> float:

@@ -84,8 +84,17 @@ class Engine:
         ]
         try:
             return reference.batch_loss(documents, state_dict, self.config)
-        except (ValueError, OverflowError):  # log(0), or a sum beyond the largest float
-            return reference.Value(math.inf)
+        except ValueError:  # the logarithm of 0
+            return reference.Value(self._loss_with_impossible_tokens(documents, state_dict))
+
+    def _loss_with_impossible_tokens(self, documents: list[list[int]], state_dict: reference.StateDict) -> float:
+        """Infinity, or NaN where the probabilities of any other token are."""
+        for tokens in documents:
+            cache = Cache(1, self.config.n_layer, state_dict)
+            for token in tokens[:-1][: self.config.block_size]:
+                if math.isnan(reference.softmax(self._next(cache, 0, token))[0].data):
+                    return math.nan
+        return math.inf
 
     def loss(self, packed: PackedSequences, gradients: bool = False) -> float:
         """See `microgpt.interface.Engine`."""

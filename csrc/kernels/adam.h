@@ -13,6 +13,7 @@ typedef struct {
     real beta1, beta2, rest1, rest2, bias1, bias2, learning_rate, eps;
     real shrinkage, gradient_scale;
     real reciprocal1, reciprocal2; /* of bias1 and bias2 */
+    real smallest;                 /* parameter whose step `divide` is exact enough for */
 } AdamConstants;
 
 #if MICROGPT_EXACT
@@ -32,16 +33,25 @@ INLINE bits doubtful_square(vec g, vec squared, vec kept, real rest) {
 }
 
 /* The same for p - a / (v_hat ** 0.5 + eps): the quotient moves against the root, less than three units for one. Its
- * dividend may be wrong where `divide` was given a tiny number, but then only a tiny p could tell. */
-INLINE bits doubtful_root(vec v_hat, vec root, vec p, vec update) {
+ * dividend may be wrong where `divide` was given a tiny number, but then only a small p could tell. */
+INLINE bits doubtful_root(vec v_hat, vec root, vec p, vec update, real smallest) {
 #if VECTOR_POWERS
     const vec residual = fused_multiply_add(-root, root, v_hat);
     const vec factor = broadcast(1) - with_sign(broadcast(0x3p-52), residual);
     const vec other_p = fused_multiply_add(-update, factor, p);
-    return (near_midpoint(root, residual, 2 * root) & differ(p - update, other_p)) | larger(root, LARGEST_POWER)
-           | larger(-absolute(p), -0x1p-500);
+    return (near_midpoint(root, residual, 2 * root) & differ(p - update, other_p)) | larger(-absolute(p), -smallest);
 #else
-    (void)v_hat, (void)root, (void)p, (void)update;
+    (void)v_hat, (void)root, (void)p, (void)update, (void)smallest;
+    return ANSWER_ALL;
+#endif
+}
+
+/* Whether `divide` may overflow, or the root be beyond LARGEST_POWER: no bias is less than 2**-53. */
+INLINE bits doubtful_size(vec size) {
+#if VECTOR_POWERS
+    return larger(size, 0x1p180);
+#else
+    (void)size;
     return ANSWER_ALL;
 #endif
 }
@@ -57,16 +67,15 @@ INLINE void adam_vector(real *parameter, const real *gradient, real *m, real *v,
     vec update = c->learning_rate * m_hat / (root + c->eps);
 
     const bits square_doubt = doubtful_square(g, squared, kept, c->rest2);
-    const bits root_doubt = doubtful_root(v_hat, root, p, update);
+    const bits root_doubt = doubtful_root(v_hat, root, p, update, c->smallest)
+                            | doubtful_size(unbiased ? new_v : new_v + new_m * new_m);
     if (__builtin_expect(negative_lanes(square_doubt | root_doubt), 0)) {
         const int squares = negative_lanes(square_doubt);
         for (int lanes = squares; lanes; lanes &= lanes - 1)
             squared[__builtin_ctz(lanes)] = power(g[__builtin_ctz(lanes)], 2);
-        if (squares) {
-            new_v = kept + c->rest2 * squared;
-            v_hat = new_v / c->bias2;
-            root = square_root(v_hat);
-        }
+        new_v = kept + c->rest2 * squared;
+        v_hat = new_v / c->bias2;
+        root = square_root(v_hat);
         for (int lanes = squares | negative_lanes(root_doubt); lanes; lanes &= lanes - 1)
             root[__builtin_ctz(lanes)] = power(v_hat[__builtin_ctz(lanes)], (real)0.5);
         update = c->learning_rate * (unbiased ? new_m : new_m / c->bias1) / (root + c->eps);
@@ -81,12 +90,23 @@ INLINE void adam_vector(real *parameter, const real *gradient, real *m, real *v,
     const vec p = c->shrinkage * load(parameter), g = c->gradient_scale * load(gradient);
     const vec new_m = c->beta1 * load(m) + c->rest1 * g;
     const vec new_v = c->beta2 * load(v) + c->rest2 * g * g;
-    const vec m_hat = unbiased ? new_m : new_m * c->reciprocal1;
+    const vec m_hat = unbiased ? new_m : new_m * c->reciprocal1, v_hat = new_v * c->reciprocal2;
+    const vec update = quotient(c->learning_rate * m_hat, root(v_hat) + c->eps);
     store(m, new_m);
     store(v, new_v);
-    store(parameter, p - quotient(c->learning_rate * m_hat, root(new_v * c->reciprocal2) + c->eps));
+    store(parameter, p - (vec)((bits)update & (v_hat != INFINITY))); /* estimates of its root and reciprocal are NaN */
 }
 #endif
+
+/* Whether no gradient is infinite or NaN. */
+static int all_finite(int64_t n, const void *x_) {
+    const real *x = x_;
+    int64_t i = n / LANES * LANES;
+    if (any_not_finite(x, LANES, n / LANES)) return 0;
+    for (; i < n; i++)
+        if (!isfinite(x[i])) return 0;
+    return 1;
+}
 
 /* Of all gradients: what clipping by their norm needs. Exact: one after the other, as the reference adds them. */
 static double sum_of_squares(int64_t n, const void *gradients_) {
@@ -105,9 +125,19 @@ static double sum_of_squares(int64_t n, const void *gradients_) {
         const vec sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
         for (int lane = 0; lane < LANES; lane++) total += sum[lane];
     }
+    if (!(total > 1e-25 && total < INFINITY)) i = 0, total = 0; /* squares that are 0 or infinite in it: in float64 */
 #endif
     for (; i < n; i++) total += (double)gradients[i] * gradients[i];
     return total;
+}
+
+/* A constant in the element type: at most its largest number, times which 0 is 0. */
+INLINE real constant(double x) {
+#if MICROGPT_EXACT
+    return x;
+#else
+    return (real)fmin(fmax(x, -FLT_MAX), FLT_MAX);
+#endif
 }
 
 static void adam(int64_t n, void *parameters_, const void *gradients_, void *m_, void *v_, const AdamStep *s) {
@@ -116,8 +146,10 @@ static void adam(int64_t n, void *parameters_, const void *gradients_, void *m_,
     const AdamConstants c = {
         .beta1 = s->beta1, .beta2 = s->beta2, .rest1 = 1 - s->beta1, .rest2 = 1 - s->beta2,
         .bias1 = s->bias1, .bias2 = s->bias2, .reciprocal1 = 1 / s->bias1, .reciprocal2 = 1 / s->bias2,
-        .learning_rate = s->learning_rate, .eps = s->eps,
-        .shrinkage = s->shrinkage, .gradient_scale = s->gradient_scale,
+        .learning_rate = constant(s->learning_rate), .eps = constant(s->eps),
+        .shrinkage = constant(s->shrinkage), .gradient_scale = constant(s->gradient_scale),
+        /* `divide` is exact from 2**-900; of a step below 2**-55 of a parameter, no bit of it can be seen. */
+        .smallest = fmax(0x1p-500, s->learning_rate * 0x1p-845 / (s->bias1 * s->eps)),
     };
     int64_t i = 0;
     if (c.bias1 == 1)

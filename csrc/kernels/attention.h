@@ -9,8 +9,8 @@
  *
  * STRIP_PANELS panels of rows p, a strip, are computed together. They may hold several documents, or a part of one.
  * Everything over (t, p) covers the panels of all rows t that any row of the strip attends to, [panels][keys][LINE], and
- * is 0 where p does not attend to t: adding 0 times a number to a sum that started at +0.0 changes no bit of it. No more
- * is ever kept than these triangles.
+ * is 0 where p does not attend to t: adding 0 times a finite number to a sum that started at +0.0 changes no bit of it,
+ * see interface.h. No more is ever kept than these triangles.
  *
  * saved, for each strip, head and panel: exps [keys][LINE], total [LINE], 1 / total [LINE]. In float32 the exps are
  * already divided by their total.
@@ -183,6 +183,13 @@ INLINE int64_t attention_scratch_size(const Workspace *w, int64_t rows) {
     return strips > diagonals ? strips : diagonals;
 }
 
+/* Let the values [n][head_dim][LINE] be 0 beyond the `last` of each document: those of documents that had its place before. */
+static __attribute__((noinline)) void forget_beyond(real *value, ptrdiff_t row, int64_t head_dim, int64_t n, bits last) {
+    for (int64_t t = 0; t < n; t++)
+        for (int64_t j = 0; j < head_dim * LINE; j += LINE)
+            store(value + t * row + j, (vec)((bits)load(value + t * row + j) & (last >= (real_bits)t)));
+}
+
 /* One more row for each of the documents that a panel continues: lanes are documents, and the earlier keys and values
  * are in the panel's cache, for each layer keys [block_size][n_embd][LINE], then values. */
 static void attention_forward_cached(const Operation *op, const Workspace *w, int64_t panel, real *weights) {
@@ -210,22 +217,52 @@ static void attention_forward_cached(const Operation *op, const Workspace *w, in
             for (int64_t t = 0; t < n; t++) store(weights + t * LINE, load(weights + t * LINE) * reciprocals);
             for (int64_t j = 0; j < head_dim * LINE; j += LINE)
                 store(output + j + v, sum_of_products(value + j + v, row, weights, LINE, n));
+            if (__builtin_expect(any_not_finite(output + v, LINE, head_dim), 0)) {
+                forget_beyond(value + v, row, head_dim, n, load_bits(last + v));
+                for (int64_t j = 0; j < head_dim * LINE; j += LINE)
+                    store(output + j + v, sum_of_products(value + j + v, row, weights, LINE, n));
+            }
         }
     }
 }
 
+INLINE SavedRow attention_saved(const Operation *op, const Workspace *w, int64_t head, int64_t p) {
+    if (attention_is_short(w)) return attention_short_saved(op, w, head, p);
+    const Head h = head_of(op, w, p / LINE / STRIP_PANELS, head);
+    const real *exps = h.exps + (p / LINE - h.panel) * saved_line(&h) + p % LINE, *behind = exps + keys_of(&h) * LINE;
+    return (SavedRow){exps + (w->first_rows[p] - h.first_key_panel * LINE) * LINE, LINE, behind[0], behind[LINE]};
+}
+
+/* See attention_rows.h. From what the other kernels have saved: the output of all rows of some panels, and the gradients
+ * of a head in a group of them. */
+static void attention_forward_by_rows(const Operation *op, const Workspace *w, int64_t first, int64_t past) {
+    for (int64_t p = first * LINE; p < minimum(past * LINE, w->rows); p++)
+        for (int64_t head = 0; head < w->n_head; head++)
+            attention_row_forward(op, w, head, p, attention_saved(op, w, head, p));
+}
+
+static void attention_backward_by_rows(const Operation *op, const Workspace *w, int64_t first, int64_t past, int64_t head,
+                                       real *scratch) {
+    const int64_t features = 3 * (w->n_embd / w->n_head);
+    for (int64_t panel = first; panel < past; panel++)
+        clear((real *)w->arena + op->input_gradient + (panel * op->n_in + head * features) * LINE, features * LINE);
+    for (int64_t p = minimum(past * LINE, w->rows) - 1; p >= first * LINE; p--)
+        attention_row_backward(op, w, head, p, attention_saved(op, w, head, p), scratch);
+}
+
 static void attention_forward(const Operation *op, const Workspace *w, const Share *share) {
     for (int64_t strip = share->first; strip < share->past; strip++) {
+        const int64_t first = strip * STRIP_PANELS, past = minimum(first + STRIP_PANELS, lines(w->rows));
         if (w->caches || attention_is_short(w)) {
-            const int64_t first = strip * STRIP_PANELS, past = minimum(first + STRIP_PANELS, lines(w->rows));
             for (int64_t panel = first; panel < past; panel++)
                 (w->caches ? attention_forward_cached : attention_short_forward)(op, w, panel, share->scratch);
-            continue;
+        } else {
+            for (int64_t head = 0; head < w->n_head; head++) {
+                const Head h = head_of(op, w, strip, head);
+                attention_forward_head(&h, w, (real *)w->arena + op->input, (real *)w->arena + op->output, share->scratch);
+            }
         }
-        for (int64_t head = 0; head < w->n_head; head++) {
-            const Head h = head_of(op, w, strip, head);
-            attention_forward_head(&h, w, (real *)w->arena + op->input, (real *)w->arena + op->output, share->scratch);
-        }
+        if (w->by_rows) attention_forward_by_rows(op, w, first, past);
     }
 }
 
@@ -234,15 +271,20 @@ static void attention_backward(const Operation *op, const Workspace *w, const Sh
         const int64_t group = unit / w->n_head, first = w->group_start[group], past = w->group_start[group + 1];
         next = minimum((group + 1) * w->n_head, share->past);
         const int64_t first_head = unit - group * w->n_head, past_head = next - group * w->n_head;
-        if (attention_is_short(w)) {
+        if (attention_is_short(w) && !w->by_rows) {
             attention_short_backward(op, w, first, past, first_head, past_head, share->scratch);
             continue;
         }
-        for (int64_t head = first_head; head < past_head; head++)
+        for (int64_t head = first_head; head < past_head; head++) {
+            if (w->by_rows) {
+                attention_backward_by_rows(op, w, first, past, head, share->scratch);
+                continue;
+            }
             for (int64_t strip = (past - 1) / STRIP_PANELS; strip >= first / STRIP_PANELS; strip--) {
                 const Head h = head_of(op, w, strip, head);
                 attention_backward_head(&h, (real *)w->arena + op->input, (real *)w->arena + op->output_gradient,
                                         (real *)w->arena + op->input_gradient, share->scratch);
             }
+        }
     }
 }

@@ -10,7 +10,7 @@
  */
 #pragma once
 
-#include "softmax.h"
+#include "attention_rows.h"
 
 enum {
     WINDOW = 2 * LINE,
@@ -176,6 +176,13 @@ static void attention_short_backward(const Operation *op, const Workspace *w, in
                 }
             }
     }
+}
+
+/* See attention_rows.h. */
+INLINE SavedRow attention_short_saved(const Operation *op, const Workspace *w, int64_t head, int64_t p) {
+    const int64_t n = diagonals_of(w);
+    const real *exps = (real *)w->arena + op->saved + w->attention_start[p / LINE] + head * (n + 2) * LINE + p % LINE;
+    return (SavedRow){exps + w->positions[p] * LINE, -LINE, exps[n * LINE], exps[(n + 1) * LINE]};
 }
 
 INLINE int64_t attention_short_scratch_size(const Workspace *w) {

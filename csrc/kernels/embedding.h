@@ -22,12 +22,24 @@ INLINE void gather_rows(const real *table, const int32_t *indices, const real *o
         }
 }
 
-/* output[r] = wte[tokens[r]] + wpe[positions[r]] */
+/* Let a panel [n][LINE] be 0 in the lanes that no row exists for. */
+INLINE void clear_padding(const Workspace *w, int64_t panel, int64_t n, real *activation) {
+    const int64_t rows = w->rows - panel * LINE;
+    real_bits exists[LINE];
+    if (rows >= LINE) return;
+    for (int r = 0; r < LINE; r++) exists[r] = -(real_bits)(r < rows);
+    for (int64_t i = 0; i < n * LINE; i += LANES)
+        store(activation + i, (vec)((bits)load(activation + i) & load_bits(exists + i % LINE)));
+}
+
+/* output[r] = wte[tokens[r]] + wpe[positions[r]], and 0 where there is no row r */
 static void embedding_forward(const Operation *op, const Workspace *w, const Share *share) {
     const real *wte = w->parameters, *wpe = wte + w->num_wte;
-    for (int64_t panel = share->first; panel < share->past; panel++)
-        gather_rows(wte, w->tokens + panel * LINE, wpe, w->positions + panel * LINE, op->n_out,
-                    (real *)w->arena + op->output + panel * op->n_out * LINE);
+    for (int64_t panel = share->first; panel < share->past; panel++) {
+        real *output = (real *)w->arena + op->output + panel * op->n_out * LINE;
+        gather_rows(wte, w->tokens + panel * LINE, wpe, w->positions + panel * LINE, op->n_out, output);
+        clear_padding(w, panel, op->n_out, output);
+    }
 }
 
 INLINE void add_to(real *sums, const real *terms, int64_t n) {

@@ -8,8 +8,18 @@
  *     [panels][n][LINE]        row r, feature i at ((r / LINE) * n + i) * LINE + r % LINE
  *
  * So the lanes of a vector are different positions, and every sum over features, over the vocabulary or over earlier
- * positions is a sum of vectors, in the order of the reference: exact whatever the width of a vector. The lanes beyond
- * the last row hold finite numbers nobody reads, and their gradients are 0.
+ * positions is a sum of vectors, in the order of the reference: exact whatever the width of a vector.
+ *
+ * Padding. The lanes beyond the last row must change no bit, whatever the parameters are:
+ *
+ *   1. Their embeddings are 0, and from zeros every operation makes zeros, as long as parameters are finite. Their
+ *      losses have gradient 0, so that their gradients are 0, too.
+ *   2. Sums over rows (gradients of weights and of embeddings) end at the last row: they never meet padding.
+ *   3. Sums of attention do meet it, and other documents, and rows that come later: as terms 0 * x. A sum that starts
+ *      at +0.0 is never -0.0, so adding 0 * x changes no bit of it if x is finite. If x is not, the term is NaN, and so
+ *      is the sum, and all that is computed from it: of logits, or the gradients of the row's position embedding. Where
+ *      those are NaN, rightly or not, the engine runs all of it again `by_rows`, without these terms. A loss cannot be
+ *      NaN for this reason alone: a value that is not finite belongs to a row that attends to it, and so has no loss.
  */
 #pragma once
 
@@ -25,7 +35,7 @@ typedef enum {
     STORE,          /* c = sum */
     ADD,            /* c = sum + extra */
     RELU,           /* c = max(0, sum) */
-    RELU_BACKWARD   /* c = sum where extra > 0, otherwise 0 */
+    RELU_BACKWARD   /* c = sum where extra > 0, otherwise 0 (exact: 0 * sum) */
 } Epilogue;
 
 /* One record on the tape: `Operation` of network.py, with the places that its arrays have in the arena. Offsets count
@@ -58,7 +68,7 @@ typedef struct {
     int64_t vocab_size, n_embd, n_head, block_size;
 
     int64_t rows, longest;          /* longest: rows of the longest document */
-    int32_t *tokens;                /* [rows] */
+    int32_t *tokens;                /* [rows], padding: 0, as in the next two */
     int32_t *targets;               /* [rows] */
     int32_t *positions;             /* [rows] */
     int32_t *first_rows;            /* [rows], where the document of the row starts */
@@ -67,6 +77,7 @@ typedef struct {
     int64_t *attention_start;       /* [panels], where in an ATTENTION's `saved` each panel starts */
     int64_t *group_start;           /* [groups + 1], first panels of strips; no document reaches from one group into another */
     int64_t groups;
+    int by_rows;                    /* attention leaves out what a row does not attend to, rather than add 0 times it */
 
     void *const *caches;            /* [panels] key/value caches: each row then continues a document of its own */
     double temperature;             /* with caches: what divides the logits, or 0, */
@@ -114,6 +125,7 @@ typedef struct {
     int64_t (*scratch_size)(const Workspace *, int64_t rows);
     /* Where in `saved` an ATTENTION's panel ends, if it starts at 0: elements */
     int64_t (*attention_size)(const Workspace *, int64_t panel);
+    int (*all_finite)(int64_t n, const void *x);
     double (*sum_of_squares)(int64_t n, const void *gradients);
     void (*adam)(int64_t n, void *parameters, const void *gradients, void *m, void *v, const AdamStep *);
     /* The machine's ceiling, see ceiling.h. */

@@ -81,6 +81,7 @@ const Kernels JOIN(MICROGPT_SYMBOL, MICROGPT_INSTRUCTION_SET) = {
     .draw = {{draw, each_panel, 1}},
     .scratch_size = scratch_size,
     .attention_size = attention_size,
+    .all_finite = all_finite,
     .sum_of_squares = sum_of_squares,
     .adam = adam,
     .multiply_add_loop = multiply_add_loop,

@@ -114,8 +114,7 @@ INLINE Precise precise_reciprocal_cubed_root(vec x) {
 #define POWER(name, exponent) \
     INLINE vec name(vec x) { \
         Precise result = precise_##name(x); \
-        int doubtful = negative_lanes(near_midpoint(result.value, result.residual, broadcast(1)) \
-                                      | larger(result.value, LARGEST_POWER)); \
+        int doubtful = negative_lanes(near_midpoint(result.value, result.residual, broadcast(1)) | larger(x, 0x1p60)); \
         for (; __builtin_expect(doubtful, 0); doubtful &= doubtful - 1) \
             result.value[__builtin_ctz(doubtful)] = power(x[__builtin_ctz(doubtful)], exponent); \
         return result.value; \
@@ -156,7 +155,7 @@ INLINE vec fast_reciprocal_cubed_root(vec x) { return 1 / (x * square_root(x)); 
     INLINE vec name(vec x) { return fast_##name(x); }
 #endif
 
-/* x ** exponent for x > 0 */
+/* x ** exponent for x >= 1e-5: the power is at most 2**34, and where it may be less than 2**-120, the C library's. */
 POWER(reciprocal, -1)
 POWER(reciprocal_square, -2)
 POWER(reciprocal_root, (real)-0.5)

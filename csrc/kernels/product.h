@@ -33,7 +33,11 @@ INLINE vec finish(Epilogue epilogue, vec sum, const real *extra) {
     switch (epilogue) {
     case ADD: return sum + load(extra);
     case RELU: return where_positive(sum, sum);
+#if MICROGPT_EXACT /* the derivative is a factor: 0 times infinity is NaN */
+    case RELU_BACKWARD: return where_positive(load(extra), broadcast(1)) * sum;
+#else
     case RELU_BACKWARD: return where_positive(load(extra), sum);
+#endif
     default: return sum;
     }
 }

@@ -5,6 +5,7 @@
  */
 #pragma once
 
+#include <float.h>
 #include <math.h>
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -94,6 +95,7 @@ INLINE vec where_positive(vec condition, vec v) { return (vec)((condition > (vec
 #define FUSED_MULTIPLY_ADD(a, b, c) (vec) _mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c))
 #define SQUARE_ROOT(v) (vec) _mm512_sqrt_ps((__m512)(v))
 #define LARGER_OF(a, b) (vec) _mm512_max_ps((__m512)(a), (__m512)(b))
+#define NEGATIVE_LANES(v) _mm512_movepi32_mask((__m512i)(v))
 #define RECIPROCAL_ESTIMATE(v) (vec) _mm512_rcp14_ps((__m512)(v))
 #define RECIPROCAL_ROOT_ESTIMATE(v) (vec) _mm512_rsqrt14_ps((__m512)(v))
 #elif defined(__AVX2__) && MICROGPT_EXACT
@@ -105,6 +107,7 @@ INLINE vec where_positive(vec condition, vec v) { return (vec)((condition > (vec
 #define FUSED_MULTIPLY_ADD(a, b, c) (vec) _mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c))
 #define SQUARE_ROOT(v) (vec) _mm256_sqrt_ps((__m256)(v))
 #define LARGER_OF(a, b) (vec) _mm256_max_ps((__m256)(a), (__m256)(b))
+#define NEGATIVE_LANES(v) _mm256_movemask_ps((__m256)(v))
 #elif defined(__aarch64__) && MICROGPT_EXACT
 #define FUSED_MULTIPLY_ADD(a, b, c) (vec) vfmaq_f64((float64x2_t)(c), (float64x2_t)(a), (float64x2_t)(b))
 #define SQUARE_ROOT(v) (vec) vsqrtq_f64((float64x2_t)(v))
@@ -140,6 +143,13 @@ INLINE int negative_lanes(bits v) {
     for (int i = 0; i < LANES; i++) lanes |= (v[i] < 0) << i;
     return lanes;
 #endif
+}
+
+/* Whether any of n vectors, `step` apart, has a number in it that is infinite or NaN: 0 times that is NaN. */
+INLINE int any_not_finite(const real *x, ptrdiff_t step, int64_t n) {
+    vec zeros = {0};
+    for (int64_t i = 0; i < n; i++) zeros += load(x + i * step) * 0;
+    return negative_lanes((bits)(zeros != zeros));
 }
 
 /* table[index[i]] for every lane i, of a table of 16 */
