@@ -1,12 +1,9 @@
-"""The command line: which commands there are, and how it fails."""
+"""The command line: which commands there are."""
 
 from __future__ import annotations
 
 import argparse
-import io
-import os
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import Any, NoReturn
@@ -14,6 +11,7 @@ from typing import Any, NoReturn
 from microgpt import __version__
 from microgpt.commands import bench, info, report, sample, train
 from microgpt.commands import eval as evaluate
+from microgpt.exit_status import USAGE, exit_status
 
 COMMANDS: dict[str, ModuleType] = {
     "train": train,
@@ -37,9 +35,6 @@ microgpt trains and samples tiny GPTs, with the numbers of microgpt.
 
 Each command explains itself: microgpt train --help
 """
-
-INTERRUPTED = 130  # what shells expect of a program that Ctrl-C ended
-USAGE = 2
 
 
 class Parser(argparse.ArgumentParser):
@@ -90,44 +85,12 @@ def hyphenated(arguments: Sequence[str]) -> list[str]:
     return [*spelled, *arguments[end:]]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0, 2 for bad input, 130 after Ctrl-C."""
-    prepare_streams()
-    parser = build_parser()
-    try:
-        parsed = parser.parse_args(hyphenated(sys.argv[1:] if arguments is None else arguments))
-        parsed.run(parsed)
-        sys.stdout.flush()
-    except (ValueError, TypeError, OverflowError, ImportError, MemoryError) as error:
-        print(f"microgpt: error: {error}", file=sys.stderr)
-        return USAGE
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:  # whoever read our output has gone; nothing more can be said to them
-        drop_output()
-        return 1
-    except OSError as error:  # most likely, there is no room for our output
-        print(f"microgpt: error: {error.strerror or error}", file=sys.stderr)
-        drop_output()
-        return USAGE
-    return 0
+def run(arguments: Sequence[str]) -> None:
+    """Run a command line; an error or `SystemExit` where it is wrong."""
+    parsed = build_parser().parse_args(hyphenated(arguments))
+    parsed.run(parsed)
 
 
-def prepare_streams() -> None:
-    """Let printing never fail for what is printed: nobody reads a closed stream, and what has no encoding is escaped.
-
-    Standard error escapes by itself.
-    """
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a notebook's is not
-        sys.stdout.reconfigure(errors="backslashreplace")
-
-
-def drop_output() -> None:
-    """Write what standard output still takes, and the rest nowhere: Python would complain of it at its end."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def main(arguments: Sequence[str]) -> int:
+    """Run a command line; see `exit_status` for what it returns."""
+    return exit_status(lambda: run(arguments))
