@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipapp
 from base64 import urlsafe_b64encode
 from pathlib import Path
 
@@ -154,3 +155,18 @@ def test_the_public_names_are_there_and_no_others() -> None:
     assert not hasattr(microgpt, "choose")
     with pytest.raises(AttributeError, match=r"^module 'microgpt' has no attribute 'trian'$"):
         _ = microgpt.trian
+
+
+def test_everything_is_found_in_a_zip_file(tmp_path: Path) -> None:
+    app = tmp_path / "app"
+    app.mkdir()
+    copy_package(app)
+    zipapp.create_archive(app, tmp_path / "app.pyz", main="microgpt.__main__:main")
+    shutil.rmtree(app)
+    options = ["--steps=1", "--n-embd=4", "--samples=1", f"--out={tmp_path / 'names.safetensors'}"]
+    result = run(tmp_path / "app.pyz", "train", *options)
+    assert (result.returncode, result.stdout[:48]) == (0, "data    names.txt: 5,163 documents, 27 tokens\nmo")
+    pytest.importorskip("matplotlib")
+    page = tmp_path / "names.html"
+    result = run(tmp_path / "app.pyz", "report", tmp_path / "names.safetensors", f"--out={page}")
+    assert (result.returncode, page.read_text(encoding="utf-8")[:15]) == (0, "<!DOCTYPE html>")

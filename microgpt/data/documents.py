@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from microgpt.data.characters import count_line_feeds, distinct_characters, stripped_lines
-from microgpt.data.reading import BLOCK_SIZE, Block, Files, cut_at_lines, is_open
+from microgpt.data.reading import BLOCK_SIZE, Block, EmbeddedNames, Files, cut_at_lines, is_open
 
 if TYPE_CHECKING:
     from microgpt.data.tokenizer import Encoded, Tokenizer
-
-EMBEDDED = os.path.join(os.path.dirname(__file__), "names.txt")  # US first names, Census of 1990
 
 File = str | os.PathLike[str]
 Data = File | Iterable[File] | None  # of strings in an iterable, each is a document
@@ -152,8 +150,8 @@ class FileSource:
     """Text files, see `reading.Files`; without any, the names that come with the package."""
 
     def __init__(self, files: Iterable[File] | None) -> None:
-        self._files = Files([EMBEDDED] if files is None else files)
-        self.name = os.path.basename(EMBEDDED) if files is None else self._files.name
+        self._files = EmbeddedNames() if files is None else Files(files)
+        self.name = self._files.name
         self.files: Sequence[str] = self._files.paths
 
     def documents(self) -> Iterator[Lines]:
