@@ -7,10 +7,12 @@ MICROGPT_INSTRUMENT=1 builds one that is watched while it is tested, see INSTRUM
 
 import os
 import platform
+import re
 import shutil
 import sys
 import sysconfig
 import tempfile
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -134,12 +136,21 @@ def extensions():
     )
 
 
+def readme():
+    """README.md as the package index shows it: with links to this version's files at the project's address."""
+    source = tomllib.loads(Path("pyproject.toml").read_text("utf-8"))["project"]["urls"]["Source"]
+    version = re.search('^__version__ = "(.*)"$', Path("microgpt/__init__.py").read_text("utf-8"), re.MULTILINE)[1]
+    return re.sub(r"\]\((?!https://|#)", f"]({source}/blob/v{version}/", Path("README.md").read_text("utf-8"))
+
+
 reason = why_pure()
 if reason and REQUIRED:
     sys.exit(f"microgpt: MICROGPT_REQUIRE_EXTENSIONS=1, but {reason}")
 if reason:
     print(f"microgpt: building the pure package, without the compiled engine: {reason}", file=sys.stderr)
 setup(
+    long_description=readme(),
+    long_description_content_type="text/markdown",
     ext_modules=[] if reason else extensions(),
     cmdclass={"build_ext": Build},
     options={"build": {"build_base": "build/instrumented" if INSTRUMENTED else "build"}},

@@ -1,49 +1,27 @@
-"""microgpt: the 200-line GPT as a package, with its bits and ten thousand times its speed."""
+"""microgpt: the 200-line GPT as a package, with its bits and ten thousand times its speed.
 
-from typing import TYPE_CHECKING
+The public names are those of `api.py`, imported when the first of them is asked for. `python -m microgpt` imports this
+file before the command line can turn an error or Ctrl-C into one line: nothing here fails, or takes time.
+"""
 
 __version__ = "0.1.0"
 
-from microgpt.backend import BackendInfo, backend_info, choose
-from microgpt.checkpoint import load
-from microgpt.config import GPTConfig
-from microgpt.data.documents import read_documents, read_text
-from microgpt.data.huggingface import HuggingFaceTokenizer
-from microgpt.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
-from microgpt.evaluation import Evaluation
-from microgpt.history import TrainingHistory, TrainingProgress
-from microgpt.model import GPT
-from microgpt.optimizer import Adam
-from microgpt.recipe import Recipe
-from microgpt.training import TrainingResult, train
-
-if TYPE_CHECKING or choose() == "reference":
-    from microgpt.reference import Value, compute_softmax, linear, rmsnorm, softmax
+TYPE_CHECKING = False  # importing `typing` for it would take longer than all of this file
+if TYPE_CHECKING:
+    from microgpt.api import *  # noqa: F403
+    from microgpt.api import __all__ as __all__
 else:
-    from microgpt._value import Value, compute_softmax, linear, rmsnorm, softmax
 
-__all__ = [
-    "GPT",
-    "Adam",
-    "BackendInfo",
-    "ByteTokenizer",
-    "CharTokenizer",
-    "Evaluation",
-    "GPTConfig",
-    "HuggingFaceTokenizer",
-    "Recipe",
-    "Tokenizer",
-    "TrainingHistory",
-    "TrainingProgress",
-    "TrainingResult",
-    "Value",
-    "backend_info",
-    "compute_softmax",
-    "linear",
-    "load",
-    "read_documents",
-    "read_text",
-    "rmsnorm",
-    "softmax",
-    "train",
-]
+    def __getattr__(name):
+        from importlib import import_module
+        from importlib.util import find_spec
+
+        if name == "__all__" or not (name.startswith("_") or find_spec(f"microgpt.{name}")):
+            api = import_module("microgpt.api")
+            globals().update({public: getattr(api, public) for public in ("__all__", *api.__all__)})
+        if name not in globals():
+            raise AttributeError(f"module 'microgpt' has no attribute {name!r}")
+        return globals()[name]
+
+    def __dir__():
+        return sorted({*globals(), *__getattr__("__all__")})

@@ -1,10 +1,9 @@
-"""The command line: which commands there are, and how it fails."""
+"""The command line: which commands there are."""
 
 from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import Any, NoReturn
@@ -12,7 +11,8 @@ from typing import Any, NoReturn
 from microgpt import __version__
 from microgpt.commands import bench, info, report, sample, train
 from microgpt.commands import eval as evaluate
-from microgpt.output import drop_output, prepare_streams, print_error, visible
+from microgpt.exit_status import exit_status
+from microgpt.output import visible
 
 COMMANDS: dict[str, ModuleType] = {
     "train": train,
@@ -36,9 +36,6 @@ microgpt trains and samples tiny GPTs, with the numbers of microgpt.
 
 Each command explains itself: microgpt train --help
 """
-
-INTERRUPTED = 130  # what shells expect of a program that Ctrl-C ended
-USAGE = 2
 
 
 class Parser(argparse.ArgumentParser):
@@ -89,24 +86,12 @@ def hyphenated(arguments: Sequence[str]) -> list[str]:
     return [*spelled, *arguments[end:]]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0, 2 for bad input, 130 after Ctrl-C."""
-    prepare_streams()
-    parser = build_parser()
-    try:
-        parsed = parser.parse_args(hyphenated(sys.argv[1:] if arguments is None else arguments))
-        parsed.run(parsed)
-        sys.stdout.flush()
-    except (ValueError, TypeError, OverflowError, ImportError, MemoryError) as error:
-        print_error(error)
-        return USAGE
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:  # whoever read our output has gone; nothing more can be said to them
-        drop_output()
-        return 1
-    except OSError as error:  # what can go wrong with files is a ValueError by now
-        print_error(f"cannot write to standard output: {error.strerror or error}")
-        drop_output()
-        return USAGE
-    return 0
+def run(arguments: Sequence[str]) -> None:
+    """Run a command line; an error or `SystemExit` where it is wrong."""
+    parsed = build_parser().parse_args(hyphenated(arguments))
+    parsed.run(parsed)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a command line; see `exit_status` for what it returns."""
+    return exit_status(lambda: run(arguments))

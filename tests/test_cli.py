@@ -299,7 +299,7 @@ def test_info_tells_the_backend_and_why(backend: str) -> None:
 def test_an_absent_backend_is_an_import_error_when_asked_for() -> None:
     modules = [f"microgpt.{name}" for name in ("_engine", "_generator", "_value")]  # None stands for: not there
     result = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.modules |= dict.fromkeys({modules}); import microgpt"],
+        [sys.executable, "-c", f"import sys; sys.modules |= dict.fromkeys({modules}); from microgpt import Value"],
         capture_output=True,
         text=True,
         env={**os.environ, "MICROGPT_BACKEND": "compiled"},

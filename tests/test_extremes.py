@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import math
 import random
-from typing import Any
 
 import numpy as np
 import pytest
+from fuzz.extremes import bits
 
 from microgpt import GPT, Adam, GPTConfig, Value
 from microgpt import backend as backends
 
 from conftest import needs_compiled
-from fuzz.extremes import bits
 
 HUGE = 1e300
 EVERY_KERNEL = [

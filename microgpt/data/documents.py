@@ -13,13 +13,12 @@ import numpy as np
 
 from microgpt.arguments import check_order
 from microgpt.data.characters import count_line_feeds, distinct_characters, stripped_lines
-from microgpt.data.reading import BLOCK_SIZE, Block, Files, ReadLines, are_lines, cut_at_lines, is_open
+from microgpt.data.reading import BLOCK_SIZE, Block, EmbeddedNames, Files, ReadLines, are_lines, cut_at_lines, is_open
 
 if TYPE_CHECKING:
     from microgpt.data.tokenizer import Encoded, Tokenizer
 
 FORMATS = ("lines", "text")  # of data: documents, or one continuous text
-EMBEDDED = os.path.join(os.path.dirname(__file__), "names.txt")  # US first names, Census of 1990
 
 File = str | os.PathLike[str]
 Data = File | Iterable[File] | None  # of strings in an iterable, each is a document
@@ -154,9 +153,9 @@ class FileSource:
     """Text files, see `reading.Files`; without any, the names that come with the package."""
 
     def __init__(self, files: Iterable[File] | None) -> None:
-        read = Files([EMBEDDED] if files is None else files)
+        read = EmbeddedNames() if files is None else Files(files)
         self._files: Files | ReadLines = read
-        self.name = os.path.basename(EMBEDDED) if files is None else read.name
+        self.name = read.name
         self.files: Sequence[str] = read.paths
 
     def documents(self) -> Iterator[Lines]:

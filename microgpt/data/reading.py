@@ -147,6 +147,21 @@ def are_lines(strings: Sequence[object]) -> bool:
     return len(strings) > 0
 
 
+class EmbeddedNames(Files):
+    """The US first names that come with the package, which may itself lie in a zip file."""
+
+    name = "names.txt"
+
+    def __init__(self) -> None:
+        from importlib import resources  # only who reads them pays for this import
+
+        self._resource = resources.files("microgpt.data").joinpath(self.name)
+        super().__init__([str(self._resource)])
+
+    def _opened(self, path: str) -> contextlib.AbstractContextManager[IO[bytes]]:
+        return self._resource.open("rb")
+
+
 def cut_at_lines(pieces: Iterable[str], name: str, longest: float) -> Iterator[Block]:
     """A text that comes in pieces, cut after its lines, and where one is longer than `longest` characters within it.
 

@@ -18,9 +18,38 @@ TEST_CASES = 2000
 
 # n_embd, n_head and positions of a batch: few, where a scalar at a time has to keep up. Documents longer than a cache
 # line, of 8 numbers, have kernels of their own.
-SIZES = [(1, 1, 1), (1, 1, 2), (1, 1, 3), (1, 1, 4), (1, 1, 9), (1, 1, 11), (2, 1, 2), (2, 2, 2), (2, 2, 3), (3, 1, 1), (3, 3, 2), (5, 1, 1)]
+SIZES = [
+    (1, 1, 1),
+    (1, 1, 2),
+    (1, 1, 3),
+    (1, 1, 4),
+    (1, 1, 9),
+    (1, 1, 11),
+    (2, 1, 2),
+    (2, 2, 2),
+    (2, 2, 3),
+    (3, 1, 1),
+    (3, 3, 2),
+    (5, 1, 1),
+]
 
-SPECIAL = [0.0, -0.0, 5e-324, -5e-324, 2.3e-308, 1e-300, 1e-160, 1.0, -1.0, 30.0, -1000.0, 1e150, 1e160, -1e300, 1.7e308]
+SPECIAL = [
+    0.0,
+    -0.0,
+    5e-324,
+    -5e-324,
+    2.3e-308,
+    1e-300,
+    1e-160,
+    1.0,
+    -1.0,
+    30.0,
+    -1000.0,
+    1e150,
+    1e160,
+    -1e300,
+    1.7e308,
+]
 
 
 def number(random: random.Random) -> float:

@@ -10,10 +10,9 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from fuzz.extremes import bits, number
 from microgpt import backend as backends
 from microgpt.training import prepare
-
-from fuzz.extremes import bits, number
 
 TEST_CASES = 200
 
@@ -56,7 +55,11 @@ def options(random: random.Random) -> dict[str, Any]:
     }
     chosen = {name: value for name, value in every_option.items() if random.random() < 0.5}
     chosen["learning_rate"] = some([0.01, 0.1, 1.0, 1e3, any_size()], -1.0)
-    chosen |= {"n_embd": n_head * head_dim, "n_head": some([n_head], n_head + 1), "block_size": some([1, 2, 3, 4, 9], 0)}
+    chosen |= {
+        "n_embd": n_head * head_dim,
+        "n_head": some([n_head], n_head + 1),
+        "block_size": some([1, 2, 3, 4, 9], 0),
+    }
     if random.random() < 0.8:
         chosen["steps"] = random.choice([0, 1, 2, 3, 5])
     else:
@@ -122,4 +125,6 @@ def case(random: random.Random) -> None:
     finally:
         del os.environ["MICROGPT_ISA"]
     for name, value in expected.items():
-        assert found[name] == value, f"{name} with {expected['options']} on {instruction_set}: {found[name]}, not {value}"
+        assert found[name] == value, (
+            f"{name} with {expected['options']} on {instruction_set}: {found[name]}, not {value}"
+        )
