@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from microgpt import __version__
 from microgpt.commands import bench, info, report, sample, train
 from microgpt.commands import eval as evaluate
-from microgpt.exit_status import exit_status
+from microgpt.exit_status import USAGE, exit_status
 from microgpt.output import visible
 
 COMMANDS: dict[str, ModuleType] = {
