@@ -354,9 +354,7 @@ class Run:
         self._validated_at = self.seconds
         if falls_below(loss, self._best):
             self._best = loss
-        if (
-            self.eval_every is not None and step % self.eval_every
-        ):  # the end of a shorter run: patience would not count it in an uninterrupted one
+        if self.eval_every is not None and step % self.eval_every:  # the end of a shorter run, or of this one
             return
         self._waited += 1
         if falls_below(loss, self._lowest):

@@ -768,7 +768,7 @@ def version_1(arrays: dict[str, Any], texts: dict[str, str]) -> None:
 
 def test_a_run_that_version_1_wrote_is_resumed(good: bytes, tmp_path: Path) -> None:
     path = tmp_path / "older.safetensors"
-    path.write_bytes(rewritten(good, path, version_1))
+    path.write_bytes(rewritten(good, version_1))
     assert (load(path).config.activation, load(path).config.init_std) == ("relu", 0.08)
     resumed = train(NAMES, steps=4, val_fraction=0.2, eval_every=2, out=path, resume=True, **SMALL)
     path.write_bytes(good)

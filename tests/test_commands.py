@@ -17,8 +17,10 @@ import pytest
 
 from microgpt import GPT, CharTokenizer, Evaluation, GPTConfig, TrainingProgress, load, train
 from microgpt.arguments import LARGEST
+from microgpt.backend import new_generator
 from microgpt.cli import main
 from microgpt.commands.train import live_line
+from microgpt.summary import describe_training
 from microgpt.training import Run, prepare
 
 from conftest import needs_compiled, needs_processes
@@ -237,6 +239,27 @@ def test_validations_in_quick_succession_do_not_flood_a_terminal(
             watch(TrainingProgress(step, 50, 3.0, 0.01, 1e5, now, (step, 2.5)))
     shown = [int(step) for step in re.findall(r"step +(\d+) .* validation loss 2\.5", capsys.readouterr().out)]
     assert shown == ([0, 5, 10, 15, 20, 23] if is_terminal else [*range(24)])
+
+
+@pytest.mark.parametrize("options", [{"format": "text"}, {"long_documents": "cut"}, {"long_documents": "split"}])
+def test_eval_info_and_report_tell_the_validation_loss_of_the_training(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, options: dict[str, str]
+) -> None:
+    lines = ["abcabcab", "ab", "ca", "cabbacabba", "a", "bcb"] * 4
+    model, held_out = tmp_path / "model.safetensors", tmp_path / "held_out.txt"
+    result = train(lines, steps=9, val_fraction=0.5, n_embd=4, block_size=4, seed=5, out=model, **options)
+    step, loss = result.validation_losses[-1]
+    if "format" in options:
+        text = "\n".join(lines)
+        held_out.write_text(text[-round(0.5 * len(text)) :])
+    else:
+        order = new_generator("reference", 5).permutation(len(lines))
+        held_out.write_text("\n".join(lines[i] for i in order[-len(lines) // 2 :]))
+    evaluated = json.loads(output(capsys, "eval", str(model), str(held_out), "--json"))
+    assert (step, loss) == (9, evaluated["nats"])
+    shown = f"{loss:.4f} nats, after 9 steps, on all {evaluated['tokens']} held-out tokens"
+    assert shown in output(capsys, "info", str(model))
+    assert describe_training(load(model))["validation loss"] == shown  # which the report shows
 
 
 @needs_compiled
