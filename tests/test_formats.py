@@ -83,6 +83,20 @@ def test_any_tokenizer_can_be_that_of_a_text(backend: str, tokenizer: Any, reads
     assert re.fullmatch(f"(?s).{{0,3}}({unit})*.{{0,3}}", "".join(gpt.stream(seed=3, max_tokens=20, top_k=1)))
 
 
+@pytest.mark.parametrize(
+    ("tokenizer", "text"), [("characters", "abcab" * 30), ("characters", "ab\ncab" * 30), (None, TEXT * 5)]
+)
+def test_the_end_of_a_text_that_is_held_out_is_evaluated_as_in_training(
+    backend: str, tokenizer: str | None, text: str
+) -> None:
+    told = {"steps": 5, "format": "text", "val_fraction": 0.1, "backend": backend, **SMALL}
+    result = train([text], tokenizer=tokenizer or words(), **told)
+    tokenizer = result.model.tokenizer
+    tokens = tokenizer.encode(text)
+    held_out = tokenizer.decode(tokens[len(tokens) - round(0.1 * len(tokens)) :])
+    assert result.validation_losses[-1][1] == result.model.evaluate([held_out]).nats
+
+
 def test_a_text_begins_with_what_follows_bos_which_is_then_forgotten(backend: str) -> None:
     gpt = GPT(GPTConfig(vocab_size=5, **SMALL), 3, backend=backend, tokenizer=CharTokenizer("abcd"), format="text")
     (first, *others), *_ = gpt.generate_tokens(1, seed=1, top_k=1, max_tokens=9)

@@ -284,6 +284,13 @@ def test_sampling_of_unigram_is_left_out() -> None:
     assert len({tuple(tokenizer.encode("aaaaaaa")) for _ in range(50)}) == 1
 
 
+def test_added_tokens_may_have_the_id_of_a_token() -> None:
+    added = {"id": 5, "content": "bob", "single_word": False, "lstrip": False, "rstrip": False, "special": True}
+    content = tokenizers_file({**ANNA, "vocab": {"anna": 2, "<u>": 1}}, added_tokens=[{**added, "normalized": False}])
+    tokenizer = HuggingFaceTokenizer(content)
+    assert [tokenizer.decode(tokenizer.encode(text)) for text in ("bob", "anna")] == ["bob", "bob"]
+
+
 def test_tokens_of_one_id_are_refused() -> None:
     model = {**ANNA, "vocab": {"anna": 0, "bob": 0, "<u>": 1}}
     with pytest.raises(ValueError, match=r"^tokens must have ids of their own, got 0 for both 'anna' and 'bob'$"):

@@ -63,10 +63,11 @@ class HuggingFaceTokenizer(Tokenizer):
         with _library_errors("not a tokenizers JSON file"):
             self._tokenizer = tokenizers.Tokenizer.from_str(self._content)
             vocabulary = self._tokenizer.get_vocab()
+            models_own = self._tokenizer.get_vocab(with_added_tokens=False)
         size = 1 + max(vocabulary.values(), default=-1)
         if not 1 <= size <= LARGEST_VOCABULARY:
             raise ValueError(f"a tokenizers JSON file must have 1 to {LARGEST_VOCABULARY:,} tokens, got {size:,}")
-        _check_tokens(vocabulary)
+        _check_tokens(vocabulary, models_own)
         ends = [] if bos is None else self._ids(string("bos", bos))
         self._bos_text = bos
         self.bos_is_text = bool(ends) and self._text(ends[-1:]) == bos
@@ -184,13 +185,13 @@ def _check_model(model: dict[str, Any]) -> None:
                 )
 
 
-def _check_tokens(vocabulary: dict[str, int]) -> None:
+def _check_tokens(vocabulary: dict[str, int], models_own: dict[str, int]) -> None:
     longest = max(vocabulary, key=len)
     if len(longest) > LONGEST:
         raise ValueError(f"a token must have at most {LONGEST:,} characters, got {longest!r:.60} of {len(longest):,}")
-    if len(set(vocabulary.values())) < len(vocabulary):  # decoding would choose one of them, each time another
+    if len(set(models_own.values())) < len(models_own):  # the model would decode to one of them, each time another
         by_id: dict[int, str] = {}
-        for token, i in sorted(vocabulary.items()):
+        for token, i in sorted(models_own.items()):
             if by_id.setdefault(i, token) != token:
                 raise ValueError(
                     f"tokens must have ids of their own, got {i} for both {by_id[i]!r:.60} and {token!r:.60}"
