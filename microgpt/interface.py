@@ -57,6 +57,7 @@ class Engine(Parameters, Protocol):
     def loss(self, packed: PackedSequences, gradients: bool = False) -> float:
         """Mean over the documents of `packed` of the mean over their positions, in nats.
 
+        Infinite where the probability of a token is 0, and NaN where any is NaN.
         With `gradients`, the array of that name then holds its derivatives: NaN where the loss is not finite.
         """
 

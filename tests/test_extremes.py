@@ -207,18 +207,14 @@ def test_in_float32_larger_options_than_its_largest_number_move_nothing_that_has
 def test_in_float32_a_document_leaves_the_loss_and_gradients_of_another_alone(kernels32: str) -> None:
     draw, finite = random.Random(1), 0
     for _ in range(300):
-        sizes = {"n_embd": draw.choice([1, 2, 4]), "block_size": draw.choice([3, 17, 40]), "vocab_size": 4}
-        model = model_of(kernels32, "float32", **sizes)
+        n_embd, block_size = draw.choice([1, 2, 4]), draw.choice([3, 17, 40])
+        model = model_of(kernels32, "float32", n_embd=n_embd, block_size=block_size, vocab_size=4)
         for matrix in model.state_dict().values():
             scale = 10.0 ** draw.choice([0, draw.uniform(-3, 3), draw.uniform(-38, 36)])
             matrix[:] = np.reshape([draw.gauss(0, 1) * scale for _ in range(matrix.size)], matrix.shape)
-
-        def document(*tokens: int) -> list[int]:
-            return draw.choices(tokens, k=draw.randint(2, sizes["block_size"] + 1))
-
-        first, second = document(0, 1), document(2, 3)
+        first, second = (draw.choices(tokens, k=draw.randint(2, block_size + 1)) for tokens in ((0, 1), (2, 3)))
         losses = [model.loss_and_gradients([each])[0] for each in (second, first)]
-        alone = model.engine.gradients[: 2 * sizes["n_embd"]].copy()  # of the embeddings of the tokens of the first
+        alone = model.engine.gradients[: 2 * n_embd].copy()  # of the embeddings of the tokens of the first
         together, gradients = model.loss_and_gradients([first, second])
         assert bits(together) == bits((losses[1] + losses[0]) * 0.5)
         if math.isfinite(together) and np.isfinite(alone).all():

@@ -12,14 +12,15 @@
  *
  * Padding. The lanes beyond the last row must change no bit, whatever the parameters are:
  *
- *   1. Their embeddings are 0, and from zeros every operation makes zeros, as long as parameters are finite. Their
- *      losses have gradient 0, so that their gradients are 0, too.
- *   2. Sums over rows (gradients of weights and of embeddings) end at the last row: they never meet padding.
- *   3. Sums of attention do meet it, and other documents, and rows that come later: as terms 0 * x. A sum that starts
- *      at +0.0 is never -0.0, so adding 0 * x changes no bit of it if x is finite. If x is not, the term is NaN, and so
- *      is the sum, and all that is computed from it: of logits, or the gradients of the row's position embedding. Where
- *      those are NaN, rightly or not, the engine runs all of it again `by_rows`, without these terms. A loss cannot be
- *      NaN for this reason alone: a value that is not finite belongs to a row that attends to it, and so has no loss.
+ *   1. Their embeddings are 0, and every operation makes zeros of zeros, as long as parameters are finite. Their losses
+ *      have gradient 0, and so all their gradients are 0.
+ *   2. Sums over rows (gradients of weights and embeddings) end at the last row: they never meet padding.
+ *   3. Sums of attention do meet padding, other documents and later rows, as terms 0 * x. A sum that starts at +0.0 is
+ *      never -0.0, so 0 * x changes no bit of it if x is finite. If x is not, the term is NaN, then the sum, then
+ *      everything computed from it, up to the row's logits, down to the gradient of its position's embedding. Where
+ *      the engine finds those not finite, rightly or not, it runs the pass again `by_rows`, without such terms. A loss
+ *      needs no second look: a value that is not finite makes that of its own row, which attends to it, NaN.
+ *   4. In a cache, a lane meets only what earlier documents have left in it: see attention_forward_cached.
  */
 #pragma once
 

@@ -5,13 +5,11 @@ What comes of a run is compared: its losses, parameters and moments, and what it
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable
 from typing import Any
 
-from fuzz.extremes import bits, number
-from microgpt import backend as backends
+from fuzz.extremes import bits, number, some_instruction_set
 from microgpt.training import prepare
 
 TEST_CASES = 200
@@ -41,6 +39,8 @@ def options(random: random.Random) -> dict[str, Any]:
         "val_fraction": some([0.0, 0.1, 0.3, 0.7], 1.0, -0.1),
         "seed": some([0, 1, 42, -3, "text", 1.5], [1]),
         "n_layer": some([1, 1, 1, 1, 2], 0),
+        "activation": some(["relu", "gelu", "silu"], "sine"),
+        "init_std": some([0.08, 1.0, "scaled", 1e-200, any_size() or 1.0], 0.0),
         "batch_size": some([1, 1, 2, 3, 5], 0, 1.5),
         "schedule": some(["linear", "cosine", "constant"], "square"),
         "warmup_steps": some([0, 1, 2, 7], -1),
@@ -55,11 +55,8 @@ def options(random: random.Random) -> dict[str, Any]:
     }
     chosen = {name: value for name, value in every_option.items() if random.random() < 0.5}
     chosen["learning_rate"] = some([0.01, 0.1, 1.0, 1e3, any_size()], -1.0)
-    chosen |= {
-        "n_embd": n_head * head_dim,
-        "n_head": some([n_head], n_head + 1),
-        "block_size": some([1, 2, 3, 4, 9], 0),
-    }
+    chosen["n_embd"], chosen["n_head"] = n_head * head_dim, some([n_head], n_head + 1)
+    chosen["block_size"] = some([1, 2, 3, 4, 9], 0)
     if random.random() < 0.8:
         chosen["steps"] = random.choice([0, 1, 2, 3, 5])
     else:
@@ -117,14 +114,8 @@ def results(seed: int, backend: str) -> dict[str, Any]:
 
 
 def case(random: random.Random) -> None:
-    seed, instruction_set = random.randrange(2**32), random.choice(backends.instruction_sets())
-    expected = results(seed, "reference")
-    os.environ["MICROGPT_ISA"] = instruction_set
-    try:
-        found = results(seed, "compiled")
-    finally:
-        del os.environ["MICROGPT_ISA"]
+    seed = random.randrange(2**32)
+    with some_instruction_set(random):
+        expected, found = results(seed, "reference"), results(seed, "compiled")
     for name, value in expected.items():
-        assert found[name] == value, (
-            f"{name} with {expected['options']} on {instruction_set}: {found[name]}, not {value}"
-        )
+        assert found[name] == value, f"{name}: {found[name]}, not {value}, with {expected['options']}"
