@@ -17,7 +17,7 @@ import pytest
 from microgpt import GPT, Adam, GPTConfig
 from microgpt import backend as backends
 
-TEST_CASES = 2000
+TEST_CASES = 1000
 
 # n_embd, n_head and positions of a batch: few, where a scalar at a time has to keep up. Documents longer than a cache
 # line, of 8 numbers, have kernels of their own.

@@ -12,7 +12,7 @@ from typing import Any
 from fuzz.extremes import bits, number, some_instruction_set
 from microgpt.training import prepare
 
-TEST_CASES = 200
+TEST_CASES = 100
 
 
 def documents(random: random.Random) -> list[str]:
