@@ -109,9 +109,9 @@ cdef extern from "team.h" nogil:
         int size
     ctypedef void (*TeamWork)(void *context, int64_t first, int64_t past, int thread) noexcept nogil
     void team_start(Team *, int size)
-    void team_help(Team *, int thread)
-    void team_share(Team *, TeamWork, void *context, int64_t units, int64_t grain)
-    void team_dismiss(Team *)
+    void team_work(Team *, int thread)
+    void team_run(Team *, TeamWork, void *context, int64_t units, int64_t grain)
+    void team_stop(Team *)
 
 cdef extern from "subnormal.h" nogil:
     ctypedef unsigned int FloatMode
@@ -252,21 +252,44 @@ cdef void step_with_adam(AdamJob *job, Team *team, int64_t step_count, double le
         norm = sqrt(job.kernels.sum_of_squares(job.size, job.gradients))
         if norm > job.max_grad_norm:
             job.step.gradient_scale = job.max_grad_norm / norm
-    team_share(team, run_adam, job, (job.size + ADAM_UNIT - 1) // ADAM_UNIT, 1)
+    team_run(team, run_adam, job, (job.size + ADAM_UNIT - 1) // ADAM_UNIT, 1)
 
 
-cdef class Assembly:
-    """A team, and the memory it meets in: a helper holds on to it, however late it comes."""
+cdef class ThreadTeam:
+    """Threads that share the work of what is run inside `with`; `size` counts the one that enters it.
+
+    They live no longer than that: there is nothing to inherit at a fork, and nothing to wait for at exit. Each holds on
+    to the memory that the team meets in, however late it comes.
+    """
 
     cdef Team team
+    cdef list helpers
 
     def __cinit__(self, int size):
         team_start(&self.team, size)
+        self.helpers = []
 
-    def help(self, int thread):
-        """What a thread of the team does until it is dismissed."""
+    def __enter__(self):
+        try:
+            for i in range(1, self.team.size):
+                helper = threading.Thread(target=self.work, args=(i,), daemon=True)
+                self.helpers.append(helper)
+                helper.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *error):
+        team_stop(&self.team)  # before Python runs again, where Ctrl-C may strike
+        for helper in self.helpers:
+            if helper.ident is not None:  # it was started
+                helper.join()
+
+    def work(self, int thread):
+        """Do a helper's part of the work until the team is stopped."""
         with nogil:
-            team_help(&self.team, thread)
+            team_work(&self.team, thread)
 
 
 cdef class Cache:
@@ -344,7 +367,7 @@ cdef class Engine:
 
     cdef const Kernels *kernels
     cdef Workspace workspace
-    cdef Assembly assembly
+    cdef ThreadTeam team
     cdef Job job
     cdef Operation *tape
     cdef int64_t tape_length, inference  # operations in all, and those up to the logits
@@ -384,7 +407,7 @@ cdef class Engine:
         self.tape = <Operation *>calloc(self.tape_length, sizeof(Operation))
         if self.tape == NULL:
             raise MemoryError()
-        self.assembly = Assembly(1)
+        self.team = ThreadTeam(1)
         self.lay_out(1, 0)
         _engines.add(self)
 
@@ -461,34 +484,23 @@ cdef class Engine:
 
     @contextlib.contextmanager
     def _assembled_team(self, rows):
-        """Let `threads` share the work of what is run in the meantime, where it is enough for them.
-
-        They live no longer than a call: there is nothing to inherit at a fork, and nothing to wait for at exit.
-        """
-        cdef Assembly alone = self.assembly, assembly
-        if alone.team.size > 1 or self.threads == 1 or rows * self.num_params < SHARED_WORK:
+        """Let `threads` share the work of what is run in the meantime, where it is enough for them."""
+        cdef ThreadTeam outer = self.team
+        if outer.team.size > 1 or self.threads == 1 or rows * self.num_params < SHARED_WORK:
             yield  # with the team of the call whose callback this is, or without one
             return
-        assembly = Assembly(self.threads)
-        helpers = [threading.Thread(target=assembly.help, args=(i,), daemon=True) for i in range(1, self.threads)]
-        self.assembly = assembly
-        try:
-            for helper in helpers:
-                helper.start()
-            yield
-        finally:
-            team_dismiss(&assembly.team)  # before Python runs again, where Ctrl-C may strike
-            self.assembly = alone
-            for helper in helpers:
-                if helper.ident is not None:  # it was started
-                    helper.join()
+        with ThreadTeam(self.threads) as self.team:
+            try:
+                yield
+            finally:
+                self.team = outer
 
     def _forget_other_threads(self):
         """In a forked process, only the thread that forked goes on: the call that another was in will never end."""
         if self.turns.lock.acquire(blocking=False):  # it is free, or this thread's own
             self.turns.lock.release()
             return
-        self.turns, self.assembly = _Turns(), Assembly(1)
+        self.turns, self.team = _Turns(), ThreadTeam(1)
         self.workspace.caches = NULL
         self.workspace.uniforms = self.workspace.probabilities = NULL
 
@@ -518,7 +530,7 @@ cdef class Engine:
             if stages[i].run == NULL:
                 break
             self.job.stage = &stages[i]
-            team_share(&self.assembly.team, run_stage, &self.job, stages[i].units(op, &self.workspace), stages[i].grain)
+            team_run(&self.team.team, run_stage, &self.job, stages[i].units(op, &self.workspace), stages[i].grain)
             if self.heavy:
                 self.look_up(-1)
         return 0
@@ -655,7 +667,7 @@ cdef class Engine:
                             break
                         self.backward()
                         step_count += 1
-                        step_with_adam(&update, &self.assembly.team, step_count, learning_rates[completed])
+                        step_with_adam(&update, &self.team.team, step_count, learning_rates[completed])
                         completed += 1
                         self.look_up(completed)
         finally:

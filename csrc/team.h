@@ -7,7 +7,7 @@
  *
  * Nobody waits for a helper that has not claimed anything, so that one that the system has put to sleep delays nobody.
  * Helpers spin for a while between two pieces of work, then give their processor to whoever wants it. The team knows
- * nothing of how threads are made: a thread becomes a helper by calling `team_help`, until `team_dismiss`.
+ * nothing of how threads are made: a thread becomes a helper by calling `team_work`, until `team_stop`.
  */
 #pragma once
 
@@ -74,7 +74,7 @@ static void team_take_part(Team *team, uint32_t number, int thread) {
 }
 
 /* Do all units of a piece of work, in chunks of `grain` or a multiple of it; fewer than 2**31 units. */
-static void team_share(Team *team, TeamWork work, void *context, int64_t units, int64_t grain) {
+static void team_run(Team *team, TeamWork work, void *context, int64_t units, int64_t grain) {
     if (team->size == 1 || units <= grain) {
         if (units > 0) work(context, 0, units, 0);
         return;
@@ -103,7 +103,7 @@ static void team_share(Team *team, TeamWork work, void *context, int64_t units, 
 }
 
 /* What a helper does, numbered from 1. */
-static void team_help(Team *team, int thread) {
+static void team_work(Team *team, int thread) {
     uint32_t number = 0;
     for (int spins = 0; !atomic_load(&team->dismissed); spins++) {
         const uint32_t offered = atomic_load(&team->offered);
@@ -126,4 +126,4 @@ static void team_start(Team *team, int size) {
     atomic_store(&team->dismissed, 0);
 }
 
-static void team_dismiss(Team *team) { atomic_store(&team->dismissed, 1); }
+static void team_stop(Team *team) { atomic_store(&team->dismissed, 1); }
