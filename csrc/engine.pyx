@@ -259,22 +259,29 @@ cdef class ThreadTeam:
     """Threads that share the work of what is run inside `with`; `size` counts the one that enters it.
 
     They live no longer than that: there is nothing to inherit at a fork, and nothing to wait for at exit. Each holds on
-    to the memory that the team meets in, however late it comes.
+    to the memory that the team meets in, however late it comes. Where the system has fewer threads to give, or none,
+    the team is smaller.
     """
 
     cdef Team team
+    cdef int size
     cdef list helpers
 
     def __cinit__(self, int size):
-        team_start(&self.team, size)
+        team_start(&self.team, 1)
+        self.size = size
         self.helpers = []
 
     def __enter__(self):
         try:
-            for i in range(1, self.team.size):
+            for i in range(1, self.size):
                 helper = threading.Thread(target=self.work, args=(i,), daemon=True)
                 self.helpers.append(helper)
-                helper.start()
+                try:
+                    helper.start()
+                except RuntimeError:  # "can't start new thread": a process limit, or Python exits
+                    break
+                self.team.size = i + 1  # no helper looks at it before the first piece of work
         except BaseException:
             self.__exit__()
             raise

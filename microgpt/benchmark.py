@@ -97,7 +97,10 @@ def measure_ceiling(dtype: str, threads: int = 1, seconds: float = 0.02) -> Ceil
 
     def rates(loop: Callable[[str, str | None, int], int]) -> float:
         with ThreadPoolExecutor(threads) as pool:
-            return sum(pool.map(rate, [loop] * threads))
+            try:
+                return sum(pool.map(rate, [loop] * threads))
+            except RuntimeError as error:  # a process limit
+                raise OSError(f"cannot measure what threads={threads} do at most: {error}") from error
 
     return Ceiling(rates(engine.multiply_adds), rates(engine.divisions_and_roots))
 

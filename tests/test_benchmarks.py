@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,3 +57,14 @@ def test_bench_prints_each_backend_beside_the_floor(capsys, monkeypatch, has_eng
         assert re.search(r"^compiled, float32 +[\d,.]+ +[\d,]+ +[\d,.]+$", printed, re.MULTILINE)
         assert re.search(r"^the same +2( +[\d,.]+){4}$", printed, re.MULTILINE)
         assert re.search(r"^sampling .* million tokens a second$", printed, re.MULTILINE)
+
+
+@needs_compiled
+def test_bench_needs_threads_to_measure_what_they_do_at_most(capsys, monkeypatch) -> None:
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    assert main(["bench", "--repeats=1"]) == 2
+    expected = "microgpt: error: cannot measure what threads=1 do at most: can't start new thread\n"
+    assert capsys.readouterr().err == expected

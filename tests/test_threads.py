@@ -12,8 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from tqdm import tqdm
 
 from microgpt import GPT, Adam, GPTConfig, train
+from microgpt.commands.train import live_line
 from microgpt.training import prepare
 
 from conftest import needs_compiled
@@ -100,6 +102,35 @@ def test_a_team_that_is_interrupted_as_it_meets_or_parts_meets_again(method: str
     assert model.loss(documents) == expected
     assert len(started) == 1
     assert not started[0].is_alive()
+
+
+@pytest.mark.parametrize("available", [0, 1])
+def test_a_team_is_as_large_as_the_system_lets_it_be(available: int, monkeypatch) -> None:
+    alone, start, started = trained(*CASES[0], "float64", 1), threading.Thread.start, []
+
+    def limited(thread: threading.Thread) -> None:
+        if sum(each.is_alive() for each in started) == available:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    assert trained(*CASES[0], "float64", 3) == alone
+    assert bool(started) == bool(available)
+    assert not any(thread.is_alive() for thread in started)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_terminal_shows_progress_where_no_thread_can_be_started(capsys, monkeypatch) -> None:
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    monkeypatch.setattr(tqdm, "monitor", None)
+    run = prepare(["bob", "carlotta"], steps=3)
+    with live_line(run) as watch:
+        run.finish(watch)
+    assert "step 0/3 |" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")

@@ -231,7 +231,8 @@ def live_line(run: Run) -> Iterator[Watcher]:
     layout = "step {n_fmt}" + ("/{total_fmt}" if run.steps is not None else "") + "{postfix} | " + left
     first, shown, is_terminal = run.step, latest_validation(run), sys.stdout.isatty()
     unprinted, printed_at = None, -math.inf
-    with tqdm(total=run.steps, initial=first, bar_format=layout, leave=False) as line:
+    tqdm.monitor_interval = 0  # no thread of its own: with miniters=1, it would have nothing to do
+    with tqdm(total=run.steps, initial=first, bar_format=layout, leave=False, miniters=1) as line:
 
         def watch(progress: TrainingProgress) -> None:
             nonlocal shown, unprinted, printed_at
