@@ -9,6 +9,7 @@ from libc.math cimport INFINITY, isfinite, pow, sqrt
 from libc.stdint cimport int32_t, int64_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 
+import atexit
 import contextlib
 import functools
 import os
@@ -103,13 +104,18 @@ cdef extern from "kernels/levels.h" nogil:
 
     Level microgpt_level(int i)
 
+cdef extern from "gil.h":
+    bint gil_is_exiting() nogil
+    void gil_before_exit()
+    void gil_after_fork()
+
 cdef extern from "team.h" nogil:
     enum: TEAM_MAXIMUM
     ctypedef struct Team:
         int size
     ctypedef void (*TeamWork)(void *context, int64_t first, int64_t past, int thread) noexcept nogil
     void team_start(Team *, int size)
-    void team_work(Team *, int thread)
+    void team_work(Team *, int thread, bint (*is_over)() noexcept nogil)
     void team_run(Team *, TeamWork, void *context, int64_t units, int64_t grain)
     void team_stop(Team *)
 
@@ -294,9 +300,9 @@ cdef class ThreadTeam:
                 helper.join()
 
     def work(self, int thread):
-        """Do a helper's part of the work until the team is stopped."""
+        """Do a helper's part of the work until the team is stopped, or Python exits."""
         with nogil:
-            team_work(&self.team, thread)
+            team_work(&self.team, thread, gil_is_exiting)
 
 
 cdef class Cache:
@@ -356,12 +362,14 @@ _engines = weakref.WeakSet()
 
 
 def _after_fork():
+    gil_after_fork()
     for engine in _engines:
         engine._forget_other_threads()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+atexit.register(gil_before_exit)
 
 
 cdef class Engine:
@@ -493,7 +501,7 @@ cdef class Engine:
     def _assembled_team(self, rows):
         """Let `threads` share the work of what is run in the meantime, where it is enough for them."""
         cdef ThreadTeam outer = self.team
-        if outer.team.size > 1 or self.threads == 1 or rows * self.num_params < SHARED_WORK:
+        if outer.team.size > 1 or self.threads == 1 or rows * self.num_params < SHARED_WORK or gil_is_exiting():
             yield  # with the team of the call whose callback this is, or without one
             return
         with ThreadTeam(self.threads) as self.team:

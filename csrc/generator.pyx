@@ -6,9 +6,22 @@ Source: Matsumoto and Nishimura, 1998 (MT19937); the derived distributions are t
 from libc.math cimport cos, log, sin, sqrt
 from libc.stdint cimport int64_t, uint32_t
 
+import atexit
+import os
 import random
 
 import numpy
+
+
+cdef extern from "gil.h":
+    void gil_before_exit()
+    void gil_after_fork()
+
+
+atexit.register(gil_before_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=gil_after_fork)
+
 
 cdef enum:
     SIZE = 624  # words of state

@@ -7,7 +7,8 @@
  *
  * Nobody waits for a helper that has not claimed anything, so that one that the system has put to sleep delays nobody.
  * Helpers spin for a while between two pieces of work, then give their processor to whoever wants it. The team knows
- * nothing of how threads are made: a thread becomes a helper by calling `team_work`, until `team_stop`.
+ * nothing of how threads are made: a thread becomes a helper by calling `team_work`, until `team_stop`, or until nobody
+ * is left to call that.
  */
 #pragma once
 
@@ -102,10 +103,10 @@ static void team_run(Team *team, TeamWork work, void *context, int64_t units, in
     }
 }
 
-/* What a helper does, numbered from 1. */
-static void team_work(Team *team, int thread) {
+/* Be a helper, numbered from 1. `is_over` tells that the team is, though nobody has stopped it. */
+static void team_work(Team *team, int thread, int (*is_over)(void)) {
     uint32_t number = 0;
-    for (int spins = 0; !atomic_load(&team->dismissed); spins++) {
+    for (int spins = 0; !atomic_load(&team->dismissed) && !is_over(); spins++) {
         const uint32_t offered = atomic_load(&team->offered);
         if (offered != number) {
             number = offered;
