@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import os
 import stat
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import IO
 
@@ -19,7 +21,7 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
 
     `ValueError` where it cannot be written.
     """
-    with _errors_named(path):
+    with _awaited_at_exit(), _errors_named(path):
         target = _target(path)
         with _temporary_file(target) as file:
             file.write(content)
@@ -80,6 +82,31 @@ def _temporary_file(target: str) -> Iterator[IO[bytes]]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
+
+
+_in_progress: set[threading.Lock] = set()  # a lock for each file that is being written, held until it is
+
+
+@contextlib.contextmanager
+def _awaited_at_exit() -> Iterator[None]:
+    """Let Python not exit before this has ended, not even where a daemon thread does it."""
+    lock = threading.Lock()
+    with lock:
+        _in_progress.add(lock)
+        try:
+            yield
+        finally:
+            _in_progress.discard(lock)
+
+
+@atexit.register
+def _wait_for_files() -> None:
+    for lock in list(_in_progress):
+        lock.acquire()
+
+
+if hasattr(os, "register_at_fork"):  # the threads that were writing are not there in the child
+    os.register_at_fork(after_in_child=_in_progress.clear)
 
 
 @contextlib.contextmanager

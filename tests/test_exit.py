@@ -153,3 +153,39 @@ for _ in range(20):
 """
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+WRITING = """
+import os, sys, threading, time
+from microgpt import train
+
+saving = threading.Event()
+def slow_fsync(descriptor):
+    saving.set()
+    time.sleep(0.3)
+os.fsync = slow_fsync
+threading.Thread(target=train, args=(["bob"],), kwargs={{"steps": 1, "out": {out!r}}}, daemon=True).start()
+saving.wait()
+"""
+
+
+def test_a_checkpoint_that_is_being_written_is_finished_first(tmp_path: Path) -> None:
+    done = run(WRITING.format(out=os.fspath(tmp_path / "model.safetensors")))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+    assert load(tmp_path / "model.safetensors").history.losses.size == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_process_forked_while_a_file_is_written_exits(tmp_path: Path) -> None:
+    done = run(
+        WRITING.format(out=os.fspath(tmp_path / "model.safetensors"))
+        + """
+child = os.fork()
+if child == 0:
+    sys.exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+"""
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
