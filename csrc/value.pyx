@@ -1,8 +1,12 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, c_api_binop_methods=True
 """Scalar autograd on a flat tape: the compiled twin of the first half of `microgpt.reference`.
 
-The tape is a structure of arrays, indexed by node. A `Value` is a handle that holds the index of its node, and a node
-lives as long as anything refers to it: a handle, or a node that was computed from it. Then its place is used again.
+The tape is a structure of arrays, indexed by node. A node lives as long as anything refers to it: Python, or a node
+that was computed from it. Then its place is used again.
+
+Each place on the tape has the memory of one Value, whose count of references is the node's: making a Value and dropping
+it is counting. And one node is one object, with one `id`, however often Python drops it and comes back to it from what
+was computed from it, as if it had been kept.
 
 Threads: there is one tape for the process, and the GIL guards it. Nothing here releases the GIL, or runs Python code
 while the tape is half changed. With a tape for each thread, a Value could not leave the thread that made it.
@@ -14,9 +18,9 @@ from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_AsDouble, PyFloat_Check
 from cpython.long cimport PyLong_AsDouble
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_RawRealloc
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_INCREF, Py_XDECREF
+from cpython.unicode cimport PyUnicode_FromObject
 from libc.math cimport exp, isfinite, log, pow, tanh
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uintptr_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.string cimport memchr, memmove
 
 import math
@@ -32,16 +36,30 @@ cdef extern from "Python.h":
     Py_ssize_t PySequence_Fast_GET_SIZE(object)
     int PyObject_GenericSetAttr(object, object, object) except -1
     ctypedef struct PyTypeObject:
+        Py_ssize_t tp_basicsize
+        PyObject *(*tp_alloc)(PyTypeObject *, Py_ssize_t) except NULL
         void (*tp_dealloc)(PyObject *) noexcept
-        void (*tp_free)(void *) noexcept
+    PyObject *PyObject_Init(PyObject *, PyTypeObject *)
+    Py_ssize_t Py_REFCNT(PyObject *)
+    void Py_INCREF(PyObject *)
+    void Py_DECREF(PyObject *)
     void Py_SET_REFCNT(PyObject *, Py_ssize_t)
+    void PyErr_Fetch(PyObject **, PyObject **, PyObject **)
+    void PyErr_Restore(PyObject *, PyObject *, PyObject *)
+
+cdef extern from *:
+    """
+    #define owned(handle) ((void *)(handle))  /* Cython takes what a function gives for a new reference */
+    """
+    Value owned(PyObject *handle)
 
 # --- The tape ---------------------------------------------------------------------------------------------------------
 
 cdef enum:
     NONE = 0  # the node that is not there; marked as visited, so that no search goes there
-    MAXIMUM_NODES = 1 << 30  # two references from each of these nodes, and one from each of these edges, ...
-    MAXIMUM_EDGES = 1 << 30  # ... cannot wrap around a count of references
+    BLOCK = 4096  # Values lie in blocks of so many, which never move
+    MAXIMUM_NODES = 1 << 30
+    MAXIMUM_EDGES = 1 << 30
 
 cdef enum Operation:
     FREE  # no node is here
@@ -56,11 +74,18 @@ cdef enum Operation:
     DOT  # 0 + a1 * b1 + a2 * b2 + ..., standing for a node for each + and *; see `expand`
     CUSTOM  # made by the constructor, from any number of children
 
+cdef enum:  # marks
+    VISITED = 1  # by the search under way; leaves always are, as there is nothing below them
+    NAMED = 2  # has a label, or the name of an operation of its own
+
+cdef struct Handle:  # a Value, as it lies in memory
+    PyObject head
+    int32_t node  # of one that is about to be freed, the next such
+
 cdef struct Edges:  # to any number of nodes; the two arrays lie behind it, in the same memory
     int32_t count
     int32_t *nodes
     double *numbers  # of a CUSTOM, the local derivatives; of a DOT, the data
-    PyObject *label  # of a CUSTOM, what `_op` gives
     int64_t users
     # Of a DOT:
     int32_t lowest, highest  # among the nodes
@@ -82,13 +107,14 @@ cdef union Details:
 cdef struct Tape:
     # One element for each node.
     uint8_t *operation
-    uint8_t *visited  # by the search under way; leaves always are, as there is nothing below them
-    uint32_t *references  # handles and parents
+    uint8_t *marks
     Operands *operands
     Details *details
     double *data
     double *grad
     int64_t capacity
+    Handle **blocks
+    int64_t room  # for so many nodes there are elements and Values
     int64_t used  # places from here on have never been used
     int64_t free  # places before that are free
     int64_t next  # where to look for one first
@@ -108,18 +134,35 @@ cdef void *resized(void *array, int64_t count, size_t itemsize) except NULL:
     return result
 
 
+cdef int add_block() except -1:
+    """Make Values for the nodes behind those that have one."""
+    cdef int64_t block = tape.room // BLOCK, k
+    cdef Handle *handles
+    tape.blocks = <Handle **>resized(tape.blocks, block + 1, sizeof(Handle *))
+    handles = tape.blocks[block] = <Handle *>resized(NULL, BLOCK, sizeof(Handle))
+    for k in range(BLOCK):
+        PyObject_Init(&handles[k].head, <PyTypeObject *>Value)
+        Py_SET_REFCNT(&handles[k].head, 0)
+        handles[k].node = <int32_t>(tape.room + k)
+    tape.room += BLOCK
+    return 0
+
+
 cdef int grow(int64_t count) except -1:
-    cdef int64_t capacity = min(max(tape.used + count, 2 * tape.capacity), <int64_t>MAXIMUM_NODES)
-    if tape.used + count > capacity:
+    cdef int64_t needed = tape.used + count, capacity
+    if needed > MAXIMUM_NODES:
         raise OverflowError(f"at most {MAXIMUM_NODES} values can be alive at once")
-    tape.operation = <uint8_t *>resized(tape.operation, capacity, sizeof(uint8_t))
-    tape.visited = <uint8_t *>resized(tape.visited, capacity, sizeof(uint8_t))
-    tape.references = <uint32_t *>resized(tape.references, capacity, sizeof(uint32_t))
-    tape.operands = <Operands *>resized(tape.operands, capacity, sizeof(Operands))
-    tape.details = <Details *>resized(tape.details, capacity, sizeof(Details))
-    tape.data = <double *>resized(tape.data, capacity, sizeof(double))
-    tape.grad = <double *>resized(tape.grad, capacity, sizeof(double))
-    tape.capacity = capacity
+    if needed > tape.capacity:
+        capacity = max((needed + BLOCK - 1) // BLOCK * BLOCK, 2 * tape.capacity)
+        tape.operation = <uint8_t *>resized(tape.operation, capacity, sizeof(uint8_t))
+        tape.marks = <uint8_t *>resized(tape.marks, capacity, sizeof(uint8_t))
+        tape.operands = <Operands *>resized(tape.operands, capacity, sizeof(Operands))
+        tape.details = <Details *>resized(tape.details, capacity, sizeof(Details))
+        tape.data = <double *>resized(tape.data, capacity, sizeof(double))
+        tape.grad = <double *>resized(tape.grad, capacity, sizeof(double))
+        tape.capacity = capacity
+    while tape.room < needed:
+        add_block()
     return 0
 
 
@@ -136,7 +179,7 @@ cdef int make_room(int64_t count) except -1:
 
 cdef inline int reserve(int64_t count) except -1:
     """Room for this many nodes: making them then cannot fail."""
-    return make_room(count) if tape.capacity - tape.used < count else 0
+    return make_room(count) if tape.room - tape.used < count else 0
 
 
 # Places are given out in the order of the tape, so that what is made together lies together, however long a program
@@ -145,7 +188,7 @@ cdef inline int reserve(int64_t count) except -1:
 cdef void find_place() noexcept:
     """Let `tape.next` be a free place."""
     cdef void *place = memchr(tape.operation + tape.next, FREE, tape.used - tape.next)
-    if place == NULL and (2 * tape.free >= tape.used or tape.used == tape.capacity):
+    if place == NULL and (2 * tape.free >= tape.used or tape.used == tape.room):
         place = memchr(tape.operation, FREE, tape.used)
     if place != NULL:
         tape.next = <uint8_t *>place - tape.operation
@@ -157,6 +200,11 @@ cdef void find_place() noexcept:
 
 # Making a node. Each function needs room reserved, takes over one reference to each operand, and gives one away.
 
+cdef inline PyObject *handle_of(int32_t node) noexcept:
+    """The Value of a node; no reference to it."""
+    return &tape.blocks[<uint32_t>node // BLOCK][<uint32_t>node % BLOCK].head
+
+
 cdef inline int32_t new_node(Operation operation, double data) noexcept:
     cdef int32_t node
     if tape.next == tape.used or tape.operation[tape.next] != FREE:
@@ -165,8 +213,8 @@ cdef inline int32_t new_node(Operation operation, double data) noexcept:
     tape.next += 1
     tape.free -= 1
     tape.operation[node] = operation
-    tape.visited[node] = operation == LEAF
-    tape.references[node] = 1
+    tape.marks[node] = VISITED if operation == LEAF else 0
+    Py_SET_REFCNT(handle_of(node), 1)
     tape.data[node] = data
     tape.grad[node] = 0.0
     return node
@@ -176,6 +224,18 @@ cdef inline int32_t leaf(double data) noexcept:
     cdef int32_t node = new_node(LEAF, data)
     tape.operands[node].edges = NULL
     return node
+
+
+cdef void make_custom(int32_t node, double data, Edges *edges) noexcept:
+    """Make a node of one's own of a node: with these edges, or a leaf where they are NULL."""
+    tape.operation[node] = LEAF if edges == NULL else CUSTOM
+    if edges == NULL:
+        tape.marks[node] |= VISITED
+    else:
+        tape.marks[node] &= ~VISITED
+    tape.operands[node].edges = edges
+    tape.details[node].dot.factors = edges  # as if of a DOT, for the search
+    tape.data[node], tape.grad[node] = data, 0.0
 
 
 cdef inline int32_t add(int32_t a, int32_t b) noexcept:
@@ -218,7 +278,6 @@ cdef Edges *new_edges(int64_t count) except NULL:
     edges.count = <int32_t>count
     edges.numbers = <double *>(edges + 1)
     edges.nodes = <int32_t *>(edges.numbers + count)
-    edges.label = NULL
     edges.users = 1  # who makes them
     edges.searched = 0
     tape.edges += count
@@ -227,7 +286,6 @@ cdef Edges *new_edges(int64_t count) except NULL:
 
 cdef void free_edges(Edges *edges) noexcept:
     tape.edges -= edges.count
-    Py_XDECREF(edges.label)
     PyMem_Free(edges)
 
 
@@ -268,7 +326,7 @@ cdef void fill(Edges *edges, PyObject **values) noexcept:
     for k in range(edges.count):
         edges.consecutive &= k == 0 or (<Value>values[k]).node == node + 1
         node = (<Value>values[k]).node
-        tape.references[node] += 1
+        Py_INCREF(values[k])
         edges.nodes[k] = node
         edges.numbers[k] = tape.data[node]
         edges.lowest, edges.highest = min(edges.lowest, node), max(edges.highest, node)
@@ -299,8 +357,8 @@ cdef int expand(int32_t node) except -1:
     total = leaf(0.0)
     for k in range(edges.count):
         product = new_node(MULTIPLY, edges.numbers[k] * factors.numbers[k])
-        tape.references[edges.nodes[k]] += 1
-        tape.references[factors.nodes[k]] += 1
+        Py_INCREF(handle_of(edges.nodes[k]))
+        Py_INCREF(handle_of(factors.nodes[k]))
         tape.operands[product].children[0] = edges.nodes[k]
         tape.operands[product].children[1] = factors.nodes[k]
         tape.details[product].local_grads[0] = factors.numbers[k]
@@ -317,21 +375,22 @@ cdef int expand(int32_t node) except -1:
     return 0
 
 
-# Keeping and freeing. What is about to be freed is a linked list through `references`: freeing needs no memory and no
+# Keeping and freeing. What is about to be freed is a linked list through `Handle.node`: freeing needs no memory and no
 # recursion.
 
 cdef inline int32_t hold(Value value) noexcept:
-    """The node of a handle, with a new reference."""
-    tape.references[value.node] += 1
+    """The node of a Value, with a new reference."""
+    Py_INCREF(<PyObject *>value)
     return value.node
 
 
 cdef inline int32_t give_up(int32_t node, int32_t doomed) noexcept:
     """Give up one reference; with the last one, the node joins the list of what is doomed. Returns that list."""
-    tape.references[node] -= 1
-    if tape.references[node] != 0:
+    cdef PyObject *handle = handle_of(node)
+    if Py_REFCNT(handle) > 1:
+        Py_DECREF(handle)
         return doomed
-    tape.references[node] = <uint32_t>doomed
+    (<Handle *>handle).node = doomed
     return node
 
 
@@ -349,31 +408,35 @@ cdef int32_t leave(Edges *edges, int32_t doomed) noexcept:
     return doomed
 
 
+cdef inline int32_t leave_operands(int32_t node, int32_t doomed) noexcept:
+    """Give up what this node was computed from; the list, as above."""
+    cdef Operation operation = <Operation>tape.operation[node]
+    cdef int32_t *children
+    if operation == DOT or operation == CUSTOM:
+        doomed = leave(tape.operands[node].edges, doomed)
+        if operation == DOT:
+            doomed = leave(tape.details[node].dot.factors, doomed)
+    elif operation != LEAF:
+        children = tape.operands[node].children
+        doomed = give_up(children[0], doomed)
+        if children[1] != NONE:
+            doomed = give_up(children[1], doomed)
+    return doomed
+
+
 cdef void free_all(int32_t doomed) noexcept:
     """Free the nodes of this list, and then whatever lived only through them."""
+    cdef Handle *handle
     cdef int32_t node
-    cdef int32_t *children
-    cdef Operation operation
     while doomed != NONE:
         node = doomed
-        doomed = <int32_t>tape.references[node]
-        operation = <Operation>tape.operation[node]
-        if operation == DOT or operation == CUSTOM:
-            doomed = leave(tape.operands[node].edges, doomed)
-            if operation == DOT:
-                doomed = leave(tape.details[node].dot.factors, doomed)
-        elif operation != LEAF:
-            children = tape.operands[node].children
-            doomed = give_up(children[0], doomed)
-            if children[1] != NONE:
-                doomed = give_up(children[1], doomed)
+        handle = <Handle *>handle_of(node)
+        doomed = leave_operands(node, handle.node)
+        handle.node = node
+        if tape.marks[node] & NAMED:
+            forget_names(node)
         tape.operation[node] = FREE
         tape.free += 1
-
-
-cdef inline void release(int32_t node) noexcept:
-    """Give up one reference, and free what now has none."""
-    free_all(give_up(node, NONE))
 
 
 # --- Backward ---------------------------------------------------------------------------------------------------------
@@ -396,7 +459,7 @@ cdef bint all_visited(Edges *edges) noexcept:
     cdef int32_t k
     if edges.searched != tape.searches:
         for k in range(edges.count):
-            if not tape.visited[edges.nodes[k]]:
+            if not tape.marks[edges.nodes[k]] & VISITED:
                 return False
         edges.searched = tape.searches
     return True
@@ -408,19 +471,19 @@ cdef int32_t reached(int32_t node, int32_t k) noexcept:
     cdef Edges *factors = tape.details[node].dot.factors
     if k == 0 and all_visited(edges) and all_visited(factors):
         return edges.count
-    while k < edges.count and tape.visited[edges.nodes[k]] and tape.visited[factors.nodes[k]]:
+    while k < edges.count and tape.marks[edges.nodes[k]] & tape.marks[factors.nodes[k]] & VISITED:
         k += 1
     return k
 
 
 cdef int64_t search(int32_t root) except -1:
-    """Fill the order and return its length. `visited` then marks what is in it."""
+    """Fill the order and return its length. What is in it is then marked as VISITED."""
     cdef int64_t top = extend(tape.path_capacity) if tape.path_capacity == 0 else tape.path_capacity
     cdef int64_t length = 0
     cdef int32_t node = root, first, last
     cdef int32_t *children
     cdef int32_t *path = tape.path
-    cdef uint8_t *visited = tape.visited
+    cdef uint8_t *marks = tape.marks
     cdef Operands *operands
     top -= 1
     path[top] = root
@@ -439,26 +502,26 @@ cdef int64_t search(int32_t root) except -1:
         if node == ~NONE:
             first, node = path[top], path[top + 1]
             top += 2
-        elif visited[node]:
+        elif marks[node] & VISITED:
             continue
         else:
-            visited[node] = True
+            marks[node] |= VISITED
             if tape.operation[node] == DOT and tape.details[node].dot.grad != 0.0:
                 expand(node)  # the gradients of its hidden nodes are to accumulate
-                visited = tape.visited
+                marks = tape.marks
         operands = &tape.operands[node]
         if tape.operation[node] < DOT:
             children = operands.children
-            if visited[children[0]] and visited[children[1]]:
+            if marks[children[0]] & marks[children[1]] & VISITED:
                 path[length] = node
                 length += 1
                 continue
             top -= 1
             path[top] = ~node
-            if not visited[children[1]]:
+            if not marks[children[1]] & VISITED:
                 top -= 1
                 path[top] = children[1]
-            if not visited[children[0]]:
+            if not marks[children[0]] & VISITED:
                 top -= 1
                 path[top] = children[0]
             continue
@@ -506,19 +569,32 @@ cdef void sweep_dot(int32_t node, int32_t first, int32_t last) noexcept:
         grads[factors.nodes[k]] += edges.numbers[k] * grad
 
 
-cdef void sweep(int64_t length) noexcept:
-    """Apply the chain rule along the order, from its end, and take the marks in `visited` back."""
-    cdef int32_t node, k
-    cdef int32_t *order = tape.path
-    cdef int32_t *children
-    cdef uint8_t *operations = tape.operation
-    cdef uint8_t *visited = tape.visited
-    cdef Operands *operands = tape.operands
-    cdef Details *details = tape.details
+cdef inline void sweep_node(int32_t node) noexcept:
+    """Apply the chain rule to a node other than a DOT: add to the gradients of its children."""
+    cdef double grad = tape.grad[node]
     cdef double *grads = tape.grad
-    cdef double *local_grads
-    cdef double grad
+    cdef double *local_grads = tape.details[node].local_grads
+    cdef int32_t *children = tape.operands[node].children
     cdef Edges *edges
+    cdef int32_t k
+    if tape.operation[node] == ADD:
+        grads[children[0]] += grad
+        grads[children[1]] += grad
+    elif tape.operation[node] == MULTIPLY:
+        grads[children[0]] += local_grads[0] * grad
+        grads[children[1]] += local_grads[1] * grad
+    elif tape.operation[node] == CUSTOM:
+        edges = tape.operands[node].edges
+        for k in range(edges.count):
+            grads[edges.nodes[k]] += edges.numbers[k] * tape.grad[node]
+    elif tape.operation[node] != LEAF:
+        grads[children[0]] += local_grads[0] * grad
+
+
+cdef void sweep(int64_t length) noexcept:
+    """Apply the chain rule along the order, from its end, and take the marks of the search back."""
+    cdef int32_t node
+    cdef int32_t *order = tape.path
     while length > 0:
         length -= 1
         node = order[length]
@@ -526,24 +602,9 @@ cdef void sweep(int64_t length) noexcept:
             node = ~node
             length -= 2
             sweep_dot(node, order[length], order[length + 1])
-            visited[node] = False
-            continue
-        visited[node] = False
-        grad = grads[node]
-        children = operands[node].children
-        local_grads = details[node].local_grads
-        if operations[node] == ADD:
-            grads[children[0]] += grad
-            grads[children[1]] += grad
-        elif operations[node] == MULTIPLY:
-            grads[children[0]] += local_grads[0] * grad
-            grads[children[1]] += local_grads[1] * grad
-        elif operations[node] == CUSTOM:
-            edges = operands[node].edges
-            for k in range(edges.count):
-                grads[edges.nodes[k]] += edges.numbers[k] * grad
         else:
-            grads[children[0]] += local_grads[0] * grad
+            sweep_node(node)
+        tape.marks[node] &= ~VISITED
 
 
 # --- Numbers ----------------------------------------------------------------------------------------------------------
@@ -560,6 +621,18 @@ cdef inline int as_number(object x, double *number) except -1:
         except TypeError:
             return False
     return True
+
+
+cdef tuple items_of(str name, str what, object x):
+    if isinstance(x, str) or not hasattr(x, "__iter__"):
+        raise TypeError(f"{name} must be a sequence of {what}, got {x!r}")
+    return tuple(x)
+
+
+cdef int check_string(str name, object x) except -1:
+    if not isinstance(x, str):
+        raise TypeError(f"{name} must be a string, got {x!r}")
+    return 0
 
 
 cdef double number_of(str name, object x) except? -1:
@@ -598,64 +671,52 @@ cdef inline double logarithm(double x) except? -1:
 
 cdef dict LABELS = {LEAF: "", ADD: "+", MULTIPLY: "*", EXP: "exp", LOG: "log", RELU: "ReLU", TANH: "tanh", DOT: "+"}
 
-# Handles come and go with every operation, so their memory is kept for the next ones. This does what `freelist` and
-# `__dealloc__` do, without what Cython must add to protect Python code, which only those need that were walked to.
-
-cdef enum:
-    MAXIMUM_IDLE = 1024
-
-cdef PyObject *idle[MAXIMUM_IDLE]
-cdef int idle_count = 0
-cdef void (*deallocate_walked)(PyObject *) noexcept  # what Cython makes of `__dealloc__`
+cdef dict ops = {}  # the names of operations of one's own, by node
+cdef dict labels = {}
 
 
-cdef inline Value new_value():
-    """A handle, still without a node."""
-    global idle_count
-    if idle_count == 0:
-        return Value.__new__(Value)
-    idle_count -= 1
-    Py_SET_REFCNT(idle[idle_count], 0)
-    return <Value>idle[idle_count]
+cdef int set_name(dict names, int32_t node, str name) except -1:
+    """Let a node have this name among these, until it has another one or is freed."""
+    names[node] = PyUnicode_FromObject(name)  # a subclass could have a destructor, which ran while nodes are freed
+    tape.marks[node] |= NAMED
+    return 0
+
+
+cdef str name_of(dict names, int32_t node):
+    return names.get(node, "") if tape.marks[node] & NAMED else ""
+
+
+cdef void forget_names(int32_t node) noexcept:
+    cdef PyObject *error[3]  # one may be on its way while nodes are freed
+    PyErr_Fetch(&error[0], &error[1], &error[2])
+    ops.pop(node, None)
+    labels.pop(node, None)
+    PyErr_Restore(error[0], error[1], error[2])
+
+
+cdef inline Value new_value(int32_t node):
+    """The Value of a node, whose first reference it takes over. Cannot fail."""
+    return owned(handle_of(node))
+
+
+cdef inline Value value_of(int32_t node):
+    """The Value of a node, with a new reference."""
+    return <Value>handle_of(node)
+
+
+# These take the place of what Cython makes: a Value is not allocated, but has its place.
+
+cdef PyObject *allocate(PyTypeObject *type, Py_ssize_t items) except NULL:
+    """A new leaf, to be initialised."""
+    reserve(1)
+    return handle_of(leaf(0.0))
 
 
 cdef void deallocate(PyObject *value) noexcept:
-    cdef int32_t node = (<Value>value).node
-    if (<Value>value).walked:
-        deallocate_walked(value)
-        return
-    if tape.references[node] > 1:  # of almost all
-        tape.references[node] -= 1
-    elif node != NONE:
-        release(node)
-    keep(value)
-
-
-cdef inline void keep(PyObject *value) noexcept:
-    global idle_count
-    (<Value>value).node = NONE
-    if idle_count < MAXIMUM_IDLE:
-        idle[idle_count] = value
-        idle_count += 1
-    else:
-        (<PyTypeObject *>Value).tp_free(value)
-
-
-# As those who draw graphs go by `id`, two walks to the same node give the same handle, while the first is alive.
-
-cdef dict walked = {}  # node: address of the handle
-
-
-cdef Value walk_to(int32_t node):
-    cdef Value value
-    address = walked.get(node)
-    if address is not None:
-        return <Value><PyObject *><uintptr_t>address
-    value = new_value()
-    walked[node] = <uintptr_t><PyObject *>value
-    tape.references[node] += 1
-    value.node, value.walked = node, True
-    return value
+    """Free the node that neither Python nor the tape refers to any more."""
+    cdef int32_t node = (<Handle *>value).node
+    (<Handle *>value).node = NONE
+    free_all(node)
 
 
 cdef inline int32_t operand(object x) except -1:
@@ -671,21 +732,13 @@ cdef inline int32_t operand(object x) except -1:
 
 
 cdef inline object plus(Value a, object other):
-    cdef Value result = new_value()
     cdef int32_t b = operand(other)
-    if b == NONE:
-        return NotImplemented
-    result.node = add(hold(a), b)
-    return result
+    return NotImplemented if b == NONE else new_value(add(hold(a), b))
 
 
 cdef inline object times(Value a, object other):
-    cdef Value result = new_value()
     cdef int32_t b = operand(other)
-    if b == NONE:
-        return NotImplemented
-    result.node = multiply(hold(a), b)
-    return result
+    return NotImplemented if b == NONE else new_value(multiply(hold(a), b))
 
 
 cdef inline int32_t raised(Value base, double exponent) except -1:
@@ -699,62 +752,60 @@ cdef inline int32_t raised(Value base, double exponent) except -1:
 @cython.final
 cdef class Value:
     # The first lines are where `inspect.signature` finds what the constructor takes.
-    """Value(data, children=(), local_grads=(), op="")\n--\n
+    """Value(data, children=(), local_grads=(), op="", label="")\n--\n
     A scalar that remembers how it was computed, so that `backward` can differentiate through it.
 
     Args:
         data: the number.
         children, local_grads, op: for an operation of your own: the values that it was computed from, the derivative
             with respect to each, and a name. `Value(math.sin(x.data), (x,), (math.cos(x.data),), "sin")`
+        label: a name for this value, for whoever draws the graph.
 
     Attributes:
         data: the number, a float.
         grad: the derivative of whatever `backward` was called on with respect to this number, a float. It accumulates
             over calls of `backward` until it is set to 0.
+        label: the name, a string, at first empty.
 
-    Both attributes can be set at any time; derivatives are those at the numbers that went into an operation when it
-    was made. Operands and exponents may be numbers of any type; `TypeError` for anything else. Division by zero,
-    overflow and the logarithm of 0 raise what they raise for floats.
+    These can be set at any time; derivatives are those at the numbers that went into an operation when it was made.
+    Operands and exponents may be numbers of any type; `TypeError` for anything else. Division by zero, overflow and
+    the logarithm of 0 raise what they raise for floats. Copies and pickles keep `data`, `grad` and `label`, and forget
+    what the value was computed from. It cannot be subclassed.
 
-    A Value is a handle: handles of the same value are equal and hash alike, wherever they came from. Copies and pickles
-    keep `data` and `grad`, and forget what the value was computed from. It cannot be subclassed.
-
-    Source: `class Value` of microgpt, with the names of micrograd's (`_prev`, `_op`, `tanh`) beside them.
+    Source: `class Value` of microgpt, with the names of micrograd's beside them. The graph can be read by either's:
+    `_children` and `_local_grads` (tuples), `_prev` (a set), `_op`. One value is one object, however it is reached, for
+    as long as anything was computed from it; values are equal if they are the same. `_backward` is a method: other than
+    in micrograd, an operation of your own is told by its `local_grads`.
     """
 
     cdef int32_t node
-    cdef bint walked
 
-    def __init__(self, data, children=(), local_grads=(), op=""):
+    def __init__(self, data, children=(), local_grads=(), op="", label=""):
         cdef double number = number_of("data", data)
-        cdef list slopes = [number_of("local_grads", local_grad) for local_grad in local_grads]
-        cdef Edges *edges
+        cdef tuple values = items_of("children", "Values", children)
+        cdef list slopes = [number_of("local_grads", x) for x in items_of("local_grads", "numbers", local_grads)]
+        cdef Edges *edges = NULL
         cdef int32_t k
-        children = tuple(children)
-        if self.node != NONE:
-            raise RuntimeError("a Value is initialised once; set its data instead")
-        for child in children:
+        for child in values:
             if type(child) is not Value:
                 raise TypeError(f"children must be Values, got {child!r}")
-        if len(children) != len(slopes):
+        if len(values) != len(slopes):
             raise ValueError(
-                f"local_grads must have one number for each of {len(children)} children, got {len(slopes)}"
+                f"local_grads must have one number for each of {len(values)} children, got {len(slopes)}"
             )
-        if not isinstance(op, str):
-            raise TypeError(f"op must be a string, got {op!r}")
-        reserve(1)
-        if not children and not op:
-            self.node = leaf(number)
-            return
-        edges = new_edges(len(children))
-        edges.label = <PyObject *>op
-        Py_INCREF(op)
-        for k in range(edges.count):
-            edges.nodes[k] = hold(<Value>children[k])
-            edges.numbers[k] = slopes[k]
-        self.node = new_node(CUSTOM, number)
-        tape.operands[self.node].edges = edges
-        tape.details[self.node].dot.factors = edges  # as if of a DOT, for the search
+        check_string("op", op)
+        check_string("label", label)
+        if op or tape.marks[self.node] & NAMED:
+            set_name(ops, self.node, op)
+        if label or tape.marks[self.node] & NAMED:
+            set_name(labels, self.node, label)
+        if values or op:
+            edges = new_edges(len(values))
+            for k in range(edges.count):
+                edges.nodes[k] = hold(<Value>values[k])
+                edges.numbers[k] = slopes[k]
+        free_all(leave_operands(self.node, NONE))  # where it was initialised before
+        make_custom(self.node, number, edges)
 
     @property
     def data(self):
@@ -764,17 +815,20 @@ cdef class Value:
     def grad(self):
         return tape.grad[self.node]
 
+    @property
+    def label(self):
+        return name_of(labels, self.node)
+
     def __setattr__(self, name, value):  # sooner here than found among the attributes of the type
         if name == "grad":
             tape.grad[self.node] = number_of("grad", value)
         elif name == "data":
             tape.data[self.node] = number_of("data", value)
+        elif name == "label":
+            check_string("label", value)
+            set_name(labels, self.node, value)
         else:
             PyObject_GenericSetAttr(self, name, value)
-
-    def __dealloc__(self):  # of those that were walked to
-        del walked[self.node]
-        release(self.node)
 
     # In the binary operators, either side may be the Value.
     def __add__(left, right):
@@ -784,97 +838,76 @@ cdef class Value:
         return times(<Value>left, right) if type(left) is Value else times(<Value>right, left)
 
     def __neg__(self):
-        cdef Value result = new_value()
         reserve(2)
-        result.node = multiply(hold(self), leaf(-1.0))
-        return result
+        return new_value(multiply(hold(self), leaf(-1.0)))
 
     def __sub__(left, right):
         """left + right * -1, and left + -right for a number on the right."""
-        cdef Value result = new_value()
         cdef double number = 0.0
         if type(right) is not Value:
             if not as_number(right, &number):
                 return NotImplemented
             reserve(2)
-            result.node = add(hold(<Value>left), leaf(-number))
-        elif type(left) is not Value:
+            return new_value(add(hold(<Value>left), leaf(-number)))
+        if type(left) is not Value:
             if not as_number(left, &number):
                 return NotImplemented
             reserve(4)
-            result.node = add(multiply(hold(<Value>right), leaf(-1.0)), leaf(number))
-        else:
-            reserve(3)
-            result.node = add(hold(<Value>left), multiply(hold(<Value>right), leaf(-1.0)))
-        return result
+            return new_value(add(multiply(hold(<Value>right), leaf(-1.0)), leaf(number)))
+        reserve(3)
+        return new_value(add(hold(<Value>left), multiply(hold(<Value>right), leaf(-1.0))))
 
     def __truediv__(left, right):
         """left * right**-1."""
-        cdef Value result = new_value()
         cdef double number = 0.0
-        cdef int32_t inverse
         if type(right) is not Value:
             if not as_number(right, &number):
                 return NotImplemented
             number = power(number, -1.0)
             reserve(2)
-            result.node = multiply(hold(<Value>left), leaf(number))
-        elif type(left) is not Value:
+            return new_value(multiply(hold(<Value>left), leaf(number)))
+        if type(left) is not Value:
             if not as_number(left, &number):
                 return NotImplemented
-            inverse = raised(<Value>right, -1.0)
-            result.node = multiply(inverse, leaf(number))
-        else:
-            inverse = raised(<Value>right, -1.0)
-            result.node = multiply(hold(<Value>left), inverse)
-        return result
+            return new_value(multiply(raised(<Value>right, -1.0), leaf(number)))
+        return new_value(multiply(hold(<Value>left), raised(<Value>right, -1.0)))
 
     def __pow__(left, right, modulo):
-        cdef Value result = new_value()
         cdef double exponent = 0.0
         if type(right) is Value:
             raise TypeError("the exponent of ** must be an int or a float, not a Value")
         if modulo is not None or not as_number(right, &exponent):
             return NotImplemented
-        result.node = raised(<Value>left, exponent)
-        return result
+        return new_value(raised(<Value>left, exponent))
 
     def exp(self):
         """e to the power of this value."""
-        cdef Value result = new_value()
         cdef double data = exponential(tape.data[self.node])
         reserve(1)
-        result.node = unary(EXP, hold(self), data, data)
-        return result
+        return new_value(unary(EXP, hold(self), data, data))
 
     def log(self):
         """The natural logarithm; `ValueError` where this value is not positive."""
-        cdef Value result = new_value()
         cdef double data = logarithm(tape.data[self.node])
         reserve(1)
-        result.node = unary(LOG, hold(self), data, 1.0 / tape.data[self.node])
-        return result
+        return new_value(unary(LOG, hold(self), data, 1.0 / tape.data[self.node]))
 
     def relu(self):
         """This value where it is positive, otherwise 0."""
-        cdef Value result = new_value()
         cdef bint positive = tape.data[self.node] > 0.0
         reserve(1)
-        result.node = unary(RELU, hold(self), tape.data[self.node] if positive else 0.0, positive)
-        return result
+        return new_value(unary(RELU, hold(self), tape.data[self.node] if positive else 0.0, positive))
 
     def tanh(self):
         """The hyperbolic tangent."""
-        cdef Value result = new_value()
         cdef double data = tanh(tape.data[self.node])
         reserve(1)
-        result.node = unary(TANH, hold(self), data, 1.0 - data * data)
-        return result
+        return new_value(unary(TANH, hold(self), data, 1.0 - data * data))
 
     def backward(self):
         """Add to the `grad` of every value below this one the derivative of this value with respect to it.
 
-        The order is depth-first, children left to right, then reversed: the seed's, which decides the last bits.
+        The order is depth-first, children left to right, then reversed: the original's, which decides the last bits.
         There is no recursion, and no limit to the depth.
         """
         cdef int64_t length
@@ -882,10 +915,17 @@ cdef class Value:
             length = search(self.node)
         except (MemoryError, OverflowError):
             for node in range(tape.used):
-                tape.visited[node] = tape.operation[node] == LEAF
+                if tape.operation[node] != LEAF:
+                    tape.marks[node] &= ~VISITED
             raise
         tape.grad[self.node] = 1.0
         sweep(length)
+
+    def _backward(self):
+        """Add to the `grad` of each child what it gets from this value's: one step of `backward`."""
+        if tape.operation[self.node] == DOT:
+            expand(self.node)
+        sweep_node(self.node)
 
     @property
     def _children(self):
@@ -897,11 +937,11 @@ cdef class Value:
             return ()
         if operation == CUSTOM:
             edges = tape.operands[self.node].edges
-            return tuple([walk_to(edges.nodes[k]) for k in range(edges.count)])
+            return tuple([value_of(edges.nodes[k]) for k in range(edges.count)])
         if operation == DOT:
             expand(self.node)
         a, b = tape.operands[self.node].children[0], tape.operands[self.node].children[1]
-        return (walk_to(a),) if b == NONE else (walk_to(a), walk_to(b))
+        return (value_of(a),) if b == NONE else (value_of(a), value_of(b))
 
     @property
     def _local_grads(self):
@@ -930,27 +970,21 @@ cdef class Value:
         """A name for how this value was computed; of a leaf, the empty string."""
         cdef Operation operation = <Operation>tape.operation[self.node]
         if operation == CUSTOM:
-            return <str>tape.operands[self.node].edges.label
+            return name_of(ops, self.node)
         if operation == POWER:
             return f"**{<object>tape.details[self.node].local_grads[1]:g}"
         return LABELS[operation]
-
-    def __eq__(self, other):
-        return self.node == (<Value>other).node if type(other) is Value else NotImplemented
-
-    def __hash__(self):
-        return self.node
 
     def __repr__(self):
         return f"Value(data={self.data}, grad={self.grad})"
 
     def __reduce__(self):
-        return (restored, (self.data, self.grad))
+        return (restored, (self.data, self.grad, self.label))
 
 
-def restored(data, grad):
+def restored(data, grad, label):
     """The leaf that a pickle or a copy of a Value becomes."""
-    value = Value(data)
+    value = Value(data, label=label)
     value.grad = grad
     return value
 
@@ -975,8 +1009,8 @@ def linear(x, w):
     """
     cdef tuple inputs = tuple(values(x))  # a copy: what converts a number in w could change x
     cdef list result = []
-    cdef Value output
     cdef Py_ssize_t terms
+    cdef int32_t node
     cdef Edges *edges
     cdef Edges *factors = edges_to(PySequence_Fast_ITEMS(inputs), len(inputs))
     try:
@@ -986,12 +1020,11 @@ def linear(x, w):
             if terms == 0:
                 result.append(0)  # an empty sum()
                 continue
-            output = new_value()
             reserve(1)
             edges = edges_to(PySequence_Fast_ITEMS(row), terms)
-            output.node = dot(edges, factors)
+            node = dot(edges, factors)
             leave(edges, NONE)
-            result.append(output)
+            result.append(new_value(node))
     finally:
         free_all(leave(factors, NONE))
     return result
@@ -1004,33 +1037,28 @@ def softmax(logits):
     """
     cdef tuple inputs = tuple(values(logits))
     cdef list exponentials = [], result = []
-    cdef Value value, output, total = new_value()
+    cdef Value value, total
     cdef double largest, data, inverse, inverse_grad
-    cdef int32_t shifted
+    cdef int32_t node = NONE
     if not inputs:
         raise ValueError("logits must have at least one element")
     largest = tape.data[(<Value>inputs[0]).node]
     for value in inputs:
         if tape.data[value.node] > largest:
             largest = tape.data[value.node]
-    reserve(1)
-    total.node = leaf(0.0)
+    reserve(6 * len(inputs) + 1)  # all that follow
     for value in inputs:
-        output = new_value()
-        reserve(4)
-        shifted = add(hold(value), leaf(-largest))
-        data = exp(tape.data[shifted])
-        output.node = unary(EXP, shifted, data, data)
-        # sum() starts with e + 0, where e is the first
-        total.node = add(total.node, hold(output)) if exponentials else add(hold(output), total.node)
-        exponentials.append(output)
-    data = tape.data[total.node]
-    inverse, inverse_grad = power(data, -1.0), -1.0 * power(data, -2.0)
+        node = add(hold(value), leaf(-largest))
+        data = exp(tape.data[node])
+        exponentials.append(new_value(unary(EXP, node, data, data)))
+    node = leaf(0.0)
+    for value in exponentials:  # sum() starts with e + 0, where e is the first
+        node = add(hold(value), node) if value is exponentials[0] else add(node, hold(value))
+    total = new_value(node)
+    inverse, inverse_grad = power(tape.data[node], -1.0), -1.0 * power(tape.data[node], -2.0)
     for value in exponentials:
-        output = new_value()
-        reserve(2)
-        output.node = multiply(hold(value), raised_node(hold(total), -1.0, inverse, inverse_grad))
-        result.append(output)
+        node = raised_node(hold(total), -1.0, inverse, inverse_grad)
+        result.append(new_value(multiply(hold(value), node)))
     return result
 
 
@@ -1041,23 +1069,21 @@ def rmsnorm(x):
     """`x` divided by its root mean square (Zhang and Sennrich, 2019), without a gain; the same length, at least 1."""
     cdef tuple inputs = tuple(values(x))
     cdef list result = []
-    cdef Value value, output, shifted = new_value(), scale = new_value()
+    cdef Value value, scale
     cdef double share
+    cdef int32_t node
     cdef Edges *edges
     if not inputs:
         raise ZeroDivisionError("x must have at least one element")
     share = power(<double>len(inputs), -1.0)
-    reserve(5)
+    reserve(len(inputs) + 6)  # all that follow
     edges = edges_to(PySequence_Fast_ITEMS(inputs), len(inputs))
-    shifted.node = dot(edges, edges)
+    node = dot(edges, edges)
     leave(edges, NONE)
-    shifted.node = add(multiply(shifted.node, leaf(share)), leaf(1e-5))
-    scale.node = raised(shifted, -0.5)
+    scale = new_value(add(multiply(node, leaf(share)), leaf(1e-5)))
+    scale = new_value(raised(scale, -0.5))
     for value in inputs:
-        output = new_value()
-        reserve(1)
-        output.node = multiply(hold(value), hold(scale))
-        result.append(output)
+        result.append(new_value(multiply(hold(value), hold(scale))))
     return result
 
 
@@ -1077,7 +1103,7 @@ cdef class Parameters:
     def __init__(self, list values, str instruction_set):
         self.values = values  # keeps the nodes alive
         self.instruction_set = instruction_set
-        self.nodes = numpy.array([hash(value) for value in values], numpy.int32)
+        self.nodes = numpy.array([(<Value>value).node for value in values], numpy.int32)
         self.data, self.grads = (aligned_zeros(len(values), "float64", "Adam") for _ in range(2))
 
     def adam_step(self, adam, double learning_rate):
@@ -1092,12 +1118,15 @@ cdef class Parameters:
             tape.data[self.nodes[i]] = data[i]
 
 
-deallocate_walked = (<PyTypeObject *>Value).tp_dealloc
+(<PyTypeObject *>Value).tp_alloc = allocate
 (<PyTypeObject *>Value).tp_dealloc = deallocate
+if (<PyTypeObject *>Value).tp_basicsize != sizeof(Handle):
+    raise SystemError("Cython makes something else of a Value than a Handle")
 
-# Node NONE stands in for the children that a node does not have, and for a handle that was never initialised.
+# Node NONE stands in for the children that a node does not have.
 reserve(1)
 tape.used = tape.next = 1
-tape.operation[NONE], tape.visited[NONE], tape.references[NONE] = LEAF, True, 1
+tape.operation[NONE], tape.marks[NONE] = LEAF, VISITED
+Py_SET_REFCNT(handle_of(NONE), 1)
 tape.operands[NONE].edges = NULL
 tape.data[NONE] = tape.grad[NONE] = 0.0

@@ -33,9 +33,23 @@ def _number(name: str, x: Any) -> float:
         raise TypeError(f"{name} must be a number, got {x!r}") from None
 
 
-def _number_attribute(name: str) -> Any:
-    """An attribute that any number can be assigned to, kept as a float in the slot `_name`."""
-    return property(attrgetter(f"_{name}"), lambda self, x: setattr(self, f"_{name}", _number(name, x)))
+def _string(name: str, x: Any) -> str:
+    """`x`; `TypeError`, with this name for it, where it is not a string."""
+    if not isinstance(x, str):
+        raise TypeError(f"{name} must be a string, got {x!r}")
+    return x
+
+
+def _items(name: str, what: str, x: Any) -> tuple[Any, ...]:
+    """What can be iterated over, as a tuple; `TypeError` where it cannot, or is a string."""
+    if isinstance(x, str) or not hasattr(x, "__iter__"):
+        raise TypeError(f"{name} must be a sequence of {what}, got {x!r}")
+    return tuple(x)
+
+
+def _attribute(name: str, check: Callable[[str, Any], Any]) -> Any:
+    """An attribute that is checked whenever it is set, kept in the slot `_name`."""
+    return property(attrgetter(f"_{name}"), lambda self, x: setattr(self, f"_{name}", check(name, x)))
 
 
 def _with_numbers(operator: Callable[[Value, Any], Value]) -> Callable[[Value, Any], Value]:
@@ -61,47 +75,58 @@ class Value:
         data: the number.
         children, local_grads, op: for an operation of your own: the values that it was computed from, the derivative
             with respect to each, and a name. `Value(math.sin(x.data), (x,), (math.cos(x.data),), "sin")`
+        label: a name for this value, for whoever draws the graph.
 
     Attributes:
         data: the number, a float.
         grad: the derivative of whatever `backward` was called on with respect to this number, a float. It accumulates
             over calls of `backward` until it is set to 0.
+        label: the name, a string, at first empty.
 
-    Both attributes can be set at any time; derivatives are those at the numbers that went into an operation when it
-    was made. Operands and exponents may be numbers of any type; `TypeError` for anything else. Division by zero,
-    overflow and the logarithm of 0 raise what they raise for floats. Copies and pickles keep `data` and `grad`, and
-    forget what the value was computed from. It cannot be subclassed.
+    These can be set at any time; derivatives are those at the numbers that went into an operation when it was made.
+    Operands and exponents may be numbers of any type; `TypeError` for anything else. Division by zero, overflow and
+    the logarithm of 0 raise what they raise for floats. Copies and pickles keep `data`, `grad` and `label`, and forget
+    what the value was computed from. It cannot be subclassed.
 
-    Source: `class Value` of microgpt, with the names of micrograd's (`_prev`, `_op`, `tanh`) beside them.
+    Source: `class Value` of microgpt, with the names of micrograd's beside them. The graph can be read by either's:
+    `_children` and `_local_grads` (tuples), `_prev` (a set), `_op`. One value is one object, however it is reached, for
+    as long as anything was computed from it; values are equal if they are the same. `_backward` is a method: other than
+    in micrograd, an operation of your own is told by its `local_grads`.
     """
 
-    __slots__ = ("_data", "_grad", "_children", "_local_grads", "_op")
+    __slots__ = ("_data", "_grad", "_children", "_local_grads", "_op", "_label")
 
-    data = _number_attribute("data")
-    grad = _number_attribute("grad")
+    data = _attribute("data", _number)
+    grad = _attribute("grad", _number)
+    label = _attribute("label", _string)
 
     def __init_subclass__(cls) -> None:
         raise TypeError("type 'Value' is not an acceptable base type")
 
     def __init__(
-        self, data: float, children: Iterable[Value] = (), local_grads: Iterable[float] = (), op: str = ""
+        self,
+        data: float,
+        children: Iterable[Value] = (),
+        local_grads: Iterable[float] = (),
+        op: str = "",
+        label: str = "",
     ) -> None:
-        self._data = data if type(data) is float else _number("data", data)
-        self._grad = 0.0
-        self._children = tuple(children)  # what this value was computed from
-        # The derivative of this value with respect to each child.
-        self._local_grads = tuple([x if type(x) is float else _number("local_grads", x) for x in local_grads])
-        if not isinstance(op, str):
-            raise TypeError(f"op must be a string, got {op!r}")
-        self._op = op
-        for child in self._children:
+        data = data if type(data) is float else _number("data", data)
+        children = children if type(children) is tuple else _items("children", "Values", children)
+        local_grads = local_grads if type(local_grads) is tuple else _items("local_grads", "numbers", local_grads)
+        local_grads = tuple([x if type(x) is float else _number("local_grads", x) for x in local_grads])
+        for child in children:
             if not isinstance(child, Value):
                 raise TypeError(f"children must be Values, got {child!r}")
-        if len(self._children) != len(self._local_grads):
+        if len(children) != len(local_grads):
             raise ValueError(
-                f"local_grads must have one number for each of {len(self._children)} children,"
-                f" got {len(self._local_grads)}"
+                f"local_grads must have one number for each of {len(children)} children, got {len(local_grads)}"
             )
+        self._op, self._label = _string("op", op), _string("label", label)
+        self._data = data
+        self._grad = 0.0
+        self._children = children  # what this value was computed from
+        self._local_grads = local_grads  # the derivative of this value with respect to each child
 
     @_with_numbers
     def __add__(self, other: Value | float) -> Value:
@@ -166,8 +191,8 @@ class Value:
     def backward(self) -> None:
         """Add to the `grad` of every value below this one the derivative of this value with respect to it.
 
-        The order is depth-first, children left to right, then reversed: the seed's, which decides the last bits.
-        The seed recurses; a stack of our own has no depth limit.
+        The order is depth-first, children left to right, then reversed: the original's, which decides the last bits.
+        The original recurses; a stack of our own has no depth limit.
         """
         order: list[Value] = []
         visited: set[Value] = set()
@@ -181,8 +206,12 @@ class Value:
                 stack += (value, None, *reversed(value._children))
         self._grad = 1.0
         for value in reversed(order):
-            for child, local_grad in zip(value._children, value._local_grads):
-                child._grad += local_grad * value._grad
+            value._backward()
+
+    def _backward(self) -> None:
+        """Add to the `grad` of each child what it gets from this value's: one step of `backward`."""
+        for child, local_grad in zip(self._children, self._local_grads):
+            child._grad += local_grad * self._grad
 
     @property
     def _prev(self) -> set[Value]:
@@ -192,12 +221,12 @@ class Value:
         return f"Value(data={self.data}, grad={self.grad})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_leaf, (self.data, self.grad))
+        return (_leaf, (self.data, self.grad, self.label))
 
 
-def _leaf(data: float, grad: float) -> Value:
-    """What a pickle or a copy of a Value becomes."""
-    value = Value(data)
+def _leaf(data: float, grad: float, label: str) -> Value:
+    """The leaf that a pickle or a copy of a Value becomes."""
+    value = Value(data, label=label)
     value.grad = grad
     return value
 

@@ -278,7 +278,9 @@ def test_what_is_not_finite_is_passed_on(scalars, data):
 
 def test_the_constructor_tells_what_it_takes(scalars):
     required = inspect.Parameter.empty
-    assert defaults_of(scalars.Value) == {"data": required, "children": (), "local_grads": (), "op": ""}
+    assert defaults_of(scalars.Value) == {
+        "data": required, "children": (), "local_grads": (), "op": "", "label": "",
+    }  # fmt: skip
     assert inspect.getdoc(scalars.Value).startswith("A scalar that remembers how it was computed")
 
 
@@ -290,8 +292,14 @@ def test_constructor_errors(scalars):
         scalars.Value(1.0, (a, a), (1.0,))
     with pytest.raises(TypeError, match=r"^local_grads must be a number, got 'a'$"):
         scalars.Value(1.0, (a,), ("a",))
-    with pytest.raises(TypeError, match="op"):
+    with pytest.raises(TypeError, match=r"^op must be a string, got 5$"):
         scalars.Value(1.0, (a,), (1.0,), 5)
+    with pytest.raises(TypeError, match=r"^children must be a sequence of Values, got Value\(data=1.0, grad=0.0\)$"):
+        scalars.Value(1.0, a, (1.0,))
+    with pytest.raises(TypeError, match=r"^local_grads must be a sequence of numbers, got 1.0$"):
+        scalars.Value(1.0, (a,), 1.0)
+    with pytest.raises(TypeError, match=r"^local_grads must be a sequence of numbers, got 'tanh'$"):
+        scalars.Value(1.0, (a,), "tanh")  # micrograd's third argument
 
 
 def test_there_are_no_subclasses(scalars):
@@ -335,33 +343,167 @@ def test_op(scalars, operation, op):
     assert operation(scalars.Value(2.0))._op == op
 
 
-def test_values_are_equal_by_identity(scalars):
+def test_one_value_is_one_object(scalars):
     a, b = scalars.Value(1.0), scalars.Value(1.0)
     assert a != b
     assert a == a
     assert a != 1.0
-    child = (a + 1)._children[0]
-    assert (child == a, hash(child) == hash(a), len({a, b, child})) == (True, True, 2)
+    c = a + b
+    own = scalars.Value(1.0, (c, a), (1.0, 1.0))
+    for children, expected in ((c._children, (a, b)), (own._children, (c, a)), ((c * c)._children, (c, c))):
+        assert [child is value for child, value in zip(children, expected, strict=True)] == [True, True]
+    assert next(iter(c.exp()._prev)) is c
+    assert len({a, b, *c._children, *own._children}) == 3
     with pytest.raises(TypeError):
         _ = a < b
 
 
-def test_drawing_goes_by_id(scalars):
-    """As micrograd's `draw_dot` does: every edge must end at a node."""
-    a = scalars.Value(2.0)
-    root = (a * a + a).relu() * (a + 1)
+def test_functions_refer_to_the_objects_that_they_were_given(scalars):
+    x, w = [scalars.Value(0.5), scalars.Value(-1.0)], [scalars.Value(2.0), scalars.Value(3.0)]
+    (y,) = scalars.linear(x, [w])
+    first, second = y._children
+    assert [child is value for child, value in zip(second._children, (w[1], x[1]), strict=True)] == [True, True]
+    assert first is y._children[0]
+    assert scalars.rmsnorm(x)[1]._children[0] is x[1]
+    assert scalars.softmax(x)[1]._children[0]._children[0]._children[0] is x[1]
+
+
+def test_a_value_that_nobody_kept_is_the_same_object_when_it_is_found_again(scalars):
+    a = scalars.Value(3.0)
+    names = {id(a): "a"}
+
+    def square_plus_one():
+        square = a * a
+        names[id(square)] = "square"
+        return square + 1
+
+    total = square_plus_one()
+    gc.collect()
+    others = [scalars.Value(float(i)) for i in range(1000)]
+    assert names.keys().isdisjoint(map(id, others))
+    assert [names.get(id(child)) for child in total._children] == ["square", None]
+    assert [names.get(id(child)) for child in total._children[0]._children] == ["a", "a"]
+
+
+def draw(root):
+    """As `draw_dot` of the micrograd lecture: nodes by the `id` of a value, and edges between them."""
     nodes, edges = set(), set()
 
-    def trace(value):
+    def build(value):
         if value not in nodes:
             nodes.add(value)
             for child in value._prev:
                 edges.add((child, value))
-                trace(child)
+                build(child)
 
-    trace(root)
-    assert (len(nodes), len(edges)) == (7, 8)
-    assert {id(value) for edge in edges for value in edge} == {id(value) for value in nodes}
+    build(root)
+    text = {str(id(n)): f"{{ {n.label} | data {n.data:.4f} | grad {n.grad:.4f} }} {n._op}" for n in nodes}
+    return text, [(str(id(first)), str(id(second))) for first, second in edges]
+
+
+def test_drawing_the_graph_of_the_micrograd_lecture(scalars):
+    def expression():
+        a, b, c = scalars.Value(2.0, label="a"), scalars.Value(-3.0, label="b"), scalars.Value(10.0, label="c")
+        e = a * b
+        e.label = "e"
+        d = e + c
+        d.label = "d"
+        f = scalars.Value(-2.0, label="f")
+        total = d * f
+        total.label = "L"
+        return total
+
+    total = expression()
+    total.backward()
+    nodes, edges = draw(total)
+    assert sorted(nodes.values()) == [
+        "{ L | data -8.0000 | grad 1.0000 } *",
+        "{ a | data 2.0000 | grad 6.0000 } ",
+        "{ b | data -3.0000 | grad -4.0000 } ",
+        "{ c | data 10.0000 | grad -2.0000 } ",
+        "{ d | data 4.0000 | grad -2.0000 } +",
+        "{ e | data -6.0000 | grad -2.0000 } *",
+        "{ f | data -2.0000 | grad 4.0000 } ",
+    ]
+    assert len(edges) == 6
+    assert {place for edge in edges for place in edge} == nodes.keys()
+
+
+def test_labels(scalars):
+    a = scalars.Value(1.0, label="a")
+    b = a + 1
+    assert (a.label, b.label, b._children[1].label) == ("a", "", "")
+    b.label, a.label = "b", ""
+    a.data = 5.0
+    assert (a.label, b.label) == ("", "b")
+    own = scalars.Value(1.0, (a,), (1.0,), "own", "mine")
+    assert (own._op, own.label) == ("own", "mine")
+    for wrong in (None, 1, b"b", a):
+        with pytest.raises(TypeError, match=r"^label must be a string, got "):
+            b.label = wrong
+        with pytest.raises(TypeError, match=r"^label must be a string, got "):
+            scalars.Value(1.0, label=wrong)
+    assert b.label == "b"
+
+
+def test_a_label_goes_with_its_value(scalars):
+    """Places on the tape are used again, and a search through the graph leaves labels alone."""
+    a = scalars.Value(1.0, label="a")
+    for _ in range(100):
+        own = scalars.Value(1.0, (a,), (1.0,), "own", label="mine")
+        labelled = own * 2
+        labelled.label = "labelled"
+        labelled.backward()
+        assert (own._op, own.label, labelled.label, labelled._op) == ("own", "mine", "labelled", "*")
+        del own, labelled
+        fresh = [scalars.Value(1.0), a + a, a * 2]
+        assert [(value.label, value._op) for value in fresh] == [("", ""), ("", "+"), ("", "*")]
+
+
+def in_order(value, order):
+    """Append all values below this one, and this one, in the order of a depth-first search."""
+    if not any(other is value for other in order):
+        for child in value._children:
+            in_order(child, order)
+        order.append(value)
+    return order
+
+
+def test_the_chain_rule_by_hand(scalars):
+    """`_backward` of one value after the other, as in the micrograd lecture."""
+    grads = []
+    for by_hand in (False, True):
+        x = [scalars.Value(0.5), scalars.Value(-1.25)]
+        (y,) = scalars.linear(x, [[0.25, x[0]]])
+        sine = scalars.Value(math.sin(y.data), (y, x[1]), (math.cos(y.data), 0.125), "sin")
+        root = (sine * y).exp()
+        if by_hand:
+            root.grad = 1.0
+            for value in reversed(in_order(root, [])):
+                assert value._backward() is None
+        else:
+            root.backward()
+        grads.append(numbers([*x, y, sine, root, *y._children]))
+    assert grads[0] == grads[1]
+
+
+def test_initialising_again(scalars):
+    a = scalars.Value(2.0, label="a")
+    b = a * a
+    c = b + 1
+    b.grad = 5.0
+    b.__init__(3.0)
+    assert (b.data, b.grad, b._children, b._op, c._children[0] is b) == (3.0, 0.0, (), "", True)
+    c.backward()
+    assert (b.grad, a.grad) == (1.0, 0.0)
+    b.__init__(4.0, (a,), (0.5,), "half", "b")
+    c.backward()
+    assert (b._children, b._op, b.label, b.grad, a.grad) == ((a,), "half", "b", 1.0, 0.5)
+    with pytest.raises(TypeError):
+        b.__init__(1.0, (a, 1.0))
+    assert (b.data, b._children, b.label) == (4.0, (a,), "b")
+    a.__init__(1.0)
+    assert (a.label, (a * 2).data) == ("", 2.0)
 
 
 def test_a_child_outlives_its_parent(scalars):
@@ -399,8 +541,11 @@ def test_repr(scalars):
 def test_copies_are_leaves(scalars, duplicate):
     a = scalars.Value(2.0) * 3
     a.grad = 0.5
+    assert duplicate(a).label == ""
+    a.label = "a"
     twin = duplicate(a)
     assert numbers([twin]) == numbers([a])
+    assert twin.label == "a"
     assert (twin._children, twin == a) == ((), False)
     twin.data = 1.0
     assert a.data == 6.0
