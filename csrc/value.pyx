@@ -874,9 +874,11 @@ cdef class Value:
 
     def __pow__(left, right, modulo):
         cdef double exponent = 0.0
+        if modulo is not None or type(left) is not Value:
+            return NotImplemented
         if type(right) is Value:
             raise TypeError("the exponent of ** must be an int or a float, not a Value")
-        if modulo is not None or not as_number(right, &exponent):
+        if not as_number(right, &exponent):
             return NotImplemented
         return new_value(raised(<Value>left, exponent))
 
@@ -1074,7 +1076,7 @@ def rmsnorm(x):
     cdef int32_t node
     cdef Edges *edges
     if not inputs:
-        raise ZeroDivisionError("x must have at least one element")
+        raise ValueError("x must have at least one element")
     share = power(<double>len(inputs), -1.0)
     reserve(len(inputs) + 6)  # all that follow
     edges = edges_to(PySequence_Fast_ITEMS(inputs), len(inputs))

@@ -168,6 +168,7 @@ class Value:
     def __neg__(self) -> Value:
         return self * -1
 
+    @_with_numbers
     def __radd__(self, other: float) -> Value:
         return self + other
 
@@ -175,9 +176,11 @@ class Value:
     def __sub__(self, other: Value | float) -> Value:
         return self + (-other)
 
+    @_with_numbers
     def __rsub__(self, other: float) -> Value:
         return other + (-self)
 
+    @_with_numbers
     def __rmul__(self, other: float) -> Value:
         return self * other
 
@@ -185,6 +188,7 @@ class Value:
     def __truediv__(self, other: Value | float) -> Value:
         return self * other**-1
 
+    @_with_numbers
     def __rtruediv__(self, other: float) -> Value:
         return other * self**-1
 
@@ -255,6 +259,14 @@ def _values(sequence: Iterable[Value | float]) -> list[Value]:
     return [x if isinstance(x, Value) else Value(x) for x in sequence]
 
 
+def _some_values(name: str, sequence: Iterable[Value | float]) -> list[Value]:
+    """The same, of at least one; `ValueError` otherwise."""
+    values = _values(sequence)
+    if not values:
+        raise ValueError(f"{name} must have at least one element")
+    return values
+
+
 def linear(x: Sequence[Value | float], w: Sequence[Sequence[Value | float]]) -> list[Value]:
     """The matrix-vector product `w x`: `x` of length n_in, `w` of n_out rows of n_in, the result of length n_out.
 
@@ -269,7 +281,7 @@ def softmax(logits: Sequence[Value | float]) -> list[Value]:
 
     The maximum is subtracted as a plain number: it keeps `exp` from overflowing and has no gradient.
     """
-    logits = _values(logits)
+    logits = _some_values("logits", logits)
     max_val = max(val.data for val in logits)
     exps = [(val - max_val).exp() for val in logits]
     total = sum(exps)
@@ -281,7 +293,7 @@ compute_softmax = softmax  # the seed's name for it
 
 def rmsnorm(x: Sequence[Value | float]) -> list[Value]:
     """`x` divided by its root mean square (Zhang and Sennrich, 2019), without a gain; the same length, at least 1."""
-    x = _values(x)
+    x = _some_values("x", x)
     ms = sum(xi * xi for xi in x) / len(x)
     scale = (ms + 1e-5) ** -0.5
     return [xi * scale for xi in x]
