@@ -1,12 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, c_api_binop_methods=True
-"""Scalar autograd on a flat tape: the compiled twin of the first half of `microgpt.reference`.
+"""`Value`, `linear`, `softmax`, `rmsnorm`: the compiled twin of the first half of `microgpt.reference`.
 
-The tape is a structure of arrays, indexed by node. A node lives as long as anything refers to it: Python, or a node
-that was computed from it. Then its place is used again.
-
-Each place on the tape has the memory of one Value, whose count of references is the node's: making a Value and dropping
-it is counting. And one node is one object, with one `id`, however often Python drops it and comes back to it from what
-was computed from it, as if it had been kept.
+The nodes are on the tape of `scalar_tape.h`, and a Value is a place there.
 
 Threads: there is one tape for the process, and the GIL guards it. Nothing here releases the GIL, or runs Python code
 while the tape is half changed. With a tape for each thread, a Value could not leave the thread that made it.
@@ -16,12 +11,10 @@ Forks: the tape is plain memory, with no lock and no thread of its own, so a for
 cimport cython
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_AsDouble, PyFloat_Check
 from cpython.long cimport PyLong_AsDouble
-from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_RawRealloc
 from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_FromObject
 from libc.math cimport exp, isfinite, log, pow, tanh
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
-from libc.string cimport memchr, memmove
+from libc.stdint cimport int32_t, int64_t, uint8_t
 
 import math
 
@@ -39,572 +32,70 @@ cdef extern from "Python.h":
         Py_ssize_t tp_basicsize
         PyObject *(*tp_alloc)(PyTypeObject *, Py_ssize_t) except NULL
         void (*tp_dealloc)(PyObject *) noexcept
-    PyObject *PyObject_Init(PyObject *, PyTypeObject *)
-    Py_ssize_t Py_REFCNT(PyObject *)
-    void Py_INCREF(PyObject *)
-    void Py_DECREF(PyObject *)
-    void Py_SET_REFCNT(PyObject *, Py_ssize_t)
     void PyErr_Fetch(PyObject **, PyObject **, PyObject **)
     void PyErr_Restore(PyObject *, PyObject *, PyObject *)
 
-cdef extern from *:
+cdef extern from "scalar_tape.h":
     """
     #define owned(handle) ((void *)(handle))  /* Cython takes what a function gives for a new reference */
     """
-    Value owned(PyObject *handle)
-
-# --- The tape ---------------------------------------------------------------------------------------------------------
-
-cdef enum:
-    NONE = 0  # the node that is not there; marked as visited, so that no search goes there
-    BLOCK = 4096  # Values lie in blocks of so many, which never move
-    MAXIMUM_NODES = 1 << 30
-    MAXIMUM_EDGES = 1 << 30
-
-cdef enum Operation:
-    FREE  # no node is here
-    LEAF
-    ADD
-    MULTIPLY
-    POWER
-    EXP
-    LOG
-    RELU
-    TANH
-    DOT  # 0 + a1 * b1 + a2 * b2 + ..., standing for a node for each + and *; see `expand`
-    CUSTOM  # made by the constructor, from any number of children
-
-cdef enum:  # marks
-    VISITED = 1  # by the search under way; leaves always are, as there is nothing below them
-    NAMED = 2  # has a label, or the name of an operation of its own
-
-cdef struct Handle:  # a Value, as it lies in memory
-    PyObject head
-    int32_t node  # of one that is about to be freed, the next such
-
-cdef struct Edges:  # to any number of nodes; the two arrays lie behind it, in the same memory
-    int32_t count
-    int32_t *nodes
-    double *numbers  # of a CUSTOM, the local derivatives; of a DOT, the data
-    int64_t users
-    # Of a DOT:
-    int32_t lowest, highest  # among the nodes
-    bint consecutive  # whether each node has the place after that of the one before
-    int64_t searched  # the last search that has been at all of them
-
-cdef union Operands:
-    int32_t children[2]
-    Edges *edges  # of a CUSTOM; of a DOT, those to a1, a2, ...; of a LEAF, the last that began with it, or NULL
-
-cdef struct Dot:
-    Edges *factors  # those to b1, b2, ..., perhaps more than the operation has terms
-    double grad  # of each of its hidden nodes
-
-cdef union Details:
-    double local_grads[2]
-    Dot dot
-
-cdef struct Tape:
-    # One element for each node.
-    uint8_t *operation
-    uint8_t *marks
-    Operands *operands
-    Details *details
-    double *data
-    double *grad
-    int64_t capacity
-    Handle **blocks
-    int64_t room  # for so many nodes there are elements and Values
-    int64_t used  # places from here on have never been used
-    int64_t free  # places before that are free
-    int64_t next  # where to look for one first
-    int64_t edges  # in all Edges together
-    int64_t searches  # how many there have been
-    # Of backward.
-    int32_t *path  # the order from the left, the stack from the right
-    int64_t path_capacity
-
-cdef Tape tape
+    enum: NONE, MAXIMUM, DONE, NO_MEMORY, TOO_MANY_NODES
+    enum: OP_LEAF, OP_ADD, OP_MULTIPLY, OP_POWER, OP_EXP, OP_LOG, OP_RELU, OP_TANH, OP_DOT, OP_CUSTOM
+    ctypedef int32_t Node
+    ctypedef struct Handle:
+        PyObject head
+        bint named
+    ctypedef struct Edges:
+        int32_t count
+        Node *nodes
+        double *numbers
+    ctypedef union Operands:
+        Node children[2]
+        Edges *edges
+    ctypedef union Details:
+        double local_grads[2]
+    ctypedef struct Tape:
+        uint8_t *operation
+        Operands *operands
+        Details *details
+        double *data
+        double *grad
+    Tape tape
+    int begin_tape(PyTypeObject *type, void (*forget)(Node) noexcept)
+    int reserve_nodes(int64_t count)
+    Handle *handle_of(Node)
+    Node incref(object value)
+    Node new_leaf(double data)
+    Node new_sum(Node a, Node b)
+    Node new_product(Node a, Node b)
+    Node new_unary(int operation, Node a, double data, double local_grad)
+    Node new_power(Node base, double exponent, double data, double local_grad)
+    Node new_dot(Edges *edges, Edges *factors)
+    int new_edges(int64_t count, Edges **result)
+    int edges_to(PyObject **values, int64_t count, Edges **result)
+    Node release_edges(Edges *edges, Node dead)
+    void free_nodes(Node dead)
+    void free_value(PyObject *value)
+    void initialise(Node node, double data, Edges *edges)
+    int expand(Node node)
+    void sweep_node(Node node)
+    int sweep(Node root)
+    Value owned(Handle *)
 
 
-cdef void *resized(void *array, int64_t count, size_t itemsize) except NULL:
-    cdef void *result = PyMem_RawRealloc(array, count * itemsize)
-    if result == NULL:
-        raise MemoryError(f"no memory for an array of {count} elements on the tape")
-    return result
-
-
-cdef int add_block() except -1:
-    """Make Values for the nodes behind those that have one."""
-    cdef int64_t block = tape.room // BLOCK, k
-    cdef Handle *handles
-    tape.blocks = <Handle **>resized(tape.blocks, block + 1, sizeof(Handle *))
-    handles = tape.blocks[block] = <Handle *>resized(NULL, BLOCK, sizeof(Handle))
-    for k in range(BLOCK):
-        PyObject_Init(&handles[k].head, <PyTypeObject *>Value)
-        Py_SET_REFCNT(&handles[k].head, 0)
-        handles[k].node = <int32_t>(tape.room + k)
-    tape.room += BLOCK
-    return 0
-
-
-cdef int grow(int64_t count) except -1:
-    cdef int64_t needed = tape.used + count, capacity
-    if needed > MAXIMUM_NODES:
-        raise OverflowError(f"at most {MAXIMUM_NODES} values can be alive at once")
-    if needed > tape.capacity:
-        capacity = max((needed + BLOCK - 1) // BLOCK * BLOCK, 2 * tape.capacity)
-        tape.operation = <uint8_t *>resized(tape.operation, capacity, sizeof(uint8_t))
-        tape.marks = <uint8_t *>resized(tape.marks, capacity, sizeof(uint8_t))
-        tape.operands = <Operands *>resized(tape.operands, capacity, sizeof(Operands))
-        tape.details = <Details *>resized(tape.details, capacity, sizeof(Details))
-        tape.data = <double *>resized(tape.data, capacity, sizeof(double))
-        tape.grad = <double *>resized(tape.grad, capacity, sizeof(double))
-        tape.capacity = capacity
-    while tape.room < needed:
-        add_block()
-    return 0
-
-
-cdef int make_room(int64_t count) except -1:
-    if 2 * tape.free >= tape.used and tape.free >= count:
+cdef int check(int status) except -1:
+    """Raise the error of a function of the tape, if there is one."""
+    if status == DONE:
         return 0
-    try:
-        grow(count)
-    except (MemoryError, OverflowError):
-        if tape.free < count:
-            raise
-    return 0
+    if status == NO_MEMORY:
+        raise MemoryError("no memory for more values")
+    raise OverflowError(f"at most {MAXIMUM} {'values' if status == TOO_MANY_NODES else 'edges'} can be alive at once")
 
 
 cdef inline int reserve(int64_t count) except -1:
-    """Room for this many nodes: making them then cannot fail."""
-    return make_room(count) if tape.room - tape.used < count else 0
-
-
-# Places are given out in the order of the tape, so that what is made together lies together, however long a program
-# has been running. The search starts over when at least half of the tape is free.
-
-cdef void find_place() noexcept:
-    """Let `tape.next` be a free place."""
-    cdef void *place = memchr(tape.operation + tape.next, FREE, tape.used - tape.next)
-    if place == NULL and (2 * tape.free >= tape.used or tape.used == tape.room):
-        place = memchr(tape.operation, FREE, tape.used)
-    if place != NULL:
-        tape.next = <uint8_t *>place - tape.operation
-    else:
-        tape.next = tape.used
-        tape.used += 1
-        tape.free += 1
-
-
-# Making a node. Each function needs room reserved, takes over one reference to each operand, and gives one away.
-
-cdef inline PyObject *handle_of(int32_t node) noexcept:
-    """The Value of a node; no reference to it."""
-    return &tape.blocks[<uint32_t>node // BLOCK][<uint32_t>node % BLOCK].head
-
-
-cdef inline int32_t new_node(Operation operation, double data) noexcept:
-    cdef int32_t node
-    if tape.next == tape.used or tape.operation[tape.next] != FREE:
-        find_place()
-    node = <int32_t>tape.next
-    tape.next += 1
-    tape.free -= 1
-    tape.operation[node] = operation
-    tape.marks[node] = VISITED if operation == LEAF else 0
-    Py_SET_REFCNT(handle_of(node), 1)
-    tape.data[node] = data
-    tape.grad[node] = 0.0
-    return node
-
-
-cdef inline int32_t leaf(double data) noexcept:
-    cdef int32_t node = new_node(LEAF, data)
-    tape.operands[node].edges = NULL
-    return node
-
-
-cdef void make_custom(int32_t node, double data, Edges *edges) noexcept:
-    """Make a node of one's own of a node: with these edges, or a leaf where they are NULL."""
-    tape.operation[node] = LEAF if edges == NULL else CUSTOM
-    if edges == NULL:
-        tape.marks[node] |= VISITED
-    else:
-        tape.marks[node] &= ~VISITED
-    tape.operands[node].edges = edges
-    tape.details[node].dot.factors = edges  # as if of a DOT, for the search
-    tape.data[node], tape.grad[node] = data, 0.0
-
-
-cdef inline int32_t add(int32_t a, int32_t b) noexcept:
-    cdef int32_t node = new_node(ADD, tape.data[a] + tape.data[b])
-    tape.operands[node].children[0] = a
-    tape.operands[node].children[1] = b
-    return node
-
-
-cdef inline int32_t multiply(int32_t a, int32_t b) noexcept:
-    cdef int32_t node = new_node(MULTIPLY, tape.data[a] * tape.data[b])
-    tape.operands[node].children[0] = a
-    tape.operands[node].children[1] = b
-    tape.details[node].local_grads[0] = tape.data[b]
-    tape.details[node].local_grads[1] = tape.data[a]
-    return node
-
-
-cdef inline int32_t unary(Operation operation, int32_t a, double data, double local_grad) noexcept:
-    cdef int32_t node = new_node(operation, data)
-    tape.operands[node].children[0] = a
-    tape.operands[node].children[1] = NONE
-    tape.details[node].local_grads[0] = local_grad
-    return node
-
-
-cdef inline int32_t raised_node(int32_t base, double exponent, double data, double local_grad) noexcept:
-    cdef int32_t node = unary(POWER, base, data, local_grad)
-    tape.details[node].local_grads[1] = exponent  # what `_op` gives
-    return node
-
-
-cdef Edges *new_edges(int64_t count) except NULL:
-    cdef Edges *edges = NULL
-    if tape.edges + count > MAXIMUM_EDGES:
-        raise OverflowError(f"at most {MAXIMUM_EDGES} edges can be alive at once")
-    edges = <Edges *>PyMem_Malloc(sizeof(Edges) + count * (sizeof(double) + sizeof(int32_t)))
-    if edges == NULL:
-        raise MemoryError(f"no memory for {count} edges")
-    edges.count = <int32_t>count
-    edges.numbers = <double *>(edges + 1)
-    edges.nodes = <int32_t *>(edges.numbers + count)
-    edges.users = 1  # who makes them
-    edges.searched = 0
-    tape.edges += count
-    return edges
-
-
-cdef void free_edges(Edges *edges) noexcept:
-    tape.edges -= edges.count
-    PyMem_Free(edges)
-
-
-cdef Edges *edges_to(PyObject **values, int64_t count) except NULL:
-    """Edges to the nodes of these handles, with a reference to each: the last there were, if they are the same."""
-    cdef int32_t first = (<Value>values[0]).node if count > 0 else NONE
-    cdef bint remembers = first != NONE and tape.operation[first] == LEAF
-    cdef Edges *edges = tape.operands[first].edges if remembers else NULL
-    if edges != NULL and lead_to(edges, values, count):
-        edges.users += 1
-        return edges
-    edges = new_edges(count)
-    fill(edges, values)
-    if remembers:
-        tape.operands[first].edges = edges
-    return edges
-
-
-cdef bint lead_to(Edges *edges, PyObject **values, int64_t count) noexcept:
-    """Whether they lead to the nodes of these handles, and the data there is, bit for bit, what it was."""
-    cdef int64_t *numbers = <int64_t *>edges.numbers
-    cdef int64_t *data = <int64_t *>tape.data
-    cdef int32_t node
-    cdef int64_t k
-    if edges.count != count:
-        return False
-    for k in range(count):
-        node = (<Value>values[k]).node
-        if edges.nodes[k] != node or numbers[k] != data[node]:
-            return False
-    return True
-
-
-cdef void fill(Edges *edges, PyObject **values) noexcept:
-    cdef int32_t node = NONE, k
-    edges.lowest, edges.highest = MAXIMUM_NODES, NONE
-    edges.consecutive = True
-    for k in range(edges.count):
-        edges.consecutive &= k == 0 or (<Value>values[k]).node == node + 1
-        node = (<Value>values[k]).node
-        Py_INCREF(values[k])
-        edges.nodes[k] = node
-        edges.numbers[k] = tape.data[node]
-        edges.lowest, edges.highest = min(edges.lowest, node), max(edges.highest, node)
-
-
-cdef int32_t dot(Edges *edges, Edges *factors) noexcept:
-    """0 + a1 * b1 + a2 * b2 + ..., of what these edges lead to; a user of both. It needs room for one node."""
-    cdef double total = 0.0
-    cdef int32_t node
-    cdef int64_t k
-    for k in range(edges.count):
-        total += edges.numbers[k] * factors.numbers[k]
-    edges.users += 1
-    factors.users += 1
-    node = new_node(DOT, total)
-    tape.operands[node].edges = edges
-    tape.details[node].dot = Dot(factors, 0.0)
-    return node
-
-
-cdef int expand(int32_t node) except -1:
-    """Turn a DOT into the nodes that it stands for, as they would be by now."""
-    cdef Edges *edges = tape.operands[node].edges
-    cdef Edges *factors = tape.details[node].dot.factors
-    cdef int32_t product = NONE, total, k
-    cdef double grad = tape.details[node].dot.grad
-    reserve(2 * <int64_t>edges.count)
-    total = leaf(0.0)
-    for k in range(edges.count):
-        product = new_node(MULTIPLY, edges.numbers[k] * factors.numbers[k])
-        Py_INCREF(handle_of(edges.nodes[k]))
-        Py_INCREF(handle_of(factors.nodes[k]))
-        tape.operands[product].children[0] = edges.nodes[k]
-        tape.operands[product].children[1] = factors.nodes[k]
-        tape.details[product].local_grads[0] = factors.numbers[k]
-        tape.details[product].local_grads[1] = edges.numbers[k]
-        tape.grad[product] = tape.grad[total] = grad
-        if k == 0:
-            product, total = total, product  # sum() starts with p + 0, where p is the first product
-        if k < edges.count - 1:
-            total = add(total, product)
-    tape.operation[node] = ADD
-    tape.operands[node].children[0] = total
-    tape.operands[node].children[1] = product
-    free_all(leave(factors, leave(edges, NONE)))
-    return 0
-
-
-# Keeping and freeing. What is about to be freed is a linked list through `Handle.node`: freeing needs no memory and no
-# recursion.
-
-cdef inline int32_t hold(Value value) noexcept:
-    """The node of a Value, with a new reference."""
-    Py_INCREF(<PyObject *>value)
-    return value.node
-
-
-cdef inline int32_t give_up(int32_t node, int32_t doomed) noexcept:
-    """Give up one reference; with the last one, the node joins the list of what is doomed. Returns that list."""
-    cdef PyObject *handle = handle_of(node)
-    if Py_REFCNT(handle) > 1:
-        Py_DECREF(handle)
-        return doomed
-    (<Handle *>handle).node = doomed
-    return node
-
-
-cdef int32_t leave(Edges *edges, int32_t doomed) noexcept:
-    """Use edges no more, which are freed with the last user; the list, as above."""
-    cdef int32_t k
-    edges.users -= 1
-    if edges.users != 0:
-        return doomed
-    if edges.count > 0 and tape.operation[edges.nodes[0]] == LEAF and tape.operands[edges.nodes[0]].edges == edges:
-        tape.operands[edges.nodes[0]].edges = NULL
-    for k in range(edges.count):
-        doomed = give_up(edges.nodes[k], doomed)
-    free_edges(edges)
-    return doomed
-
-
-cdef inline int32_t leave_operands(int32_t node, int32_t doomed) noexcept:
-    """Give up what this node was computed from; the list, as above."""
-    cdef Operation operation = <Operation>tape.operation[node]
-    cdef int32_t *children
-    if operation == DOT or operation == CUSTOM:
-        doomed = leave(tape.operands[node].edges, doomed)
-        if operation == DOT:
-            doomed = leave(tape.details[node].dot.factors, doomed)
-    elif operation != LEAF:
-        children = tape.operands[node].children
-        doomed = give_up(children[0], doomed)
-        if children[1] != NONE:
-            doomed = give_up(children[1], doomed)
-    return doomed
-
-
-cdef void free_all(int32_t doomed) noexcept:
-    """Free the nodes of this list, and then whatever lived only through them."""
-    cdef Handle *handle
-    cdef int32_t node
-    while doomed != NONE:
-        node = doomed
-        handle = <Handle *>handle_of(node)
-        doomed = leave_operands(node, handle.node)
-        handle.node = node
-        if tape.marks[node] & NAMED:
-            forget_names(node)
-        tape.operation[node] = FREE
-        tape.free += 1
-
-
-# --- Backward ---------------------------------------------------------------------------------------------------------
-# The order is the depth-first post-order of what lies below the root, children left to right, without leaves. A DOT is
-# in it once for every stretch of terms that no other node comes between, as (first term, last term + 1, ~node).
-# On the stack, `node` is still to be visited. `~node` has been, and goes into the order when the search is back.
-# `~NONE` stands for a DOT or CUSTOM that has been, but not to its end: beside it are where to go on and the node.
-
-cdef int64_t extend(int64_t top) except -1:
-    """Make room between the order and the stack. Returns where the top of the stack then is."""
-    cdef int64_t size = tape.path_capacity - top, capacity = 2 * tape.path_capacity + 64
-    tape.path = <int32_t *>resized(tape.path, capacity, sizeof(int32_t))
-    memmove(tape.path + capacity - size, tape.path + top, size * sizeof(int32_t))
-    tape.path_capacity = capacity
-    return capacity - size
-
-
-cdef bint all_visited(Edges *edges) noexcept:
-    """Whether this search has been at all of these nodes; of those that many a DOT shares, it finds out once."""
-    cdef int32_t k
-    if edges.searched != tape.searches:
-        for k in range(edges.count):
-            if not tape.marks[edges.nodes[k]] & VISITED:
-                return False
-        edges.searched = tape.searches
-    return True
-
-
-cdef int32_t reached(int32_t node, int32_t k) noexcept:
-    """The first term of this DOT or child of this CUSTOM, from k on, that the search has not been at."""
-    cdef Edges *edges = tape.operands[node].edges
-    cdef Edges *factors = tape.details[node].dot.factors
-    if k == 0 and all_visited(edges) and all_visited(factors):
-        return edges.count
-    while k < edges.count and tape.marks[edges.nodes[k]] & tape.marks[factors.nodes[k]] & VISITED:
-        k += 1
-    return k
-
-
-cdef int64_t search(int32_t root) except -1:
-    """Fill the order and return its length. What is in it is then marked as VISITED."""
-    cdef int64_t top = extend(tape.path_capacity) if tape.path_capacity == 0 else tape.path_capacity
-    cdef int64_t length = 0
-    cdef int32_t node = root, first, last
-    cdef int32_t *children
-    cdef int32_t *path = tape.path
-    cdef uint8_t *marks = tape.marks
-    cdef Operands *operands
-    top -= 1
-    path[top] = root
-    tape.searches += 1
-    while top < tape.path_capacity:
-        node = path[top]
-        top += 1
-        if node < ~NONE:
-            path[length] = ~node
-            length += 1
-            continue
-        if top - length < 8:
-            top = extend(top)
-            path = tape.path
-        first = 0
-        if node == ~NONE:
-            first, node = path[top], path[top + 1]
-            top += 2
-        elif marks[node] & VISITED:
-            continue
-        else:
-            marks[node] |= VISITED
-            if tape.operation[node] == DOT and tape.details[node].dot.grad != 0.0:
-                expand(node)  # the gradients of its hidden nodes are to accumulate
-                marks = tape.marks
-        operands = &tape.operands[node]
-        if tape.operation[node] < DOT:
-            children = operands.children
-            if marks[children[0]] & marks[children[1]] & VISITED:
-                path[length] = node
-                length += 1
-                continue
-            top -= 1
-            path[top] = ~node
-            if not marks[children[1]] & VISITED:
-                top -= 1
-                path[top] = children[1]
-            if not marks[children[0]] & VISITED:
-                top -= 1
-                path[top] = children[0]
-            continue
-        last = reached(node, first)
-        if tape.operation[node] == DOT and last > first:
-            path[length], path[length + 1], path[length + 2] = first, last, ~node
-            length += 3
-        if last < operands.edges.count:
-            top -= 5
-            path[top], path[top + 1] = operands.edges.nodes[last], tape.details[node].dot.factors.nodes[last]
-            path[top + 2], path[top + 3], path[top + 4] = ~NONE, last, node
-        elif tape.operation[node] == CUSTOM:
-            path[length] = node
-            length += 1
-    return length
-
-
-cdef inline void pass_on(double grad, double *numbers, Edges *edges, int32_t first, int32_t last) noexcept:
-    """Add the products of `grad` and these numbers to the gradients of what these edges lead to, last to first."""
-    cdef double *grads = tape.grad
-    cdef int32_t k
-    if edges.consecutive:  # no two gradients are the same: in any order
-        grads += edges.nodes[0]
-        for k in range(first, last):
-            grads[k] += numbers[k] * grad
-    else:
-        for k in range(last - 1, first - 1, -1):
-            grads[edges.nodes[k]] += numbers[k] * grad
-
-
-cdef void sweep_dot(int32_t node, int32_t first, int32_t last) noexcept:
-    """Apply the chain rule to these terms of a DOT."""
-    cdef Edges *edges = tape.operands[node].edges
-    cdef Edges *factors = tape.details[node].dot.factors
-    cdef double *grads = tape.grad
-    cdef double grad = 0.0 + grads[node]
-    cdef int32_t k
-    tape.details[node].dot.grad = grad
-    if edges.highest < factors.lowest or factors.highest < edges.lowest:  # no node is in both
-        pass_on(grad, factors.numbers, edges, first, last)
-        pass_on(grad, edges.numbers, factors, first, last)
-        return
-    for k in range(last - 1, first - 1, -1):
-        grads[edges.nodes[k]] += factors.numbers[k] * grad
-        grads[factors.nodes[k]] += edges.numbers[k] * grad
-
-
-cdef inline void sweep_node(int32_t node) noexcept:
-    """Apply the chain rule to a node other than a DOT: add to the gradients of its children."""
-    cdef double grad = tape.grad[node]
-    cdef double *grads = tape.grad
-    cdef double *local_grads = tape.details[node].local_grads
-    cdef int32_t *children = tape.operands[node].children
-    cdef Edges *edges
-    cdef int32_t k
-    if tape.operation[node] == ADD:
-        grads[children[0]] += grad
-        grads[children[1]] += grad
-    elif tape.operation[node] == MULTIPLY:
-        grads[children[0]] += local_grads[0] * grad
-        grads[children[1]] += local_grads[1] * grad
-    elif tape.operation[node] == CUSTOM:
-        edges = tape.operands[node].edges
-        for k in range(edges.count):
-            grads[edges.nodes[k]] += edges.numbers[k] * tape.grad[node]
-    elif tape.operation[node] != LEAF:
-        grads[children[0]] += local_grads[0] * grad
-
-
-cdef void sweep(int64_t length) noexcept:
-    """Apply the chain rule along the order, from its end, and take the marks of the search back."""
-    cdef int32_t node
-    cdef int32_t *order = tape.path
-    while length > 0:
-        length -= 1
-        node = order[length]
-        if node < 0:
-            node = ~node
-            length -= 2
-            sweep_dot(node, order[length], order[length + 1])
-        else:
-            sweep_node(node)
-        tape.marks[node] &= ~VISITED
+    """Make room for this many nodes: making them then cannot fail."""
+    cdef int status = reserve_nodes(count)
+    return 0 if status == DONE else check(status)
 
 
 # --- Numbers ----------------------------------------------------------------------------------------------------------
@@ -624,6 +115,8 @@ cdef inline int as_number(object x, double *number) except -1:
 
 
 cdef tuple items_of(str name, str what, object x):
+    if type(x) is tuple:
+        return x
     if isinstance(x, str) or not hasattr(x, "__iter__"):
         raise TypeError(f"{name} must be a sequence of {what}, got {x!r}")
     return tuple(x)
@@ -669,24 +162,27 @@ cdef inline double logarithm(double x) except? -1:
 
 # --- Value ------------------------------------------------------------------------------------------------------------
 
-cdef dict LABELS = {LEAF: "", ADD: "+", MULTIPLY: "*", EXP: "exp", LOG: "log", RELU: "ReLU", TANH: "tanh", DOT: "+"}
+cdef dict NAMES = {
+    OP_LEAF: "", OP_ADD: "+", OP_MULTIPLY: "*", OP_DOT: "+",
+    OP_EXP: "exp", OP_LOG: "log", OP_RELU: "ReLU", OP_TANH: "tanh",
+}
 
-cdef dict ops = {}  # the names of operations of one's own, by node
-cdef dict labels = {}
+cdef dict ops = {}  # by node, of operations of one's own
+cdef dict labels = {}  # by node
 
 
-cdef int set_name(dict names, int32_t node, str name) except -1:
+cdef int set_name(dict names, Node node, str name) except -1:
     """Let a node have this name among these, until it has another one or is freed."""
     names[node] = PyUnicode_FromObject(name)  # a subclass could have a destructor, which ran while nodes are freed
-    tape.marks[node] |= NAMED
+    handle_of(node).named = True
     return 0
 
 
-cdef str name_of(dict names, int32_t node):
-    return names.get(node, "") if tape.marks[node] & NAMED else ""
+cdef str name_of(dict names, Node node):
+    return names.get(node, "") if handle_of(node).named else ""
 
 
-cdef void forget_names(int32_t node) noexcept:
+cdef void forget_names(Node node) noexcept:
     cdef PyObject *error[3]  # one may be on its way while nodes are freed
     PyErr_Fetch(&error[0], &error[1], &error[2])
     ops.pop(node, None)
@@ -694,59 +190,50 @@ cdef void forget_names(int32_t node) noexcept:
     PyErr_Restore(error[0], error[1], error[2])
 
 
-cdef inline Value new_value(int32_t node):
-    """The Value of a node, whose first reference it takes over. Cannot fail."""
+cdef inline Value new_value(Node node):
+    """The Value of a node, whose reference it takes over. Cannot fail."""
     return owned(handle_of(node))
 
 
-cdef inline Value value_of(int32_t node):
+cdef inline Value value_of(Node node):
     """The Value of a node, with a new reference."""
-    return <Value>handle_of(node)
+    return <Value>&handle_of(node).head
 
-
-# These take the place of what Cython makes: a Value is not allocated, but has its place.
 
 cdef PyObject *allocate(PyTypeObject *type, Py_ssize_t items) except NULL:
-    """A new leaf, to be initialised."""
+    """A new leaf, to be initialised: Values have their memory on the tape."""
     reserve(1)
-    return handle_of(leaf(0.0))
+    return &handle_of(new_leaf(0.0)).head
 
 
-cdef void deallocate(PyObject *value) noexcept:
-    """Free the node that neither Python nor the tape refers to any more."""
-    cdef int32_t node = (<Handle *>value).node
-    (<Handle *>value).node = NONE
-    free_all(node)
-
-
-cdef inline int32_t operand(object x) except -1:
+cdef inline Node operand(object x) except -1:
     """A new reference to the node of a Value or to a leaf for a number, NONE for anything else; room for one more."""
     cdef double number = 0.0
     if type(x) is Value:
         reserve(1)
-        return hold(<Value>x)
+        return incref(x)
     if not as_number(x, &number):
         return NONE
     reserve(2)
-    return leaf(number)
+    return new_leaf(number)
 
 
 cdef inline object plus(Value a, object other):
-    cdef int32_t b = operand(other)
-    return NotImplemented if b == NONE else new_value(add(hold(a), b))
+    cdef Node b = operand(other)
+    return NotImplemented if b == NONE else new_value(new_sum(incref(a), b))
 
 
 cdef inline object times(Value a, object other):
-    cdef int32_t b = operand(other)
-    return NotImplemented if b == NONE else new_value(multiply(hold(a), b))
+    cdef Node b = operand(other)
+    return NotImplemented if b == NONE else new_value(new_product(incref(a), b))
 
 
-cdef inline int32_t raised(Value base, double exponent) except -1:
+cdef inline Node new_power_of(Value base, double exponent) except -1:
     """The node base**exponent, with room for two more."""
     cdef double x = tape.data[base.node]
     cdef double data = power(x, exponent), local_grad = exponent * power(x, exponent - 1.0)
     reserve(3)
-    return raised_node(hold(base), exponent, data, local_grad)
+    return new_power(incref(base), exponent, data, local_grad)
 
 
 @cython.final
@@ -778,7 +265,9 @@ cdef class Value:
     in micrograd, an operation of your own is told by its `local_grads`.
     """
 
-    cdef int32_t node
+    # The fields of a Handle.
+    cdef Node node
+    cdef bint named
 
     def __init__(self, data, children=(), local_grads=(), op="", label=""):
         cdef double number = number_of("data", data)
@@ -795,17 +284,16 @@ cdef class Value:
             )
         check_string("op", op)
         check_string("label", label)
-        if op or tape.marks[self.node] & NAMED:
+        if op or self.named:
             set_name(ops, self.node, op)
-        if label or tape.marks[self.node] & NAMED:
+        if label or self.named:
             set_name(labels, self.node, label)
         if values or op:
-            edges = new_edges(len(values))
+            check(new_edges(len(values), &edges))
             for k in range(edges.count):
-                edges.nodes[k] = hold(<Value>values[k])
+                edges.nodes[k] = incref(values[k])
                 edges.numbers[k] = slopes[k]
-        free_all(leave_operands(self.node, NONE))  # where it was initialised before
-        make_custom(self.node, number, edges)
+        initialise(self.node, number, edges)
 
     @property
     def data(self):
@@ -839,7 +327,7 @@ cdef class Value:
 
     def __neg__(self):
         reserve(2)
-        return new_value(multiply(hold(self), leaf(-1.0)))
+        return new_value(new_product(incref(self), new_leaf(-1.0)))
 
     def __sub__(left, right):
         """left + right * -1, and left + -right for a number on the right."""
@@ -848,14 +336,14 @@ cdef class Value:
             if not as_number(right, &number):
                 return NotImplemented
             reserve(2)
-            return new_value(add(hold(<Value>left), leaf(-number)))
+            return new_value(new_sum(incref(left), new_leaf(-number)))
         if type(left) is not Value:
             if not as_number(left, &number):
                 return NotImplemented
             reserve(4)
-            return new_value(add(multiply(hold(<Value>right), leaf(-1.0)), leaf(number)))
+            return new_value(new_sum(new_product(incref(right), new_leaf(-1.0)), new_leaf(number)))
         reserve(3)
-        return new_value(add(hold(<Value>left), multiply(hold(<Value>right), leaf(-1.0))))
+        return new_value(new_sum(incref(left), new_product(incref(right), new_leaf(-1.0))))
 
     def __truediv__(left, right):
         """left * right**-1."""
@@ -865,12 +353,12 @@ cdef class Value:
                 return NotImplemented
             number = power(number, -1.0)
             reserve(2)
-            return new_value(multiply(hold(<Value>left), leaf(number)))
+            return new_value(new_product(incref(left), new_leaf(number)))
         if type(left) is not Value:
             if not as_number(left, &number):
                 return NotImplemented
-            return new_value(multiply(raised(<Value>right, -1.0), leaf(number)))
-        return new_value(multiply(hold(<Value>left), raised(<Value>right, -1.0)))
+            return new_value(new_product(new_power_of(<Value>right, -1.0), new_leaf(number)))
+        return new_value(new_product(incref(left), new_power_of(<Value>right, -1.0)))
 
     def __pow__(left, right, modulo):
         cdef double exponent = 0.0
@@ -880,31 +368,31 @@ cdef class Value:
             raise TypeError("the exponent of ** must be an int or a float, not a Value")
         if not as_number(right, &exponent):
             return NotImplemented
-        return new_value(raised(<Value>left, exponent))
+        return new_value(new_power_of(<Value>left, exponent))
 
     def exp(self):
         """e to the power of this value."""
         cdef double data = exponential(tape.data[self.node])
         reserve(1)
-        return new_value(unary(EXP, hold(self), data, data))
+        return new_value(new_unary(OP_EXP, incref(self), data, data))
 
     def log(self):
         """The natural logarithm; `ValueError` where this value is not positive."""
         cdef double data = logarithm(tape.data[self.node])
         reserve(1)
-        return new_value(unary(LOG, hold(self), data, 1.0 / tape.data[self.node]))
+        return new_value(new_unary(OP_LOG, incref(self), data, 1.0 / tape.data[self.node]))
 
     def relu(self):
         """This value where it is positive, otherwise 0."""
         cdef bint positive = tape.data[self.node] > 0.0
         reserve(1)
-        return new_value(unary(RELU, hold(self), tape.data[self.node] if positive else 0.0, positive))
+        return new_value(new_unary(OP_RELU, incref(self), tape.data[self.node] if positive else 0.0, positive))
 
     def tanh(self):
         """The hyperbolic tangent."""
         cdef double data = tanh(tape.data[self.node])
         reserve(1)
-        return new_value(unary(TANH, hold(self), data, 1.0 - data * data))
+        return new_value(new_unary(OP_TANH, incref(self), data, 1.0 - data * data))
 
     def backward(self):
         """Add to the `grad` of every value below this one the derivative of this value with respect to it.
@@ -912,54 +400,51 @@ cdef class Value:
         The order is depth-first, children left to right, then reversed: the original's, which decides the last bits.
         There is no recursion, and no limit to the depth.
         """
-        cdef int64_t length
-        try:
-            length = search(self.node)
-        except (MemoryError, OverflowError):
-            for node in range(tape.used):
-                if tape.operation[node] != LEAF:
-                    tape.marks[node] &= ~VISITED
-            raise
-        tape.grad[self.node] = 1.0
-        sweep(length)
+        check(sweep(self.node))
 
     def _backward(self):
         """Add to the `grad` of each child what it gets from this value's: one step of `backward`."""
-        if tape.operation[self.node] == DOT:
-            expand(self.node)
+        if tape.operation[self.node] == OP_DOT:
+            check(expand(self.node))
         sweep_node(self.node)
 
     @property
     def _children(self):
         """What this value was computed from, as a tuple."""
-        cdef Operation operation = <Operation>tape.operation[self.node]
+        cdef list children = []  # before anything is read: a new list can run the garbage collector, and that anything
+        cdef int operation = tape.operation[self.node]
         cdef Edges *edges
-        cdef int32_t a, b
-        if operation == LEAF:
+        cdef Node a, b
+        if operation == OP_LEAF:
             return ()
-        if operation == CUSTOM:
+        if operation == OP_CUSTOM:
             edges = tape.operands[self.node].edges
-            return tuple([value_of(edges.nodes[k]) for k in range(edges.count)])
-        if operation == DOT:
-            expand(self.node)
+            for k in range(edges.count):
+                children.append(value_of(edges.nodes[k]))
+            return tuple(children)
+        if operation == OP_DOT:
+            check(expand(self.node))
         a, b = tape.operands[self.node].children[0], tape.operands[self.node].children[1]
         return (value_of(a),) if b == NONE else (value_of(a), value_of(b))
 
     @property
     def _local_grads(self):
         """The derivative of this value with respect to each of its children."""
-        cdef Operation operation = <Operation>tape.operation[self.node]
+        cdef list numbers = []  # as above
+        cdef int operation = tape.operation[self.node]
         cdef double *local_grads = tape.details[self.node].local_grads
         cdef Edges *edges
-        if operation == LEAF:
+        if operation == OP_LEAF:
             return ()
-        if operation == ADD or operation == DOT:
+        if operation == OP_ADD or operation == OP_DOT:
             return (1.0, 1.0)
-        if operation == MULTIPLY:
+        if operation == OP_MULTIPLY:
             return (local_grads[0], local_grads[1])
-        if operation == CUSTOM:
+        if operation == OP_CUSTOM:
             edges = tape.operands[self.node].edges
-            return tuple([edges.numbers[k] for k in range(edges.count)])
+            for k in range(edges.count):
+                numbers.append(edges.numbers[k])
+            return tuple(numbers)
         return (local_grads[0],)
 
     @property
@@ -970,12 +455,12 @@ cdef class Value:
     @property
     def _op(self):
         """A name for how this value was computed; of a leaf, the empty string."""
-        cdef Operation operation = <Operation>tape.operation[self.node]
-        if operation == CUSTOM:
+        cdef int operation = tape.operation[self.node]
+        if operation == OP_CUSTOM:
             return name_of(ops, self.node)
-        if operation == POWER:
+        if operation == OP_POWER:
             return f"**{<object>tape.details[self.node].local_grads[1]:g}"
-        return LABELS[operation]
+        return NAMES[operation]
 
     def __repr__(self):
         return f"Value(data={self.data}, grad={self.grad})"
@@ -1012,9 +497,10 @@ def linear(x, w):
     cdef tuple inputs = tuple(values(x))  # a copy: what converts a number in w could change x
     cdef list result = []
     cdef Py_ssize_t terms
-    cdef int32_t node
-    cdef Edges *edges
-    cdef Edges *factors = edges_to(PySequence_Fast_ITEMS(inputs), len(inputs))
+    cdef Node node
+    cdef Edges *edges = NULL
+    cdef Edges *factors = NULL
+    check(edges_to(PySequence_Fast_ITEMS(inputs), len(inputs), &factors))
     try:
         for row in w:
             row = values(row)
@@ -1023,12 +509,12 @@ def linear(x, w):
                 result.append(0)  # an empty sum()
                 continue
             reserve(1)
-            edges = edges_to(PySequence_Fast_ITEMS(row), terms)
-            node = dot(edges, factors)
-            leave(edges, NONE)
+            check(edges_to(PySequence_Fast_ITEMS(row), terms, &edges))
+            node = new_dot(edges, factors)
+            release_edges(edges, NONE)
             result.append(new_value(node))
     finally:
-        free_all(leave(factors, NONE))
+        free_nodes(release_edges(factors, NONE))
     return result
 
 
@@ -1041,7 +527,7 @@ def softmax(logits):
     cdef list exponentials = [], result = []
     cdef Value value, total
     cdef double largest, data, inverse, inverse_grad
-    cdef int32_t node = NONE
+    cdef Node node = NONE
     if not inputs:
         raise ValueError("logits must have at least one element")
     largest = tape.data[(<Value>inputs[0]).node]
@@ -1050,21 +536,21 @@ def softmax(logits):
             largest = tape.data[value.node]
     reserve(6 * len(inputs) + 1)  # all that follow
     for value in inputs:
-        node = add(hold(value), leaf(-largest))
+        node = new_sum(incref(value), new_leaf(-largest))
         data = exp(tape.data[node])
-        exponentials.append(new_value(unary(EXP, node, data, data)))
-    node = leaf(0.0)
+        exponentials.append(new_value(new_unary(OP_EXP, node, data, data)))
+    node = NONE
     for value in exponentials:  # sum() starts with e + 0, where e is the first
-        node = add(hold(value), node) if value is exponentials[0] else add(node, hold(value))
+        node = new_sum(incref(value), new_leaf(0.0)) if node == NONE else new_sum(node, incref(value))
     total = new_value(node)
     inverse, inverse_grad = power(tape.data[node], -1.0), -1.0 * power(tape.data[node], -2.0)
     for value in exponentials:
-        node = raised_node(hold(total), -1.0, inverse, inverse_grad)
-        result.append(new_value(multiply(hold(value), node)))
+        node = new_power(incref(total), -1.0, inverse, inverse_grad)
+        result.append(new_value(new_product(incref(value), node)))
     return result
 
 
-compute_softmax = softmax  # the seed's name for it
+compute_softmax = softmax  # the original's name for it
 
 
 def rmsnorm(x):
@@ -1073,19 +559,19 @@ def rmsnorm(x):
     cdef list result = []
     cdef Value value, scale
     cdef double share
-    cdef int32_t node
-    cdef Edges *edges
+    cdef Node node
+    cdef Edges *edges = NULL
     if not inputs:
         raise ValueError("x must have at least one element")
     share = power(<double>len(inputs), -1.0)
     reserve(len(inputs) + 6)  # all that follow
-    edges = edges_to(PySequence_Fast_ITEMS(inputs), len(inputs))
-    node = dot(edges, edges)
-    leave(edges, NONE)
-    scale = new_value(add(multiply(node, leaf(share)), leaf(1e-5)))
-    scale = new_value(raised(scale, -0.5))
+    check(edges_to(PySequence_Fast_ITEMS(inputs), len(inputs), &edges))
+    node = new_dot(edges, edges)
+    release_edges(edges, NONE)
+    scale = new_value(new_sum(new_product(node, new_leaf(share)), new_leaf(1e-5)))
+    scale = new_value(new_power_of(scale, -0.5))
     for value in inputs:
-        result.append(new_value(multiply(hold(value), hold(scale))))
+        result.append(new_value(new_product(incref(value), incref(scale))))
     return result
 
 
@@ -1120,15 +606,8 @@ cdef class Parameters:
             tape.data[self.nodes[i]] = data[i]
 
 
-(<PyTypeObject *>Value).tp_alloc = allocate
-(<PyTypeObject *>Value).tp_dealloc = deallocate
 if (<PyTypeObject *>Value).tp_basicsize != sizeof(Handle):
     raise SystemError("Cython makes something else of a Value than a Handle")
-
-# Node NONE stands in for the children that a node does not have.
-reserve(1)
-tape.used = tape.next = 1
-tape.operation[NONE], tape.marks[NONE] = LEAF, VISITED
-Py_SET_REFCNT(handle_of(NONE), 1)
-tape.operands[NONE].edges = NULL
-tape.data[NONE] = tape.grad[NONE] = 0.0
+(<PyTypeObject *>Value).tp_alloc = allocate
+(<PyTypeObject *>Value).tp_dealloc = free_value
+check(begin_tape(<PyTypeObject *>Value, forget_names))

@@ -1,0 +1,580 @@
+/* The tape of `Value`: nodes and edges, the search for their order, and the sweep that applies the chain rule.
+ *
+ * The tape is a structure of arrays, indexed by node. A node lives as long as anything refers to it: Python, or a node
+ * that was computed from it. Then its place is used again.
+ *
+ * Design:
+ * a) One object a node. Each place on the tape has the memory of one Value, and the reference count of that object is
+ *    the node's. So a node is one object with one `id`, however often Python drops it and comes back to it from what
+ *    was computed from it; and making a Value and dropping it is counting. The price is 20 bytes a node, which freeing
+ *    a graph has to go through; a step of the original on such Values takes as long as with Values that are allocated.
+ * b) A dot product, of `linear` or `rmsnorm`, is one node, DOT. It stands for a node for each + and each *, which are
+ *    made when somebody looks at them, or when their gradients have to accumulate. Order and rounding are those of the
+ *    nodes that it stands for. With the original's model, a step with `linear` and `rmsnorm` is 3.0 times as fast.
+ * c) The operands of a DOT are Edges: two plain arrays, so that forward and backward run over memory in order. The rows
+ *    of a matrix meet the same vector, and one vector meets many rows: Edges are counted and shared, and a leaf knows
+ *    the last that began with it, so that the next call finds them again. The same step is 1.17 times as fast.
+ *
+ * The GIL guards the tape. Functions that can fail return a Status; none of them runs Python code.
+ */
+#pragma once
+
+#include <Python.h>
+#include <stdint.h>
+#include <string.h>
+
+typedef int32_t Node; /* an index into the arrays of the tape */
+
+enum {
+    NONE = 0,          /* the node that is not there: a leaf, so that no search goes there */
+    BLOCK = 4096,      /* Values lie in blocks of so many, which never move */
+    MAXIMUM = 1 << 30, /* nodes, and edges, that can be alive at once */
+};
+
+enum Status { DONE = 0, NO_MEMORY = -1, TOO_MANY_NODES = -2, TOO_MANY_EDGES = -3 };
+
+enum Operation {
+    OP_FREE,   /* no node is here */
+    OP_LEAF,
+    OP_ADD,
+    OP_MULTIPLY,
+    OP_POWER,
+    OP_EXP,
+    OP_LOG,
+    OP_RELU,
+    OP_TANH,
+    OP_DOT,    /* 0 + a1 * b1 + a2 * b2 + ..., see `expand` */
+    OP_CUSTOM, /* made by the constructor, from any number of children */
+};
+
+/* A Value, as it lies in memory. */
+typedef struct {
+    PyObject head;
+    Node node;     /* while it is dead: the next dead one */
+    int32_t named; /* whether it has a label or another name, to be forgotten with it */
+} Handle;
+
+/* Edges to any number of nodes. The two arrays lie behind it, in the same memory. */
+typedef struct {
+    int32_t count;
+    Node *nodes;
+    double *numbers;      /* of a CUSTOM, the local derivatives; of a DOT, the data */
+    int64_t users;
+    /* Of a DOT: */
+    Node lowest, highest; /* among the nodes */
+    int consecutive;      /* whether each node has the place after that of the one before */
+    int64_t visited;      /* the last search that has visited them all */
+} Edges;
+
+typedef union {
+    Node children[2];
+    Edges *edges; /* of a CUSTOM; of a DOT, those to a1, a2, ...; of a LEAF, the last that began with it, or NULL */
+} Operands;
+
+typedef union {
+    double local_grads[2];
+    struct {
+        Edges *factors; /* those to b1, b2, ..., perhaps more than the operation has terms */
+        double grad;    /* of each of its hidden nodes */
+    } dot;
+} Details;
+
+typedef struct {
+    /* One element for each node. */
+    uint8_t *operation;
+    uint8_t *visited; /* by the search under way; leaves always are, as there is nothing below them */
+    Operands *operands;
+    Details *details;
+    double *data;
+    double *grad;
+    int64_t capacity;
+    Handle **blocks;
+    int64_t room;     /* there are elements and Values for so many nodes */
+    int64_t used;     /* places from here on have never been used */
+    int64_t free;     /* places before that are free */
+    int64_t next;     /* where to look for one first */
+    int64_t edges;    /* in all Edges together */
+    int64_t searches; /* how many there have been */
+    /* Of backward. */
+    Node *path;       /* the order from the left, the stack from the right */
+    int64_t path_capacity;
+    /* Of Python. */
+    PyTypeObject *type;
+    void (*forget)(Node node); /* its names */
+} Tape;
+
+static Tape tape;
+
+/* --- Room ------------------------------------------------------------------------------------------------------- */
+
+#define RESIZE(array, count)                                                            \
+    do {                                                                                \
+        void *resized = PyMem_RawRealloc(array, (size_t)(count) * sizeof(*(array)));    \
+        if (resized == NULL) return NO_MEMORY;                                          \
+        (array) = resized;                                                              \
+    } while (0)
+
+/* Make Values for the nodes behind those that have one. */
+static int add_block(void) {
+    int64_t block = tape.room / BLOCK;
+    Handle *handles = NULL;
+    RESIZE(tape.blocks, block + 1);
+    RESIZE(handles, BLOCK);
+    for (int k = 0; k < BLOCK; k++) {
+        PyObject_Init(&handles[k].head, tape.type);
+        handles[k].node = (Node)(tape.room + k);
+        handles[k].named = 0;
+    }
+    tape.blocks[block] = handles;
+    tape.room += BLOCK;
+    return DONE;
+}
+
+static int grow(int64_t count) {
+    int64_t needed = tape.used + count;
+    if (needed > MAXIMUM) return TOO_MANY_NODES;
+    if (needed > tape.capacity) {
+        int64_t capacity = (needed + BLOCK - 1) / BLOCK * BLOCK;
+        if (capacity < 2 * tape.capacity) capacity = 2 * tape.capacity;
+        RESIZE(tape.operation, capacity);
+        RESIZE(tape.visited, capacity);
+        RESIZE(tape.operands, capacity);
+        RESIZE(tape.details, capacity);
+        RESIZE(tape.data, capacity);
+        RESIZE(tape.grad, capacity);
+        tape.capacity = capacity;
+    }
+    while (tape.room < needed) {
+        int status = add_block();
+        if (status != DONE) return status;
+    }
+    return DONE;
+}
+
+static int make_room(int64_t count) {
+    if (2 * tape.free >= tape.used && tape.free >= count) return DONE;
+    int status = grow(count);
+    return tape.free >= count ? DONE : status;
+}
+
+/* Make room for this many nodes: making them then cannot fail. */
+static inline int reserve_nodes(int64_t count) {
+    return tape.room - tape.used >= count ? DONE : make_room(count);
+}
+
+/* Let `tape.next` be a free place. Places are given out in the order of the tape, so that what is made together lies
+ * together, however long a program has been running. The search starts over when at least half of the tape is free. */
+static void find_place(void) {
+    uint8_t *place = memchr(tape.operation + tape.next, OP_FREE, (size_t)(tape.used - tape.next));
+    if (place == NULL && (2 * tape.free >= tape.used || tape.used == tape.room)) {
+        place = memchr(tape.operation, OP_FREE, (size_t)tape.used);
+    }
+    if (place != NULL) {
+        tape.next = place - tape.operation;
+    } else {
+        tape.next = tape.used++;
+        tape.free++;
+    }
+}
+
+/* --- References ------------------------------------------------------------------------------------------------- */
+
+static inline Handle *handle_of(Node node) { return &tape.blocks[(uint32_t)node / BLOCK][(uint32_t)node % BLOCK]; }
+
+static inline Node node_of(PyObject *value) { return ((Handle *)value)->node; }
+
+/* The node of a Value, with a new reference. */
+static inline Node incref(PyObject *value) {
+    Py_INCREF(value);
+    return node_of(value);
+}
+
+/* Drop one reference. With the last one, the node joins the list of the dead, which is returned: a linked list through
+ * their Handles, so that freeing needs no memory and no recursion. */
+static inline Node decref(Node node, Node dead) {
+    Handle *handle = handle_of(node);
+    if (Py_REFCNT(&handle->head) > 1) {
+        Py_DECREF(&handle->head);
+        return dead;
+    }
+    handle->node = dead;
+    return node;
+}
+
+/* Use Edges no more; the last user frees them. Returns the list of the dead. */
+static Node release_edges(Edges *edges, Node dead) {
+    if (--edges->users > 0) return dead;
+    if (edges->count > 0) {
+        Node first = edges->nodes[0];
+        if (tape.operation[first] == OP_LEAF && tape.operands[first].edges == edges) tape.operands[first].edges = NULL;
+    }
+    for (int32_t k = 0; k < edges->count; k++) dead = decref(edges->nodes[k], dead);
+    tape.edges -= edges->count;
+    PyMem_Free(edges);
+    return dead;
+}
+
+/* Drop what a node was computed from. Returns the list of the dead. */
+static inline Node release_operands(Node node, Node dead) {
+    int operation = tape.operation[node];
+    if (operation == OP_LEAF) return dead;
+    if (operation == OP_DOT) dead = release_edges(tape.details[node].dot.factors, dead);
+    if (operation >= OP_DOT) return release_edges(tape.operands[node].edges, dead);
+    Node a = tape.operands[node].children[0], b = tape.operands[node].children[1];
+    dead = decref(a, dead);
+    return b == NONE ? dead : decref(b, dead);
+}
+
+/* Free the nodes of this list, and then whatever lived only through them. */
+static void free_nodes(Node dead) {
+    while (dead != NONE) {
+        Node node = dead;
+        Handle *handle = handle_of(node);
+        dead = release_operands(node, handle->node);
+        handle->node = node;
+        if (handle->named) {
+            tape.forget(node);
+            handle->named = 0;
+        }
+        tape.operation[node] = OP_FREE;
+        tape.free++;
+    }
+}
+
+/* Free the node of a Value to which nothing refers any more. */
+static void free_value(PyObject *value) {
+    Node node = node_of(value);
+    ((Handle *)value)->node = NONE;
+    free_nodes(node);
+}
+
+/* --- Nodes ------------------------------------------------------------------------------------------------------ */
+/* Each function needs room reserved, takes over one reference to each operand, and gives one away. */
+
+static inline Node new_node(int operation, double data) {
+    if (tape.next == tape.used || tape.operation[tape.next] != OP_FREE) find_place();
+    Node node = (Node)tape.next++;
+    tape.free--;
+    tape.operation[node] = (uint8_t)operation;
+    tape.visited[node] = operation == OP_LEAF;
+    tape.data[node] = data;
+    tape.grad[node] = 0.0;
+    Py_SET_REFCNT(&handle_of(node)->head, 1);
+    return node;
+}
+
+static inline Node new_leaf(double data) {
+    Node node = new_node(OP_LEAF, data);
+    tape.operands[node].edges = NULL;
+    return node;
+}
+
+static inline Node new_sum(Node a, Node b) {
+    Node node = new_node(OP_ADD, tape.data[a] + tape.data[b]);
+    tape.operands[node] = (Operands){.children = {a, b}};
+    return node;
+}
+
+static inline Node new_product(Node a, Node b) {
+    Node node = new_node(OP_MULTIPLY, tape.data[a] * tape.data[b]);
+    tape.operands[node] = (Operands){.children = {a, b}};
+    tape.details[node] = (Details){.local_grads = {tape.data[b], tape.data[a]}};
+    return node;
+}
+
+static inline Node new_unary(int operation, Node a, double data, double local_grad) {
+    Node node = new_node(operation, data);
+    tape.operands[node] = (Operands){.children = {a, NONE}};
+    tape.details[node].local_grads[0] = local_grad;
+    return node;
+}
+
+static inline Node new_power(Node base, double exponent, double data, double local_grad) {
+    Node node = new_unary(OP_POWER, base, data, local_grad);
+    tape.details[node].local_grads[1] = exponent; /* for `_op` */
+    return node;
+}
+
+/* Make something else of a node: a CUSTOM with these Edges, or a leaf where they are NULL. */
+static void initialise(Node node, double data, Edges *edges) {
+    free_nodes(release_operands(node, NONE));
+    tape.operation[node] = edges == NULL ? OP_LEAF : OP_CUSTOM;
+    tape.visited[node] = edges == NULL;
+    tape.operands[node].edges = edges;
+    tape.details[node].dot.factors = edges; /* as if of a DOT, for the search */
+    tape.data[node] = data;
+    tape.grad[node] = 0.0;
+}
+
+/* --- Edges ------------------------------------------------------------------------------------------------------ */
+
+static int new_edges(int64_t count, Edges **result) {
+    if (tape.edges + count > MAXIMUM) return TOO_MANY_EDGES;
+    Edges *edges = PyMem_Malloc(sizeof(Edges) + (size_t)count * (sizeof(double) + sizeof(Node)));
+    if (edges == NULL) return NO_MEMORY;
+    edges->count = (int32_t)count;
+    edges->numbers = (double *)(edges + 1);
+    edges->nodes = (Node *)(edges->numbers + count);
+    edges->users = 1;
+    edges->visited = 0;
+    tape.edges += count;
+    *result = edges;
+    return DONE;
+}
+
+/* Whether Edges lead to the nodes of these Values, and the data there is, bit for bit, what it was. */
+static int edges_match(const Edges *edges, PyObject **values, int64_t count) {
+    if (edges->count != count) return 0;
+    for (int64_t k = 0; k < count; k++) {
+        Node node = node_of(values[k]);
+        if (edges->nodes[k] != node || memcmp(&edges->numbers[k], &tape.data[node], sizeof(double)) != 0) return 0;
+    }
+    return 1;
+}
+
+/* Edges to the nodes of these Values, for one more user: the last that began with this leaf, if they still match. */
+static int edges_to(PyObject **values, int64_t count, Edges **result) {
+    Node first = count > 0 ? node_of(values[0]) : NONE;
+    Edges **last = first != NONE && tape.operation[first] == OP_LEAF ? &tape.operands[first].edges : NULL;
+    if (last != NULL && *last != NULL && edges_match(*last, values, count)) {
+        *result = *last;
+        (*last)->users++;
+        return DONE;
+    }
+    int status = new_edges(count, result);
+    if (status != DONE) return status;
+    Edges *edges = *result;
+    edges->lowest = MAXIMUM;
+    edges->highest = NONE;
+    edges->consecutive = 1;
+    for (int64_t k = 0; k < count; k++) {
+        Node node = incref(values[k]);
+        edges->nodes[k] = node;
+        edges->numbers[k] = tape.data[node];
+        if (k > 0 && node != edges->nodes[k - 1] + 1) edges->consecutive = 0;
+        if (node < edges->lowest) edges->lowest = node;
+        if (node > edges->highest) edges->highest = node;
+    }
+    if (last != NULL) *last = edges;
+    return DONE;
+}
+
+/* 0 + a1 * b1 + a2 * b2 + ..., of what these Edges lead to; a user of both. It needs room for one node. */
+static Node new_dot(Edges *edges, Edges *factors) {
+    double total = 0.0;
+    for (int32_t k = 0; k < edges->count; k++) total += edges->numbers[k] * factors->numbers[k];
+    edges->users++;
+    factors->users++;
+    Node node = new_node(OP_DOT, total);
+    tape.operands[node].edges = edges;
+    tape.details[node].dot.factors = factors;
+    tape.details[node].dot.grad = 0.0;
+    return node;
+}
+
+/* Turn a DOT into the nodes that it stands for, as they would be by now. */
+static int expand(Node node) {
+    Edges *edges = tape.operands[node].edges, *factors = tape.details[node].dot.factors;
+    double grad = tape.details[node].dot.grad;
+    int status = reserve_nodes(2 * (int64_t)edges->count);
+    if (status != DONE) return status;
+    Node total = new_leaf(0.0), product = NONE;
+    for (int32_t k = 0; k < edges->count; k++) {
+        Node a = incref(&handle_of(edges->nodes[k])->head), b = incref(&handle_of(factors->nodes[k])->head);
+        product = new_node(OP_MULTIPLY, edges->numbers[k] * factors->numbers[k]);
+        tape.operands[product] = (Operands){.children = {a, b}};
+        tape.details[product] = (Details){.local_grads = {factors->numbers[k], edges->numbers[k]}};
+        tape.grad[product] = tape.grad[total] = grad;
+        if (k == 0) { /* sum() starts with p + 0, where p is the first product */
+            Node zero = total;
+            total = product;
+            product = zero;
+        }
+        if (k < edges->count - 1) total = new_sum(total, product);
+    }
+    tape.operation[node] = OP_ADD;
+    tape.operands[node] = (Operands){.children = {total, product}};
+    free_nodes(release_edges(factors, release_edges(edges, NONE)));
+    return DONE;
+}
+
+/* --- Backward --------------------------------------------------------------------------------------------------- */
+/* The order is the depth-first post-order of what lies below the root, children left to right, without leaves. A DOT is
+ * in it once for every stretch of terms that no other node comes between, as (begin, end, ~node). On the stack, `node`
+ * is still to be visited. `~node` has been, and goes into the order when the search is back. `~NONE` stands for a DOT
+ * or CUSTOM that has been, but not to its end: beside it are where to resume and the node. */
+
+/* Make room between the order and the stack. Returns where the top of the stack then is, or a Status. */
+static int64_t widen_path(int64_t top) {
+    int64_t size = tape.path_capacity - top, capacity = 2 * tape.path_capacity + 64;
+    RESIZE(tape.path, capacity);
+    memmove(tape.path + capacity - size, tape.path + top, (size_t)size * sizeof(Node));
+    tape.path_capacity = capacity;
+    return capacity - size;
+}
+
+/* Whether this search has visited all of these nodes: found out once, and remembered, as many a DOT shares them. */
+static int all_visited(Edges *edges) {
+    if (edges->visited == tape.searches) return 1;
+    for (int32_t k = 0; k < edges->count; k++) {
+        if (!tape.visited[edges->nodes[k]]) return 0;
+    }
+    edges->visited = tape.searches;
+    return 1;
+}
+
+/* The first term of a DOT or child of a CUSTOM, from k on, that the search has not visited; their number if none. */
+static int32_t first_unvisited(Node node, int32_t k) {
+    Edges *edges = tape.operands[node].edges, *factors = tape.details[node].dot.factors;
+    if (k == 0 && all_visited(edges) && all_visited(factors)) return edges->count;
+    while (k < edges->count && tape.visited[edges->nodes[k]] && tape.visited[factors->nodes[k]]) k++;
+    return k;
+}
+
+/* Fill the order and return its length, or a Status. What is in the order is then `visited`. */
+static int64_t fill_order(Node root) {
+    int64_t top = tape.path_capacity, length = 0;
+    if (top == 0 && (top = widen_path(0)) < 0) return top;
+    tape.searches++;
+    Node *path = tape.path;
+    uint8_t *visited = tape.visited;
+    path[--top] = root;
+    while (top < tape.path_capacity) {
+        Node node = path[top++];
+        if (node < ~NONE) {
+            path[length++] = ~node;
+            continue;
+        }
+        if (top - length < 8) {
+            if ((top = widen_path(top)) < 0) return top;
+            path = tape.path;
+        }
+        int32_t begin = 0;
+        if (node == ~NONE) {
+            begin = path[top];
+            node = path[top + 1];
+            top += 2;
+        } else if (visited[node]) {
+            continue;
+        } else {
+            visited[node] = 1;
+            if (tape.operation[node] == OP_DOT && tape.details[node].dot.grad != 0.0) {
+                int status = expand(node); /* the gradients of its hidden nodes are to accumulate */
+                if (status != DONE) return status;
+                visited = tape.visited;
+            }
+        }
+        Operands *operands = &tape.operands[node];
+        if (tape.operation[node] < OP_DOT) {
+            Node a = operands->children[0], b = operands->children[1];
+            if (visited[a] && visited[b]) {
+                path[length++] = node;
+                continue;
+            }
+            path[--top] = ~node;
+            if (!visited[b]) path[--top] = b;
+            if (!visited[a]) path[--top] = a;
+            continue;
+        }
+        int32_t end = first_unvisited(node, begin);
+        if (tape.operation[node] == OP_DOT && end > begin) {
+            path[length++] = begin;
+            path[length++] = end;
+            path[length++] = ~node;
+        }
+        if (end < operands->edges->count) {
+            top -= 5;
+            path[top] = operands->edges->nodes[end];
+            path[top + 1] = tape.details[node].dot.factors->nodes[end];
+            path[top + 2] = ~NONE;
+            path[top + 3] = end;
+            path[top + 4] = node;
+        } else if (tape.operation[node] == OP_CUSTOM) {
+            path[length++] = node;
+        }
+    }
+    return length;
+}
+
+/* Add the products of `grad` and these numbers to the gradients of what Edges lead to, last to first. */
+static inline void accumulate(double grad, const double *numbers, const Edges *edges, int32_t begin, int32_t end) {
+    double *grads = tape.grad;
+    if (edges->consecutive) { /* no two gradients are the same: in any order */
+        grads += edges->nodes[0];
+        for (int32_t k = begin; k < end; k++) grads[k] += numbers[k] * grad;
+    } else {
+        for (int32_t k = end - 1; k >= begin; k--) grads[edges->nodes[k]] += numbers[k] * grad;
+    }
+}
+
+/* Apply the chain rule to these terms of a DOT. */
+static void sweep_dot(Node node, int32_t begin, int32_t end) {
+    Edges *edges = tape.operands[node].edges, *factors = tape.details[node].dot.factors;
+    double *grads = tape.grad, grad = 0.0 + grads[node];
+    tape.details[node].dot.grad = grad;
+    if (edges->highest < factors->lowest || factors->highest < edges->lowest) { /* no node is in both */
+        accumulate(grad, factors->numbers, edges, begin, end);
+        accumulate(grad, edges->numbers, factors, begin, end);
+        return;
+    }
+    for (int32_t k = end - 1; k >= begin; k--) {
+        grads[edges->nodes[k]] += factors->numbers[k] * grad;
+        grads[factors->nodes[k]] += edges->numbers[k] * grad;
+    }
+}
+
+/* Apply the chain rule to a node other than a DOT: add to the gradients of its children. */
+static inline void sweep_node(Node node) {
+    const double *local_grads = tape.details[node].local_grads;
+    const Node *children = tape.operands[node].children;
+    double *grads = tape.grad, grad = grads[node];
+    int operation = tape.operation[node];
+    if (operation == OP_ADD) {
+        grads[children[0]] += grad;
+        grads[children[1]] += grad;
+    } else if (operation == OP_MULTIPLY) {
+        grads[children[0]] += local_grads[0] * grad;
+        grads[children[1]] += local_grads[1] * grad;
+    } else if (operation == OP_CUSTOM) {
+        const Edges *edges = tape.operands[node].edges;
+        for (int32_t k = 0; k < edges->count; k++) grads[edges->nodes[k]] += edges->numbers[k] * grad;
+    } else if (operation != OP_LEAF) {
+        grads[children[0]] += local_grads[0] * grad;
+    }
+}
+
+/* Set the gradient of a node to 1, and add to that of each below it the derivative with respect to it. */
+static int sweep(Node root) {
+    int64_t length = fill_order(root);
+    if (length < 0) {
+        for (int64_t node = 0; node < tape.used; node++) {
+            tape.visited[node] = tape.operation[node] == OP_LEAF;
+        }
+        return (int)length;
+    }
+    const Node *order = tape.path;
+    tape.grad[root] = 1.0;
+    while (length > 0) {
+        Node node = order[--length];
+        if (node < 0) {
+            node = ~node;
+            length -= 2;
+            sweep_dot(node, order[length], order[length + 1]);
+        } else {
+            sweep_node(node);
+        }
+        tape.visited[node] = 0;
+    }
+    return DONE;
+}
+
+/* --- The beginning ---------------------------------------------------------------------------------------------- */
+
+static int begin_tape(PyTypeObject *type, void (*forget)(Node node)) {
+    tape.type = type;
+    tape.forget = forget;
+    int status = reserve_nodes(1);
+    if (status != DONE) return status;
+    new_leaf(0.0); /* NONE */
+    return DONE;
+}
