@@ -79,7 +79,7 @@ class Build(build_ext):
         self.parallel = self.parallel or os.cpu_count()
 
     def build_extension(self, ext):
-        if ext.name == "microgpt._engine":
+        if ext.name == "microgpt.engine._engine":
             variants = [(dtype, name) for dtype in POLICIES for name in instruction_sets()]
             with ThreadPoolExecutor(self.parallel) as pool:
                 ext.extra_objects += pool.map(lambda variant: self.kernels(ext, *variant), variants)
@@ -126,8 +126,8 @@ def extensions():
     }
     return cythonize(
         [
-            Extension("microgpt._engine", ["csrc/engine.pyx"], **settings),
-            Extension("microgpt._generator", ["csrc/generator.pyx"], **settings),
+            Extension("microgpt.engine._engine", ["csrc/engine.pyx"], **settings),
+            Extension("microgpt.random._mersenne", ["csrc/mersenne.pyx"], **settings),
             Extension("microgpt._value", ["csrc/value.pyx"], **settings),
         ],
         # The report of coverage looks for the C code beside its source, and in it for what would trace lines.

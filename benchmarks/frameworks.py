@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 import microgpt
-from microgpt.packing import PackedSequences
+from microgpt.engine.packing import PackedSequences
 
 VOCAB_SIZE = 65
 LEARNING_RATE = 1e-3

@@ -13,7 +13,7 @@ from statistics import median
 
 import numpy as np
 
-from microgpt.benchmark import Case, Stopwatch
+from microgpt.commands.benchmark import Case, Stopwatch
 
 STEPS = 200
 

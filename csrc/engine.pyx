@@ -2,7 +2,7 @@
 """The compiled engine: a flat tape of fused operations over one arena, run forward, backward, and updated by Adam.
 
 It knows no files, no text and no progress bars. Its callers hand it arrays that have been validated
-(`microgpt.packing`), and it trusts them. `microgpt.reference_engine` is its twin.
+(`microgpt.engine.packing`), and it trusts them. `microgpt.engine.reference_engine` is its twin.
 """
 from cpython.exc cimport PyErr_CheckSignals
 from libc.math cimport INFINITY, isfinite, pow, sqrt
@@ -18,8 +18,8 @@ import weakref
 
 import numpy
 
-from microgpt.arrays import aligned_zeros
-from microgpt.network import network
+from microgpt.engine.arrays import aligned_zeros
+from microgpt.engine.network import network
 
 
 cdef extern from "kernels/interface.h" nogil:
@@ -124,7 +124,7 @@ cdef extern from "subnormal.h" nogil:
     FloatMode begin_work(bint exact)
     void end_work(bint exact, FloatMode before)
 
-cdef extern from "streams.h" nogil:
+cdef extern from "splitmix.h" nogil:
     double uniform_of(uint64_t seed, uint64_t document, uint64_t number)
 
 cdef extern from "<time.h>" nogil:
@@ -636,7 +636,7 @@ cdef class Engine:
 
     @_in_turn
     def loss(self, packed, bint gradients=False):
-        """See `microgpt.interface.Engine`."""
+        """See `microgpt.engine.interface.Engine`."""
         cdef const int32_t[::1] tokens = packed.tokens
         cdef const int64_t[::1] starts = packed.starts, lengths = packed.lengths
         cdef double loss
@@ -657,7 +657,7 @@ cdef class Engine:
 
     @_in_turn
     def train(self, packed, int64_t batch_size, const double[::1] learning_rates, adam, double[::1] losses, progress):
-        """See `microgpt.interface.Engine`."""
+        """See `microgpt.engine.interface.Engine`."""
         cdef const int32_t[::1] tokens = packed.tokens
         cdef const int64_t[::1] starts = packed.starts, lengths = packed.lengths
         cdef int64_t completed = 0, steps = learning_rates.shape[0], step_count = adam.step_count
@@ -694,7 +694,7 @@ cdef class Engine:
 
     @_in_turn
     def logits_of(self, const int32_t[::1] tokens):
-        """See `microgpt.interface.Engine`."""
+        """See `microgpt.engine.interface.Engine`."""
         cdef int64_t r, n = tokens.shape[0], vocab_size = self.workspace.vocab_size
         cdef bint by_rows
         self.reserve(numpy.array([n + 1]), 1)
@@ -713,13 +713,13 @@ cdef class Engine:
         return logits.copy()  # the arena will be used again
 
     def new_cache(self, int64_t samples):
-        """See `microgpt.interface.Engine`."""
+        """See `microgpt.engine.interface.Engine`."""
         shape = (self.panels(samples), self.config.n_layer * self.cache_elements())
         return Cache(self, samples, aligned_zeros(shape, self.dtype, f"a cache for {samples:,} samples"))
 
     @_in_turn
     def next_probabilities(self, Cache cache, const int32_t[::1] tokens, double temperature):
-        """See `microgpt.interface.Engine`."""
+        """See `microgpt.engine.interface.Engine`."""
         probabilities = numpy.empty((tokens.shape[0], self.workspace.vocab_size))
         cdef double[:, ::1] out = probabilities
         self.workspace.probabilities = &out[0, 0]
@@ -728,7 +728,7 @@ cdef class Engine:
 
     @_in_turn
     def draw_tokens(self, Cache cache, const int32_t[::1] tokens, double temperature, const double[::1] uniforms):
-        """See `microgpt.interface.Engine`."""
+        """See `microgpt.engine.interface.Engine`."""
         drawn = numpy.empty(tokens.shape[0], numpy.int32)
         cdef int32_t[::1] out = drawn
         cdef double[::1] padded = self._padded(uniforms)
@@ -740,10 +740,10 @@ cdef class Engine:
 
     @_in_turn
     def draw_documents(self, uint64_t seed, int64_t n, int32_t bos, double temperature):
-        """See `microgpt.interface.Engine`.
+        """See `microgpt.engine.interface.Engine`.
 
         Many grow at once, and a place whose document has ended takes the next one. Token t of document i is drawn with
-        number t of its stream of random numbers (streams.h), so that it does not depend on the others.
+        number t of its stream of random numbers (splitmix.h), so that it does not depend on the others.
         """
         cdef int64_t block_size = self.workspace.block_size, places = min(n, <int64_t>PLACES), r, d, started = places
         cdef int64_t finished = 0

@@ -20,8 +20,8 @@ import math
 
 import numpy
 
-from microgpt._engine import update_with_adam
-from microgpt.arrays import aligned_zeros
+from microgpt.engine._engine import update_with_adam
+from microgpt.engine.arrays import aligned_zeros
 
 cdef extern from "Python.h":
     object PySequence_Fast(object, const char *message)

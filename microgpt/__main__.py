@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 
-from microgpt.exit_status import INTERRUPTED, exit_status
+from microgpt.commands.exit_status import INTERRUPTED, exit_status
 
 
 def main() -> int:
@@ -18,7 +18,7 @@ def start() -> None:
     if interruptible:
         signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
     try:
-        from microgpt.cli import run
+        from microgpt.commands.cli import run
     finally:
         if interruptible:
             signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,5 +1,5 @@
 # The compiled twin has the reference's types: one declaration for both.
-from microgpt.interface import AdamState
+from microgpt.engine.interface import AdamState
 from microgpt.reference import Value as Value
 from microgpt.reference import compute_softmax as compute_softmax
 from microgpt.reference import linear as linear

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from microgpt.arguments import choice, file_name, integer, number, shown_path
-from microgpt.arrays import not_finite
-from microgpt.backend import choose
 from microgpt.config import GPTConfig
 from microgpt.data.documents import FORMATS
 from microgpt.data.tokenizer import Tokenizer
+from microgpt.engine.arrays import not_finite
+from microgpt.engine.backend import choose
 from microgpt.history import TrainingHistory
 from microgpt.model import DTYPES, GPT, check_vocabulary
-from microgpt.strict_json import to_json
-from microgpt.writing import write_atomically
+from microgpt.utils.arguments import choice, file_name, integer, number, shown_path
+from microgpt.utils.files import write_atomically
+from microgpt.utils.json import to_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

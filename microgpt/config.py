@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from microgpt.arguments import choice, number, positive_integer
+from microgpt.utils.arguments import choice, number, positive_integer
 
 SIZES = ("vocab_size", "n_layer", "n_embd", "block_size", "n_head")
 ACTIVATIONS = ("relu", "gelu", "silu")

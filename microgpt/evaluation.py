@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from microgpt.packing import PackedSequences
+from microgpt.engine.packing import PackedSequences
 
 if TYPE_CHECKING:
-    from microgpt.interface import Engine
+    from microgpt.engine.interface import Engine
 
 EVALUATED_ROWS = 1024  # positions in a batch: more would not fit the caches
 

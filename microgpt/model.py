@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from microgpt import backend as backends
-from microgpt.arguments import choice, integer, string
-from microgpt.arrays import aligned_copy, aligned_zeros, not_finite
 from microgpt.config import GPTConfig
-from microgpt.cores import physical_cores
 from microgpt.data.documents import FORMATS, named_documents
 from microgpt.data.tokenizer import Tokenizer
+from microgpt.engine import backend as backends
+from microgpt.engine.arrays import aligned_copy, aligned_zeros, not_finite
+from microgpt.engine.cores import physical_cores
+from microgpt.engine.packing import PackedSequences, context_array, pack, token_array
 from microgpt.evaluation import Evaluation, evaluate
 from microgpt.history import TrainingHistory
-from microgpt.packing import PackedSequences, context_array, pack, token_array
+from microgpt.random.splitmix import stream_seed
 from microgpt.sampling import (
     Context,
     Sampler,
@@ -30,13 +30,13 @@ from microgpt.sampling import (
     stream_uniforms,
 )
 from microgpt.streaming import text_pieces
-from microgpt.streams import stream_seed
+from microgpt.utils.arguments import choice, integer, string
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from microgpt.data.corpus import Corpus
-    from microgpt.interface import Engine
+    from microgpt.engine.interface import Engine
 
 DTYPES = ("float64", "float32")
 SEED = 42  # as in microgpt, wherever none is given
@@ -386,8 +386,8 @@ class GPT:
 
     def _repr_html_(self) -> str:
         """What notebooks show: a table of the model's sizes, and how it computes."""
-        from microgpt.report.markup import facts_table  # only notebooks pay for its import
-        from microgpt.summary import describe_model
+        from microgpt.display.html import facts_table  # only notebooks pay for its import
+        from microgpt.display.summary import describe_model
 
         return facts_table("GPT", describe_model(self))
 

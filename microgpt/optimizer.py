@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from microgpt import backend
-from microgpt.arguments import check_order, number
-from microgpt.arrays import aligned_copy, aligned_zeros
+from microgpt.engine import backend
+from microgpt.engine.arrays import aligned_copy, aligned_zeros
 from microgpt.model import GPT
+from microgpt.utils.arguments import check_order, number
 
 if TYPE_CHECKING:
-    from microgpt.interface import Parameters
+    from microgpt.engine.interface import Parameters
     from microgpt.reference import Value
 
 SMALLEST_EPS = {"float64": 1e-100, "float32": 1e-30}  # with room for what divides by it

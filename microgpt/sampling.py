@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from microgpt.arguments import number, positive_integer
-from microgpt.arrays import check_room
-from microgpt.streams import uniform_of
+from microgpt.engine.arrays import check_room
+from microgpt.random.splitmix import uniform_of
+from microgpt.utils.arguments import number, positive_integer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from microgpt.interface import Cache, Engine, Generator
+    from microgpt.engine.interface import Cache, Engine, Generator
 
 # What commands and pages draw, unless told otherwise; the first two are microgpt's.
 SAMPLES = 20  # documents
@@ -63,7 +63,7 @@ class Sampler:
         """Append a token to each document of `cache`: int32, what follows, drawn with these numbers of random()."""
         if not self.excludes_tokens(engine.config.vocab_size):
             return engine.draw_tokens(cache, tokens, self.temperature, uniforms)
-        from microgpt.reference_engine import draw_tokens  # only who uses it pays for its import
+        from microgpt.engine.reference_engine import draw_tokens  # only who uses it pays for its import
 
         return draw_tokens(self.likeliest(engine.next_probabilities(cache, tokens, self.temperature)), uniforms)
 

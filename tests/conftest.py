@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 import microgpt
-from microgpt import backend as backends
-from microgpt.packing import PackedSequences
+from microgpt.engine import backend as backends
+from microgpt.engine.packing import PackedSequences
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

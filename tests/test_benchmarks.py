@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from microgpt import backend as backends
-from microgpt import benchmark
-from microgpt.cli import main
+from microgpt.commands import benchmark
+from microgpt.commands.cli import main
+from microgpt.engine import backend as backends
 
 from conftest import needs_compiled, needs_processes
 

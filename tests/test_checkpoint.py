@@ -24,11 +24,11 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from microgpt import GPT, GPTConfig, load, read_documents, train
-from microgpt.arguments import LARGEST
 from microgpt.checkpoint import VERSION, read
 from microgpt.evaluation import mean_loss
-from microgpt.interrupts import ENDINGS
-from microgpt.training import Run, prepare
+from microgpt.training.run import Run, prepare
+from microgpt.training.signals import ENDINGS
+from microgpt.utils.arguments import LARGEST
 
 from conftest import needs_compiled, needs_processes
 
@@ -192,7 +192,7 @@ def test_a_signal_ends_a_validation(tmp_path: Path, backend: str, monkeypatch) -
         check()
         return mean_loss(engine, packed, check)
 
-    monkeypatch.setattr("microgpt.training.mean_loss", interrupted)
+    monkeypatch.setattr("microgpt.training.run.mean_loss", interrupted)
     for step in (0, 2):
         with pytest.raises(SystemExit):
             train(NAMES, out=out, resume=True, **options)
@@ -312,7 +312,7 @@ def scripted_losses(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[int, floa
     monkeypatch.setattr(Run, "train", lambda run, *arguments: (made.append(run), train(run, *arguments))[1])
 
     def script(losses: dict[int, float]) -> None:
-        monkeypatch.setattr("microgpt.training.mean_loss", lambda *arguments: losses[made[-1].step])
+        monkeypatch.setattr("microgpt.training.run.mean_loss", lambda *arguments: losses[made[-1].step])
 
     return script
 
@@ -416,7 +416,7 @@ def test_a_validation_that_a_signal_ended_is_made_up_for_and_saved(tmp_path: Pat
         return mean_loss(engine, pieces, check)
 
     run = prepare(NAMES, out=out, **options)
-    monkeypatch.setattr("microgpt.training.mean_loss", interrupted)
+    monkeypatch.setattr("microgpt.training.run.mean_loss", interrupted)
     read_steps = lambda: run.step  # noqa: E731
     with pytest.raises(SystemExit):
         run.train()
@@ -478,7 +478,7 @@ def test_any_seed_that_a_file_can_hold_goes_on(tmp_path: Path, seed: Any) -> Non
 def test_log_and_checkpoint_are_json_for_every_reader(tmp_path: Path, monkeypatch) -> None:
     log, out = tmp_path / "log.jsonl", tmp_path / "model.safetensors"
     looks = iter([math.nan, 3.0, math.inf, 2.0])
-    monkeypatch.setattr("microgpt.training.mean_loss", lambda *arguments: next(looks))
+    monkeypatch.setattr("microgpt.training.run.mean_loss", lambda *arguments: next(looks))
     train(NAMES, steps=6, val_fraction=0.2, eval_every=2, log=log, log_every=9, out=out, keep_best=True, **SMALL)
 
     def refused(constant: str) -> None:

@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 
 import microgpt
-from microgpt import backend as backends
 from microgpt import load
-from microgpt.arguments import LARGEST
-from microgpt.cli import COMMANDS, build_parser, hyphenated
-from microgpt.recipe import Recipe, defaults_of
-from microgpt.training import prepare
+from microgpt.commands.cli import COMMANDS, build_parser, hyphenated
+from microgpt.engine import backend as backends
+from microgpt.training.recipe import Recipe, defaults_of
+from microgpt.training.run import prepare
+from microgpt.utils.arguments import LARGEST
 
 from conftest import compiled, needs_compiled, needs_processes
 
@@ -181,7 +181,7 @@ def test_what_standard_output_cannot_encode_is_escaped(tmp_path: Path) -> None:
 @pytest.mark.parametrize("closed", ["stdout", "stderr"])
 def test_a_stream_that_is_closed_is_printed_to_in_vain(closed: str, tmp_path: Path) -> None:
     command = ["microgpt", "train", "--steps=1", f"--out={tmp_path / 'model'}", *SMALL]
-    script = f"import sys; sys.{closed} = None; from microgpt.cli import main; sys.exit(main({command[1:]}))"
+    script = f"import sys; sys.{closed} = None; from microgpt.commands.cli import main; sys.exit(main({command[1:]}))"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert result.returncode == 0
     assert (tmp_path / "model").exists()
@@ -297,7 +297,9 @@ def test_info_tells_the_backend_and_why(backend: str) -> None:
 
 
 def test_an_absent_backend_is_an_import_error_when_asked_for() -> None:
-    modules = [f"microgpt.{name}" for name in ("_engine", "_generator", "_value")]  # None stands for: not there
+    modules = [
+        f"microgpt.{name}" for name in ("engine._engine", "random._mersenne", "_value")
+    ]  # None stands for: not there
     result = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.modules |= dict.fromkeys({modules}); from microgpt import Value"],
         capture_output=True,

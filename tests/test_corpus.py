@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from microgpt import CharTokenizer, train
-from microgpt.arguments import LARGEST
-from microgpt.backend import new_generator
 from microgpt.data.batches import DocumentBatches, TextBatches
 from microgpt.data.corpus import Corpus, read_corpus
-from microgpt.training import prepare
+from microgpt.engine.backend import new_generator
+from microgpt.training.run import prepare
+from microgpt.utils.arguments import LARGEST
 
 from conftest import sequences
 
@@ -85,7 +85,7 @@ def test_a_corpus_beyond_memory_is_the_same(format, in_memory) -> None:
 def test_a_model_trains_alike_beyond_memory(backend, monkeypatch, format) -> None:
     options = {**SMALL, "format": format, "steps": 3, "batch_size": 2, "val_fraction": 0.3, "backend": backend}
     expected = train(NAMES * 3, **options)
-    monkeypatch.setattr("microgpt.training.read_corpus", functools.partial(read_corpus, in_memory=10))
+    monkeypatch.setattr("microgpt.training.run.read_corpus", functools.partial(read_corpus, in_memory=10))
     run = prepare(NAMES * 3, **options)
     assert isinstance(run.corpus.tokens.base, np.memmap)
     assert run.train().losses.tolist() == expected.losses.tolist()
@@ -270,7 +270,7 @@ def test_split_documents_train_to_the_same_bits_on_both_backends(backend) -> Non
 def test_many_steps_are_laid_out_in_chunks(monkeypatch) -> None:
     options = {**SMALL, "steps": 9, "format": "text", "batch_size": 2, "val_fraction": 0.3, "eval_every": 3}
     expected = train(NAMES, **options)
-    monkeypatch.setattr("microgpt.training.BLOCK_TOKENS", 20)
+    monkeypatch.setattr("microgpt.training.run.BLOCK_TOKENS", 20)
     result = train(NAMES, **options)
     assert result.losses.tolist() == expected.losses.tolist()
     assert result.validation_losses == expected.validation_losses

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from microgpt import GPT, CharTokenizer, GPTConfig
-from microgpt.packing import pack
+from microgpt.engine.packing import pack
 from microgpt.reference import Value, batch_loss
 
 CONFIG = GPTConfig(vocab_size=7, n_embd=4, block_size=5, n_head=2)

@@ -13,7 +13,7 @@ import pytest
 from fuzz.extremes import bits
 
 from microgpt import GPT, Adam, GPTConfig, Value
-from microgpt import backend as backends
+from microgpt.engine import backend as backends
 
 from conftest import needs_compiled
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from microgpt import GPT, Adam, GPTConfig, train
-from microgpt import backend as backends
-from microgpt.training import prepare
+from microgpt.engine import backend as backends
+from microgpt.training.run import prepare
 
 from conftest import needs_compiled
 

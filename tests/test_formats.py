@@ -12,7 +12,7 @@ import pytest
 from fuzz.load import rewritten
 
 from microgpt import GPT, ByteTokenizer, CharTokenizer, GPTConfig, HuggingFaceTokenizer, Tokenizer, load, train
-from microgpt.cli import main
+from microgpt.commands.cli import main
 from microgpt.report.page import report_page
 
 SMALL = {"n_embd": 4, "n_head": 2, "block_size": 4}

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from microgpt import GPT, GPTConfig, Recipe, load, train
-from microgpt.backend import new_generator
-from microgpt.training import prepare
+from microgpt.engine.backend import new_generator
+from microgpt.training.run import prepare
 
 SMALL = {"steps": 1, "n_embd": 4, "n_head": 2, "block_size": 4}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from microgpt import backend as backends
+from microgpt.engine import backend as backends
 
 from conftest import needs_compiled
 

@@ -8,7 +8,7 @@ import pytest
 
 from microgpt import GPTConfig, reference
 from microgpt.config import ACTIVATIONS
-from microgpt.network import Network, network
+from microgpt.engine.network import Network, network
 
 config = GPTConfig(vocab_size=27, n_layer=2, n_embd=16, block_size=8, n_head=4)
 

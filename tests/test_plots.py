@@ -11,9 +11,10 @@ import warnings
 import numpy as np
 import pytest
 
-from microgpt import cli, train
+from microgpt import train
+from microgpt.commands import cli
+from microgpt.display.plots import check_plot_path, losses_svg, plot_losses
 from microgpt.history import TrainingHistory
-from microgpt.plots import check_plot_path, losses_svg, plot_losses
 
 from conftest import needs_processes
 
@@ -125,6 +126,6 @@ def test_notebooks_show_tables_without_matplotlib(without_matplotlib) -> None:
 
 @needs_processes
 def test_drawing_and_showing_are_imported_when_used() -> None:
-    heavy = {"matplotlib", "microgpt.report.markup", "microgpt.report"}
-    code = f"import sys, microgpt.cli; print({heavy} & sys.modules.keys())"
+    heavy = {"matplotlib", "microgpt.display.html", "microgpt.report"}
+    code = f"import sys, microgpt.commands.cli; print({heavy} & sys.modules.keys())"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

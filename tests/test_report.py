@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from microgpt import GPT, CharTokenizer, GPTConfig, cli
+from microgpt import GPT, CharTokenizer, GPTConfig
+from microgpt.commands import cli
 from microgpt.history import TrainingHistory
 from microgpt.report.page import report_page, write_report
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from microgpt import GPT, CharTokenizer, GPTConfig
-from microgpt.arguments import LARGEST
+from microgpt.random.splitmix import uniform_of
 from microgpt.reference import draw_token
 from microgpt.sampling import Sampler
 from microgpt.streaming import text_pieces
-from microgpt.streams import uniform_of
+from microgpt.utils.arguments import LARGEST
 
 from conftest import needs_compiled
 

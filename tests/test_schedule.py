@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from microgpt import Recipe, train
-from microgpt.arguments import LARGEST
-from microgpt.schedule import learning_rates
-from microgpt.training import prepare
+from microgpt.training.run import prepare
+from microgpt.training.schedule import learning_rates
+from microgpt.utils.arguments import LARGEST
 
 SMALL = {"n_embd": 4, "n_head": 2, "block_size": 4}
 names = ["anna", "bob", "carlotta", "di", "emma"]

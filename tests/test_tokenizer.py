@@ -12,7 +12,7 @@ import pytest
 from fuzz.load import rewritten
 
 from microgpt import GPT, ByteTokenizer, CharTokenizer, GPTConfig, HuggingFaceTokenizer, Tokenizer, train
-from microgpt.cli import main
+from microgpt.commands.cli import main
 from microgpt.data.characters import code_points
 
 from conftest import needs_processes

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 
 import microgpt
 from microgpt import GPT, Adam, GPTConfig, TrainingProgress, load, read_documents, train
-from microgpt.arguments import LARGEST
-from microgpt.backend import new_generator
+from microgpt.engine.backend import new_generator
 from microgpt.evaluation import mean_loss
-from microgpt.recipe import Recipe, RecipeOptions, defaults_of
-from microgpt.training import VALIDATIONS, Run, TrainOptions, prepare, round_interval
+from microgpt.training.recipe import Recipe, RecipeOptions, defaults_of
+from microgpt.training.run import VALIDATIONS, Run, TrainOptions, prepare, round_interval
+from microgpt.utils.arguments import LARGEST
 
 from conftest import needs_compiled, sequences
 
@@ -239,7 +239,7 @@ def test_what_ends_a_run_does_not_write_parameters_that_are_not_finite(tmp_path,
 
 def test_a_model_whose_validation_loss_is_no_number_is_not_the_best(tmp_path, monkeypatch) -> None:
     losses = iter([math.inf, math.nan, 3.0, math.nan, math.inf])
-    monkeypatch.setattr("microgpt.training.mean_loss", lambda *arguments: next(losses))
+    monkeypatch.setattr("microgpt.training.run.mean_loss", lambda *arguments: next(losses))
     seen = []
     out, best = tmp_path / "m.safetensors", tmp_path / "m.best.safetensors"
     options = {"val_fraction": 0.4, "eval_every": 1, "out": out, "keep_best": True, **SMALL}

@@ -17,7 +17,7 @@ import pytest
 
 import microgpt
 from microgpt import reference
-from microgpt.recipe import defaults_of
+from microgpt.training.recipe import defaults_of
 
 from conftest import needs_processes
 

@@ -11,7 +11,7 @@ from functools import partial
 
 import pytest
 
-from microgpt.writing import check_writable, write_atomically
+from microgpt.utils.files import check_writable, write_atomically
 
 no_limit = pytest.mark.skipif(sys.platform == "emscripten", reason="its file system takes names of any length")
 

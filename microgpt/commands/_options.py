@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from microgpt.arguments import shown_path
-from microgpt.backend import BACKENDS
 from microgpt.data.tokenizer import Tokenizer
+from microgpt.engine.backend import BACKENDS
 from microgpt.model import GPT
+from microgpt.utils.arguments import shown_path
 
 
 def add_machine_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,8 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Print the tables of `microgpt.benchmark`."""
-    from microgpt import benchmark  # only who uses it pays for its import
+    """Print the tables of `microgpt.commands.benchmark`."""
+    from microgpt.commands import benchmark  # only who uses it pays for its import
 
     for line in benchmark.report(parsed.file, parsed.repeats):
         print(line, flush=True)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 import os
 
-from microgpt.backend import backend_info
-from microgpt.output import visible
+from microgpt.commands.output import visible
+from microgpt.engine.backend import backend_info
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +40,7 @@ def backend_facts() -> dict[str, str]:
 def file_facts(path: str) -> dict[str, str]:
     """A checkpoint: the file, the model and its training."""
     from microgpt.checkpoint import FORMAT, VERSION, read  # only who uses it pays for its import
-    from microgpt.summary import describe_model, describe_training
+    from microgpt.display.summary import describe_model, describe_training
 
     checkpoint = read(path)
     facts = {"file": f"{path}: {os.path.getsize(path):,} bytes, safetensors, format {FORMAT!r} version {VERSION}"}

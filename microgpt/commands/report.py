@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 import os
 
-from microgpt.arguments import shown_path
 from microgpt.commands._options import add_model_arguments, load_model
 from microgpt.model import SEED
 from microgpt.sampling import SAMPLES
-from microgpt.writing import check_different
+from microgpt.utils.arguments import shown_path
+from microgpt.utils.files import check_different
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

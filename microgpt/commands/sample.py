@@ -12,11 +12,11 @@ import argparse
 import json
 from typing import Any
 
-from microgpt.arguments import integer
 from microgpt.commands._options import add_model_arguments, load_model
+from microgpt.commands.output import printed
 from microgpt.model import GPT
-from microgpt.output import printed
 from microgpt.sampling import SAMPLES, TEMPERATURE, TEXT_TOKENS
+from microgpt.utils.arguments import integer
 
 SEPARATOR = "-" * 15  # nanoGPT's
 

@@ -22,17 +22,17 @@ from typing import Any
 
 from tqdm import tqdm
 
-from microgpt.arguments import integer, shown_path
 from microgpt.commands._options import add_machine_arguments
+from microgpt.commands.output import printed
 from microgpt.config import ACTIVATIONS
+from microgpt.display.plots import check_plot_path, plot_losses
+from microgpt.display.summary import describe_held_out
 from microgpt.history import TrainingProgress, lowest_validation_loss
-from microgpt.output import printed
-from microgpt.plots import check_plot_path, plot_losses
-from microgpt.recipe import defaults_of
 from microgpt.sampling import SAMPLES, TEMPERATURE, Sampler
-from microgpt.summary import describe_held_out
-from microgpt.training import VALIDATIONS, Run, prepare
-from microgpt.writing import check_different
+from microgpt.training.recipe import defaults_of
+from microgpt.training.run import VALIDATIONS, Run, prepare
+from microgpt.utils.arguments import integer, shown_path
+from microgpt.utils.files import check_different
 
 
 def duration(text: str) -> float:

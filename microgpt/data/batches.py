@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from microgpt.arrays import check_room
 from microgpt.data.corpus import Corpus
-from microgpt.packing import PackedSequences
+from microgpt.engine.arrays import check_room
+from microgpt.engine.packing import PackedSequences
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from microgpt.interface import Generator
+    from microgpt.engine.interface import Generator
 
 TYPICAL = 32_768  # sequences that stand for all where their mean length is asked for
 SEQUENCE_BYTES = 24  # at least: its start, its length and two tokens

@@ -10,12 +10,12 @@ from typing import IO, TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
-from microgpt.arguments import choice
 from microgpt.data.documents import FORMATS, Data, Part, open_source
 from microgpt.data.huggingface import HuggingFaceTokenizer
 from microgpt.data.reading import temporary_folder_named
 from microgpt.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
-from microgpt.packing import PackedSequences
+from microgpt.engine.packing import PackedSequences
+from microgpt.utils.arguments import choice
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

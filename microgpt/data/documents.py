@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from microgpt.arguments import check_order
 from microgpt.data.characters import count_line_feeds, distinct_characters, stripped_lines
 from microgpt.data.reading import BLOCK_SIZE, Block, EmbeddedNames, Files, ReadLines, are_lines, cut_at_lines, is_open
+from microgpt.utils.arguments import check_order
 
 if TYPE_CHECKING:
     from microgpt.data.tokenizer import Encoded, Tokenizer

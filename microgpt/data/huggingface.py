@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from microgpt.arguments import file_name, shown_path, string
 from microgpt.data.tokenizer import Tokenizer, joined, strings_of, utf8
+from microgpt.utils.arguments import file_name, shown_path, string
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

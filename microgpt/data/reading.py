@@ -15,8 +15,8 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, NamedTuple
 
-from microgpt.arguments import check_order, file_name, shown_path
 from microgpt.data.characters import count_line_feeds
+from microgpt.utils.arguments import check_order, file_name, shown_path
 
 BLOCK_SIZE = 1 << 18  # bytes read, or characters handled, at once: few enough for the caches
 SPOOLED_SIZE = 1 << 26  # bytes of what can be read only once that stay in memory

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from microgpt.arguments import string
 from microgpt.data.characters import code_points, distinct_characters, line_feeds
-from microgpt.packing import token_array
+from microgpt.engine.packing import token_array
+from microgpt.utils.arguments import string
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from microgpt.plots import TRAINING as ACCENT
-from microgpt.report.markup import escaped
+from microgpt.display.html import escaped
+from microgpt.display.plots import TRAINING as ACCENT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from microgpt.packing import context_array
+from microgpt.engine.packing import context_array
 from microgpt.reference import ACTIVATIONS, Value
 
 if TYPE_CHECKING:

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from microgpt.arguments import ending, integer
-from microgpt.extras import require
+from microgpt.display.html import escaped, facts_table
+from microgpt.display.labels import token_labels
+from microgpt.display.plots import TRAINING, losses_svg
+from microgpt.display.summary import describe_model, describe_training
 from microgpt.model import GPT, SEED, tokens_of
-from microgpt.plots import TRAINING, losses_svg
 from microgpt.report.figures import attention_axes, attention_legend, attention_map, attention_map_width, token_plane
 from microgpt.report.inspection import forward, principal_components, softmax
-from microgpt.report.labels import token_labels
-from microgpt.report.markup import escaped, facts_table
 from microgpt.sampling import SAMPLES, TEMPERATURE, TEXT_TOKENS
-from microgpt.summary import describe_model, describe_training
-from microgpt.writing import check_writable, write_atomically
+from microgpt.utils.arguments import ending, integer
+from microgpt.utils.files import check_writable, write_atomically
+from microgpt.utils.optional import require
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

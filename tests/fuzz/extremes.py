@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from microgpt import GPT, Adam, GPTConfig
-from microgpt import backend as backends
+from microgpt.engine import backend as backends
 
 TEST_CASES = 1000
 

@@ -31,7 +31,7 @@ cdef double TWO_PI = 6.283185307179586
 
 
 cdef class Generator:
-    """The twin of `microgpt.generator.Generator`, which is a `random.Random`: same seed, same numbers.
+    """The twin of `microgpt.random.mersenne.Generator`, which is a `random.Random`: same seed, same numbers.
 
     `seed` is anything `random.Random` takes, or a `random.Random` or a `Generator`, whose state is then copied.
     """

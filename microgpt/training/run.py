@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
-from microgpt import backend as backends
-from microgpt.arguments import positive_integer
 from microgpt.checkpoint import plain, read
 from microgpt.data.batches import Batches, DocumentBatches, TextBatches
 from microgpt.data.corpus import Corpus, read_corpus
 from microgpt.data.documents import Data
+from microgpt.engine import backend as backends
 from microgpt.evaluation import count_tokens, mean_loss
 from microgpt.history import TrainingHistory, TrainingProgress, falls_below
-from microgpt.interrupts import ENDINGS, HeldBack, Stopped
 from microgpt.model import GPT
 from microgpt.optimizer import Adam
-from microgpt.recipe import Recipe, RecipeOptions, with_arguments_of
-from microgpt.recording import Recorder
-from microgpt.schedule import learning_rates
-from microgpt.writing import check_different
+from microgpt.training.recipe import Recipe, RecipeOptions, with_arguments_of
+from microgpt.training.recorder import Recorder
+from microgpt.training.schedule import learning_rates
+from microgpt.training.signals import ENDINGS, HeldBack, Stopped
+from microgpt.utils.arguments import positive_integer
+from microgpt.utils.files import check_different
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -77,9 +77,9 @@ class TrainingResult:
 
     def _repr_html_(self) -> str:
         """What notebooks show: tables of the model and its training, and with matplotlib the curves of its losses."""
-        from microgpt.plots import losses_svg
-        from microgpt.report.markup import facts_table  # only notebooks pay for its import
-        from microgpt.summary import describe_training
+        from microgpt.display.html import facts_table  # only notebooks pay for its import
+        from microgpt.display.plots import losses_svg
+        from microgpt.display.summary import describe_training
 
         tables = self.model._repr_html_() + facts_table("Training", describe_training(self.model))
         try:

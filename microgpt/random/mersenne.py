@@ -1,4 +1,4 @@
-"""Random numbers for the reference engine; csrc/generator.pyx is the compiled twin."""
+"""Random numbers for the reference engine; csrc/mersenne.pyx is the compiled twin."""
 
 from __future__ import annotations
 

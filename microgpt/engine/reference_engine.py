@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from microgpt import reference
-from microgpt.streams import uniform_of
+from microgpt.random.splitmix import uniform_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from microgpt.config import GPTConfig
-    from microgpt.interface import AdamState
-    from microgpt.packing import PackedSequences
+    from microgpt.engine.interface import AdamState
+    from microgpt.engine.packing import PackedSequences
 
 
 class Cache:
@@ -97,7 +97,7 @@ class Engine:
         return math.inf
 
     def loss(self, packed: PackedSequences, gradients: bool = False) -> float:
-        """See `microgpt.interface.Engine`."""
+        """See `microgpt.engine.interface.Engine`."""
         state_dict = self._state_dict()
         if not gradients:  # then the graph of one document at a time is enough, and as much as fits the memory
             total = 0.0
@@ -129,7 +129,7 @@ class Engine:
         losses: NDArray[np.float64],
         progress: Callable[[int], object] | None,
     ) -> int:
-        """See `microgpt.interface.Engine`."""
+        """See `microgpt.engine.interface.Engine`."""
         for step, learning_rate in enumerate(learning_rates.tolist()):
             batch = np.arange(step * batch_size, (step + 1) * batch_size)
             losses[step] = self.loss(packed.select(batch), gradients=True)
@@ -141,29 +141,29 @@ class Engine:
         return len(learning_rates)
 
     def logits_of(self, tokens: NDArray[np.int32]) -> NDArray[Any]:
-        """See `microgpt.interface.Engine`."""
+        """See `microgpt.engine.interface.Engine`."""
         cache = Cache(1, self.config.n_layer, self._state_dict())
         return np.array([[logit.data for logit in self._next(cache, 0, token)] for token in tokens.tolist()])
 
     def new_cache(self, samples: int) -> Cache:
-        """See `microgpt.interface.Engine`."""
+        """See `microgpt.engine.interface.Engine`."""
         return Cache(samples, self.config.n_layer, self._state_dict())
 
     def next_probabilities(self, cache: Cache, tokens: NDArray[np.int32], temperature: float) -> NDArray[np.float64]:
-        """See `microgpt.interface.Engine`."""
+        """See `microgpt.engine.interface.Engine`."""
         logits = [self._next(cache, sample, token) for sample, token in enumerate(tokens.tolist())]
         return np.array([reference.next_token_probs(row, temperature) for row in logits])
 
     def draw_tokens(
         self, cache: Cache, tokens: NDArray[np.int32], temperature: float, uniforms: NDArray[np.float64]
     ) -> NDArray[np.int32]:
-        """See `microgpt.interface.Engine`."""
+        """See `microgpt.engine.interface.Engine`."""
         return draw_tokens(self.next_probabilities(cache, tokens, temperature), uniforms)
 
     def draw_documents(
         self, seed: int, n: int, bos: int, temperature: float
     ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """See `microgpt.interface.Engine`."""
+        """See `microgpt.engine.interface.Engine`."""
         tokens, lengths = np.zeros((n, self.config.block_size), np.int32), np.zeros(n, np.int64)
         for document in range(n):
             cache, token = self.new_cache(1), bos

@@ -10,13 +10,13 @@ from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 
-from microgpt.arguments import LARGEST, choice, integer, number, positive_integer, random_seed
 from microgpt.config import GPTConfig
 from microgpt.data.batches import LONG_DOCUMENTS
 from microgpt.data.documents import FORMATS
 from microgpt.model import GPT
 from microgpt.optimizer import Adam
-from microgpt.schedule import SCHEDULES
+from microgpt.training.schedule import SCHEDULES
+from microgpt.utils.arguments import LARGEST, choice, integer, number, positive_integer, random_seed
 
 DEFAULT_STEPS = 1000
 DEFAULT_EVAL_TOKENS = 32_768  # more would tell little more

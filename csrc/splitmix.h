@@ -1,5 +1,5 @@
 /* Random numbers that can be had in any order: those of SplitMix64 (Steele, Lea and Flood, 2014), which are a counter,
- * mixed. microgpt/streams.py has the same in Python. */
+ * mixed. microgpt/random/splitmix.py has the same in Python. */
 #pragma once
 
 #include <stdint.h>

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import IO
 
-from microgpt.arguments import file_name, shown_path
+from microgpt.utils.arguments import file_name, shown_path
 
 NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 

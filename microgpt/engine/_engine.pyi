@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from microgpt.config import GPTConfig
-from microgpt.interface import AdamState
-from microgpt.packing import PackedSequences
+from microgpt.engine.interface import AdamState
+from microgpt.engine.packing import PackedSequences
 
 class ThreadTeam:
     def __new__(cls, size: int) -> ThreadTeam: ...

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from microgpt.arguments import check_order
+from microgpt.utils.arguments import check_order
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from microgpt import backend as backends
-from microgpt.arguments import positive_integer
 from microgpt.config import GPTConfig
+from microgpt.engine import backend as backends
+from microgpt.engine.packing import PackedSequences
 from microgpt.model import DTYPES
-from microgpt.packing import PackedSequences
 from microgpt.sampling import TEMPERATURE
-from microgpt.training import Run, prepare
+from microgpt.training.run import Run, prepare
+from microgpt.utils.arguments import positive_integer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -81,7 +81,7 @@ class Ceiling:
 
 def measure_ceiling(dtype: str, threads: int = 1, seconds: float = 0.02) -> Ceiling:
     """Run the kernels' two loops, each for about `seconds`, in so many threads at once."""
-    from microgpt import _engine as engine
+    from microgpt.engine import _engine as engine
 
     instruction_set = backends.instruction_set()
 

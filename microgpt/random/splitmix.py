@@ -1,14 +1,14 @@
 """Random numbers that can be had in any order: those of SplitMix64, which are a counter, mixed.
 
-Source: Steele, Lea and Flood, 2014. csrc/streams.h is the compiled twin.
+Source: Steele, Lea and Flood, 2014. csrc/splitmix.h is the compiled twin.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from microgpt.arguments import random_seed
-from microgpt.generator import Generator
+from microgpt.random.mersenne import Generator
+from microgpt.utils.arguments import random_seed
 
 
 def stream_seed(seed: Any) -> int:

@@ -1,6 +1,6 @@
 """What an engine has to offer, and what it may ask for: the interface that both backends satisfy.
 
-The reference is `microgpt.reference_engine` and `microgpt.generator`, the compiled twin is csrc/*.pyx.
+The reference is `microgpt.engine.reference_engine` and `microgpt.random.mersenne`, the compiled twin is csrc/*.pyx.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from microgpt.config import GPTConfig
-    from microgpt.packing import PackedSequences
+    from microgpt.engine.packing import PackedSequences
 
 
 class AdamState(Protocol):

@@ -7,10 +7,10 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from microgpt.arguments import file_name, positive_integer
 from microgpt.checkpoint import save
-from microgpt.strict_json import to_json
-from microgpt.writing import check_writable, write_atomically
+from microgpt.utils.arguments import file_name, positive_integer
+from microgpt.utils.files import check_writable, write_atomically
+from microgpt.utils.json import to_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from microgpt.arguments import ending
-from microgpt.extras import require
-from microgpt.writing import check_writable, write_atomically
+from microgpt.utils.arguments import ending
+from microgpt.utils.files import check_writable, write_atomically
+from microgpt.utils.optional import require
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,14 +10,14 @@ from functools import cache, partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from microgpt.arguments import choice, random_seed
-from microgpt.cores import physical_cores
+from microgpt.engine.cores import physical_cores
+from microgpt.utils.arguments import choice, random_seed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from microgpt.config import GPTConfig
-    from microgpt.interface import Engine, Generator, Parameters
+    from microgpt.engine.interface import Engine, Generator, Parameters
 
 BACKENDS = ("compiled", "reference")
 
@@ -49,9 +49,11 @@ def _import_compiled(name: str) -> ModuleType | None:
 
 
 if TYPE_CHECKING:
-    from microgpt import _engine, _generator, _value
+    from microgpt import _value
+    from microgpt.engine import _engine
+    from microgpt.random import _mersenne
 else:
-    _engine, _generator, _value = map(_import_compiled, ("_engine", "_generator", "_value"))
+    _engine, _mersenne, _value = map(_import_compiled, ("engine._engine", "random._mersenne", "_value"))
 _PURE = "this installation has no compiled engine (no C compiler when it was built, or MICROGPT_NO_EXTENSIONS=1)"
 _ASKED_FOR = os.environ.get("MICROGPT_BACKEND") or None  # once: what is `Value` now cannot change later
 
@@ -100,7 +102,7 @@ def new_engine(
     """An engine over these flat arrays; the reference engine and the compiled one have the same methods."""
     if backend == "compiled":
         return _engine.Engine(config, parameters, gradients, instruction_set(), threads)
-    from microgpt.reference_engine import Engine  # only who uses it pays for its import
+    from microgpt.engine.reference_engine import Engine  # only who uses it pays for its import
 
     return Engine(config, parameters, gradients)
 
@@ -109,8 +111,8 @@ def new_generator(backend: str, seed: Any) -> Generator:
     """A random number generator: the reference's is a `random.Random`, the compiled one gives the same numbers."""
     seed = random_seed("seed", seed)
     if backend == "compiled":
-        return _generator.Generator(seed)
-    from microgpt.generator import Generator
+        return _mersenne.Generator(seed)
+    from microgpt.random.mersenne import Generator
 
     return Generator(seed)
 
@@ -121,7 +123,8 @@ def new_parameters(values: list[Any]) -> tuple[Parameters, int]:
     if _value and values and isinstance(values[0], _value.Value):
         kind, parameters = _value.Value, partial(_value.Parameters, instruction_set=instruction_set())
     else:
-        from microgpt import reference, reference_engine
+        from microgpt import reference
+        from microgpt.engine import reference_engine
 
         kind, parameters = reference.Value, reference_engine.Parameters
     for i, value in enumerate(values):

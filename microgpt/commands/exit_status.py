@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from microgpt.output import drop_output, prepare_streams, print_error
+from microgpt.commands.output import drop_output, prepare_streams, print_error
 
 INTERRUPTED = 130  # what shells expect of a program that Ctrl-C ended
 USAGE = 2
@@ -21,7 +21,7 @@ def exit_status(run: Callable[[], None]) -> int:
         run()
         sys.stdout.flush()
     except ImportError as error:
-        from microgpt.installation import damage
+        from microgpt.commands.installation import damage
 
         print_error(damage() or error)
         return USAGE

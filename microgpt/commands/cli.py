@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 from microgpt import __version__
 from microgpt.commands import bench, info, report, sample, train
 from microgpt.commands import eval as evaluate
-from microgpt.exit_status import USAGE, exit_status
-from microgpt.output import visible
+from microgpt.commands.exit_status import USAGE, exit_status
+from microgpt.commands.output import visible
 
 COMMANDS: dict[str, ModuleType] = {
     "train": train,

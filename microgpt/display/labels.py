@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from microgpt.output import spelled
+from microgpt.commands.output import spelled
 
 if TYPE_CHECKING:
     from microgpt.model import GPT

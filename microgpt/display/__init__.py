@@ -1,0 +1,1 @@
+"""A model and its training in words, tables and plots."""

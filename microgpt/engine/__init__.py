@@ -1,0 +1,1 @@
+"""Engines: which one runs, their interface, the network, the reference engine."""

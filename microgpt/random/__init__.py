@@ -1,0 +1,1 @@
+"""Random numbers: those of Python's `random`, and independent streams of them."""

@@ -1,0 +1,1 @@
+"""A training run: its recipe, the run itself, what it writes, how it is interrupted."""
