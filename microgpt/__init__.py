@@ -1,27 +1,72 @@
 """microgpt: the 200-line GPT as a package, with its bits and ten thousand times its speed.
 
-The public names are those of `api.py`, imported when the first of them is asked for. `python -m microgpt` imports this
-file before the command line can turn an error or Ctrl-C into one line: nothing here fails, or takes time.
+Public names are imported when they are asked for (PEP 562): `python -m microgpt` imports this file before the command
+line can turn an error or Ctrl-C into one line, and nobody waits for what they do not use.
 """
 
 __version__ = "0.1.0"
 
+_MODULES = {  # where the public names are defined
+    "Adam": "optimizer",
+    "BackendInfo": "engine.backend",
+    "ByteTokenizer": "data.tokenizer",
+    "CharTokenizer": "data.tokenizer",
+    "Evaluation": "evaluation",
+    "GPT": "model",
+    "GPTConfig": "config",
+    "HuggingFaceTokenizer": "data.huggingface",
+    "Recipe": "training.recipe",
+    "Tokenizer": "data.tokenizer",
+    "TrainingHistory": "history",
+    "TrainingProgress": "history",
+    "TrainingResult": "training.run",
+    "backend_info": "engine.backend",
+    "load": "model",
+    "read_documents": "data.documents",
+    "read_text": "data.documents",
+    "train": "training.run",
+}
+_OF_BACKENDS = ("Value", "compute_softmax", "linear", "rmsnorm", "softmax")  # each backend has these
+__all__ = [*_MODULES, *_OF_BACKENDS]  # noqa: PLE0604 (they are strings)
+
 TYPE_CHECKING = False  # importing `typing` for it would take longer than all of this file
 if TYPE_CHECKING:
-    from microgpt.api import *  # noqa: F403
-    from microgpt.api import __all__ as __all__
+    from microgpt.config import GPTConfig as GPTConfig
+    from microgpt.data.documents import read_documents as read_documents
+    from microgpt.data.documents import read_text as read_text
+    from microgpt.data.huggingface import HuggingFaceTokenizer as HuggingFaceTokenizer
+    from microgpt.data.tokenizer import ByteTokenizer as ByteTokenizer
+    from microgpt.data.tokenizer import CharTokenizer as CharTokenizer
+    from microgpt.data.tokenizer import Tokenizer as Tokenizer
+    from microgpt.engine.backend import BackendInfo as BackendInfo
+    from microgpt.engine.backend import backend_info as backend_info
+    from microgpt.evaluation import Evaluation as Evaluation
+    from microgpt.history import TrainingHistory as TrainingHistory
+    from microgpt.history import TrainingProgress as TrainingProgress
+    from microgpt.model import GPT as GPT
+    from microgpt.model import load as load
+    from microgpt.optimizer import Adam as Adam
+    from microgpt.reference import Value as Value
+    from microgpt.reference import compute_softmax as compute_softmax
+    from microgpt.reference import linear as linear
+    from microgpt.reference import rmsnorm as rmsnorm
+    from microgpt.reference import softmax as softmax
+    from microgpt.training.recipe import Recipe as Recipe
+    from microgpt.training.run import TrainingResult as TrainingResult
+    from microgpt.training.run import train as train
 else:
 
     def __getattr__(name):
         from importlib import import_module
-        from importlib.util import find_spec
 
-        if name == "__all__" or not (name.startswith("_") or find_spec(f"microgpt.{name}")):
-            api = import_module("microgpt.api")
-            globals().update({public: getattr(api, public) for public in ("__all__", *api.__all__)})
-        if name not in globals():
+        if name in _OF_BACKENDS:
+            module = import_module("microgpt.engine.backend").value_module()
+        elif name in _MODULES:
+            module = import_module(f"microgpt.{_MODULES[name]}")
+        else:
             raise AttributeError(f"module 'microgpt' has no attribute {name!r}")
+        globals()[name] = getattr(module, name)
         return globals()[name]
 
     def __dir__():
-        return sorted({*globals(), *__getattr__("__all__")})
+        return sorted({*globals(), *__all__})

@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from microgpt.config import GPTConfig
+from microgpt.config import DTYPES, GPTConfig
 from microgpt.data.documents import FORMATS
 from microgpt.data.tokenizer import Tokenizer
 from microgpt.engine.arrays import not_finite
-from microgpt.engine.backend import choose
 from microgpt.history import TrainingHistory
-from microgpt.model import DTYPES, GPT, check_vocabulary
 from microgpt.utils.arguments import choice, file_name, integer, number, shown_path
 from microgpt.utils.files import write_atomically
 from microgpt.utils.json import to_json
@@ -29,6 +27,7 @@ from microgpt.utils.json import to_json
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from microgpt.model import GPT
     from microgpt.optimizer import Adam
 
 T = TypeVar("T")
@@ -77,19 +76,6 @@ class Checkpoint:
     history: TrainingHistory | None
     progress: Progress | None
 
-    def model(self, dtype: str | None, backend: str | None, threads: int | None) -> GPT:
-        """The model, see `load`."""
-        if dtype is None:
-            dtype = self.dtype if choose(backend) == "compiled" else "float64"
-        model = GPT(self.config, 0, dtype, backend, threads, self.tokenizer, self.format)
-        with np.errstate(over="ignore"):
-            model.load_state_dict(self.parameters)
-        if not model.is_finite():
-            raise ValueError("dtype must be 'float64' for a model with parameters beyond the largest float32")
-        model.generator.setstate(self.generator)
-        model.history = self.history
-        return model
-
 
 def save(
     path: str | os.PathLike[str], model: GPT, optimizer: Adam | None = None, fingerprint: str | None = None
@@ -127,21 +113,6 @@ def save(
     texts |= {"format": FORMAT, "format_version": str(VERSION)}
     texts["checksum"] = _checksum(arrays, texts)
     write_atomically(path, serialize(arrays, texts))
-
-
-def load(
-    path: str | os.PathLike[str],
-    *,
-    dtype: str | None = None,
-    backend: str | None = None,
-    threads: int | None = None,
-) -> GPT:
-    """The model in a file that `GPT.save`, or `train` with `out`, has written.
-
-    `dtype` is the file's unless another is given; what the reference backend does not know becomes "float64".
-    `backend` and `threads` are those of `GPT`. `ValueError` says in one line what is wrong with a file.
-    """
-    return read(path).model(dtype, backend, threads)
 
 
 def read(path: str | os.PathLike[str]) -> Checkpoint:
@@ -223,7 +194,7 @@ def _interpret(arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Checkp
     if len(arrays) != known:
         raise ValueError(f"there must be {known} arrays, got {len(arrays)}")
     tokenizer = None if metadata["tokenizer"] is None else Tokenizer.from_json(metadata["tokenizer"])
-    check_vocabulary(config, tokenizer)
+    config.check_tokenizer(tokenizer)
     format = metadata.get("text_format", history.options.get("format") if history else None)
     if format is not None:
         format = choice("text_format", format, FORMATS)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from microgpt.utils.arguments import choice, number, positive_integer
 
+if TYPE_CHECKING:
+    from microgpt.data.tokenizer import Tokenizer
+
 SIZES = ("vocab_size", "n_layer", "n_embd", "block_size", "n_head")
+DTYPES = ("float64", "float32")
 ACTIVATIONS = ("relu", "gelu", "silu")
 SCALED = "scaled"
 
@@ -85,6 +90,17 @@ class GPTConfig:
             "mlp_fc1": (4 * n_embd, n_embd),
             "mlp_fc2": (n_embd, 4 * n_embd),
         }
+
+    def check_tokenizer(self, tokenizer: Tokenizer | None) -> None:
+        """`ValueError` where the tokenizer has not as many tokens as the model; `TypeError` where it is none."""
+        if tokenizer is None:
+            return
+        if not hasattr(tokenizer, "vocab_size"):
+            raise TypeError(f"tokenizer must be a Tokenizer, such as CharTokenizer(...), got {tokenizer!r:.60}")
+        if tokenizer.vocab_size != self.vocab_size:
+            raise ValueError(
+                f"vocab_size must be the tokenizer's {tokenizer.vocab_size}, got a config with {self.vocab_size}"
+            )
 
     @property
     def num_params(self) -> int:

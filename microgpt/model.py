@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from microgpt.config import GPTConfig
+from microgpt import checkpoint
+from microgpt.config import DTYPES, GPTConfig
 from microgpt.data.documents import FORMATS, named_documents
 from microgpt.data.tokenizer import Tokenizer
 from microgpt.engine import backend as backends
@@ -28,8 +29,8 @@ from microgpt.sampling import (
     sample_independently,
     sample_one,
     stream_uniforms,
+    text_pieces,
 )
-from microgpt.streaming import text_pieces
 from microgpt.utils.arguments import choice, integer, string
 
 if TYPE_CHECKING:
@@ -38,18 +39,7 @@ if TYPE_CHECKING:
     from microgpt.data.corpus import Corpus
     from microgpt.engine.interface import Engine
 
-DTYPES = ("float64", "float32")
 SEED = 42  # as in microgpt, wherever none is given
-
-
-def check_vocabulary(config: GPTConfig, tokenizer: Tokenizer | None) -> None:
-    """`ValueError` where a model of this shape has not as many tokens as the tokenizer; `TypeError` for none."""
-    if tokenizer is not None and not hasattr(tokenizer, "vocab_size"):
-        raise TypeError(f"tokenizer must be a Tokenizer, such as CharTokenizer(...), got {tokenizer!r:.60}")
-    if tokenizer is not None and tokenizer.vocab_size != config.vocab_size:
-        raise ValueError(
-            f"vocab_size must be the tokenizer's {tokenizer.vocab_size}, got a config with {config.vocab_size}"
-        )
 
 
 class GPT:
@@ -87,7 +77,7 @@ class GPT:
     ) -> None:
         if not isinstance(config, GPTConfig):
             raise TypeError(f"config must be a GPTConfig, got {type(config).__name__}")
-        check_vocabulary(config, tokenizer)
+        config.check_tokenizer(tokenizer)
         self.config = config
         self.dtype = choice("dtype", dtype, DTYPES)
         self.backend = backends.choose(backend)
@@ -187,9 +177,7 @@ class GPT:
         The file is whole, or it is what it was before. `ValueError` where it cannot be written, or where there are
         parameters that are not finite numbers.
         """
-        from microgpt.checkpoint import save  # which imports this module
-
-        save(path, self)
+        checkpoint.save(path, self)
 
     def loss(self, sequences: Sequence[Sequence[int]]) -> float:
         """Mean over the sequences of the mean over their positions of -log(probability of the next token), in nats.
@@ -401,3 +389,34 @@ def tokens_of(tokenizer: Tokenizer, name: str, text: str) -> list[int]:
         return tokenizer.encode(string(name, text))
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    dtype: str | None = None,
+    backend: str | None = None,
+    threads: int | None = None,
+) -> GPT:
+    """The model in a file that `GPT.save`, or `train` with `out`, has written.
+
+    `dtype` is the file's unless another is given; what the reference backend does not know becomes "float64".
+    `backend` and `threads` are those of `GPT`. `ValueError` says in one line what is wrong with a file.
+    """
+    return from_checkpoint(checkpoint.read(path), dtype, backend, threads)
+
+
+def from_checkpoint(
+    content: checkpoint.Checkpoint, dtype: str | None = None, backend: str | None = None, threads: int | None = None
+) -> GPT:
+    """The model that a checkpoint holds; for the other arguments see `load`."""
+    if dtype is None:
+        dtype = content.dtype if backends.choose(backend) == "compiled" else "float64"
+    model = GPT(content.config, 0, dtype, backend, threads, content.tokenizer, content.format)
+    with np.errstate(over="ignore"):
+        model.load_state_dict(content.parameters)
+    if not model.is_finite():
+        raise ValueError("dtype must be 'float64' for a model with parameters beyond the largest float32")
+    model.generator.setstate(content.generator)
+    model.history = content.history
+    return model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import TYPE_CHECKING
@@ -24,6 +24,8 @@ TEMPERATURE = 0.5
 TEXT_TOKENS = 500  # of a continuous text
 DRAWN_TOGETHER = 64  # documents: more would gain little and take memory
 LOWEST_TEMPERATURE = 1e-30  # above 0: float32 can still divide by it
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what decoders make of bytes that are no character, or not yet
+MOST_INCOMPLETE = 3  # bytes of a character in UTF-8 that lacks its last
 
 
 @dataclass(frozen=True)
@@ -228,3 +230,26 @@ def _sample_from_bos(engine: Engine, seed: int, bos: int, n: int, temperature: f
     counted = tokens[np.arange(engine.config.block_size) < lengths[:, None]].tolist()
     ends = np.cumsum(lengths).tolist()
     return [counted[start:end] for start, end in zip([0, *ends], ends)]
+
+
+def text_pieces(decode: Callable[[list[int]], str], prompt: Sequence[int], tokens: Iterable[int]) -> Iterator[str]:
+    """What `tokens` add to the text of `prompt`, piece by piece, each as soon as no further token can change it.
+
+    A token may be a part of a character. Joined, the pieces are what `decode` makes of all tokens, less the prompt.
+    """
+    window = list(prompt)  # a few tokens before those that are new: some decoders look at what precedes
+    text = decode(window)
+    settled, shown = len(window), len(text)
+    for token in tokens:
+        window.append(token)
+        text = decode(window)
+        stable = max(len(text.rstrip(REPLACEMENT)), len(text) - MOST_INCOMPLETE)
+        if stable > shown:
+            yield text[shown:stable]
+            shown = stable
+        if stable == len(text):
+            del window[:settled]
+            text = decode(window)
+            settled, shown = len(window), len(text)
+    if len(text) > shown:
+        yield text[shown:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import shutil
@@ -147,11 +148,12 @@ def test_importing_the_package_alone_imports_nothing_that_could_fail() -> None:
 
 
 def test_the_public_names_are_there_and_no_others() -> None:
-    from microgpt import api
-
-    assert all(getattr(microgpt, name) is getattr(api, name) for name in microgpt.__all__)
+    for name in microgpt.__all__:
+        assert getattr(microgpt, name).__name__ in (name, "softmax")
     assert {*microgpt.__all__, "__version__"} <= {*dir(microgpt)}
-    assert microgpt.__all__ is api.__all__
+    (block,) = (each for each in ast.parse(Path(microgpt.__file__).read_text("utf-8")).body if isinstance(each, ast.If))
+    for_type_checkers = {each.names[0].asname for each in block.body if isinstance(each, ast.ImportFrom)}
+    assert for_type_checkers == {*microgpt.__all__}
     assert not hasattr(microgpt, "choose")
     with pytest.raises(AttributeError, match=r"^module 'microgpt' has no attribute 'trian'$"):
         _ = microgpt.trian

@@ -30,7 +30,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load_model(parsed: argparse.Namespace) -> tuple[GPT, Tokenizer]:
     """The model that these arguments name, and its tokenizer. `ValueError` without one: commands speak of text."""
-    from microgpt.checkpoint import load  # only who uses it pays for its import
+    from microgpt.model import load  # commands that take no model start without it
 
     model = load(parsed.model, backend=parsed.backend, threads=parsed.threads)
     if model.tokenizer is None:

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from microgpt.config import GPTConfig
+from microgpt.config import DTYPES, GPTConfig
 from microgpt.engine import backend as backends
 from microgpt.engine.packing import PackedSequences
-from microgpt.model import DTYPES
 from microgpt.sampling import TEMPERATURE
 from microgpt.training.run import Run, prepare
 from microgpt.utils.arguments import positive_integer

@@ -12,7 +12,7 @@ from microgpt import __version__
 from microgpt.commands import bench, info, report, sample, train
 from microgpt.commands import eval as evaluate
 from microgpt.commands.exit_status import USAGE, exit_status
-from microgpt.commands.output import visible
+from microgpt.utils.text import visible
 
 COMMANDS: dict[str, ModuleType] = {
     "train": train,

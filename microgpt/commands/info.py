@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 import os
 
-from microgpt.commands.output import visible
 from microgpt.engine.backend import backend_info
+from microgpt.utils.text import visible
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,12 +39,13 @@ def backend_facts() -> dict[str, str]:
 
 def file_facts(path: str) -> dict[str, str]:
     """A checkpoint: the file, the model and its training."""
-    from microgpt.checkpoint import FORMAT, VERSION, read  # only who uses it pays for its import
+    from microgpt.checkpoint import FORMAT, VERSION, read
     from microgpt.display.summary import describe_model, describe_training
+    from microgpt.model import from_checkpoint
 
     checkpoint = read(path)
     facts = {"file": f"{path}: {os.path.getsize(path):,} bytes, safetensors, format {FORMAT!r} version {VERSION}"}
-    model = checkpoint.model(None, None, None)
+    model = from_checkpoint(checkpoint)
     facts |= describe_model(model) | {"dtype": checkpoint.dtype}
     if model.history is None:
         return facts | {"training": "none"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 
-from microgpt.commands.output import visible
+from microgpt.utils.text import visible
 
 
 def escaped(content: str) -> str:

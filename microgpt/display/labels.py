@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from microgpt.commands.output import spelled
+from microgpt.utils.text import spelled
 
 if TYPE_CHECKING:
     from microgpt.model import GPT

@@ -77,6 +77,15 @@ def _reason() -> str:
     return "it is installed" if _engine else _PURE
 
 
+def value_module() -> ModuleType:
+    """The module with the backend's `Value` and functions over it."""
+    if choose() == "compiled":
+        return _value
+    from microgpt import reference
+
+    return reference
+
+
 def compiled_engine() -> ModuleType | None:
     """The module of the compiled engine, or None."""
     return _engine

@@ -1,0 +1,20 @@
+"""Text from outside, made safe to show."""
+
+from __future__ import annotations
+
+LAYOUT = "\n\t"
+JOINERS = "\u200c\u200d"  # inside words of many scripts, and inside emoji
+SPACES = "\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
+
+
+def visible(text: str, layout: str = LAYOUT) -> str:
+    """`text`, with control characters, lone surrogates and the like spelled as in a Python string.
+
+    Line feeds and tabs, or what else is in `layout`, and joiners stay.
+    """
+    return "".join(c if c.isprintable() or c in layout or c in JOINERS else spelled(c) for c in text)
+
+
+def spelled(character: str) -> str:
+    """A character as a Python string shows it that does not show itself."""
+    return character.encode("unicode_escape").decode()
