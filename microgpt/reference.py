@@ -1,7 +1,7 @@
 """The whole algorithm in pure Python, to be read from top to bottom.
 
-This is Andrej Karpathy's microgpt, idea by idea and in its order: autograd on scalars, the parameters, the model,
-Adam, sampling. It needs nothing but `math`, and the compiled engine is tested against it float by float, so every
+This is Andrej Karpathy's microgpt, idea by idea and in its order: autograd on scalars, the parameters, the model, the
+loss, Adam, sampling. It needs nothing but `math`, and the compiled engine is tested against it float by float, so every
 operation here is also a specification: which sum comes first decides the last bit of every result.
 """
 
@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 from bisect import bisect
 from collections.abc import Callable, Iterable, Sequence
-from functools import wraps
 from itertools import accumulate
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
+
+from microgpt.node import Node, as_nodes, power, square, takes_numbers, takes_values
 
 if TYPE_CHECKING:
     import random
@@ -23,128 +23,27 @@ if TYPE_CHECKING:
 # --- Autograd: the chain rule, applied through a graph of scalars -----------------------------------------------------
 
 
-def _number(name: str, x: Any) -> float:
-    """`x` as a float; `TypeError`, with this name for it, where it is not a number."""
-    if isinstance(x, (str, bytes, bytearray)):
-        raise TypeError(f"{name} must be a number, got {x!r}")
-    try:
-        return float(x)
-    except TypeError:
-        raise TypeError(f"{name} must be a number, got {x!r}") from None
-
-
-def _string(name: str, x: Any) -> str:
-    """`x`; `TypeError`, with this name for it, where it is not a string."""
-    if not isinstance(x, str):
-        raise TypeError(f"{name} must be a string, got {x!r}")
-    return x
-
-
-def _items(name: str, what: str, x: Any) -> tuple[Any, ...]:
-    """What can be iterated over, as a tuple; `TypeError` where it cannot, or is a string."""
-    if isinstance(x, str) or not hasattr(x, "__iter__"):
-        raise TypeError(f"{name} must be a sequence of {what}, got {x!r}")
-    return tuple(x)
-
-
-def _attribute(name: str, check: Callable[[str, Any], Any]) -> Any:
-    """An attribute that is checked whenever it is set, kept in the slot `_name`."""
-    return property(attrgetter(f"_{name}"), lambda self, x: setattr(self, f"_{name}", check(name, x)))
-
-
-def _with_numbers(operator: Callable[[Value, Any], Value]) -> Callable[[Value, Any], Value]:
-    """Let the other operand be any number; what is neither that nor a Value is left to its own class."""
-
-    @wraps(operator)
-    def wrapped(self: Value, other: Any) -> Any:
-        if not isinstance(other, Value):
-            try:
-                other = _number("operand", other)
-            except TypeError:
-                return NotImplemented
-        return operator(self, other)
-
-    return wrapped
-
-
 @final
-class Value:
+class Value(Node):
     """A scalar that remembers how it was computed, so that `backward` can differentiate through it.
 
-    Args:
-        data: the number.
-        children, local_grads, op: for an operation of your own: the values that it was computed from, the derivative
-            with respect to each, and a name. `Value(math.sin(x.data), (x,), (math.cos(x.data),), "sin")`
-        label: a name for this value, for whoever draws the graph.
-
-    Attributes:
-        data: the number, a float.
-        grad: the derivative of whatever `backward` was called on with respect to this number, a float. It accumulates
-            over calls of `backward` until it is set to 0.
-        label: the name, a string, at first empty.
-
-    These can be set at any time; derivatives are those at the numbers that went into an operation when it was made.
-    Operands and exponents may be numbers of any type; `TypeError` for anything else. Division by zero, overflow and
-    the logarithm of 0 raise what they raise for floats. Copies and pickles keep `data`, `grad` and `label`, and forget
-    what the value was computed from. It cannot be subclassed.
-
-    Source: `class Value` of microgpt, with the names of micrograd's beside them. The graph can be read by either's:
-    `_children` and `_local_grads` (tuples), `_prev` (a set), `_op`. One value is one object, however it is reached, for
-    as long as anything was computed from it; values are equal if they are the same. `_backward` is a method: other than
-    in micrograd, an operation of your own is told by its `local_grads`.
+    `Value(data, children, local_grads, op)` is given the values that it was computed from, and its derivative with
+    respect to each of them. `Node` has the rest.
     """
 
-    __slots__ = ("_data", "_grad", "_children", "_local_grads", "_op", "_label")
+    __slots__ = ()
 
-    data = _attribute("data", _number)
-    grad = _attribute("grad", _number)
-    label = _attribute("label", _string)
-
-    def __init_subclass__(cls) -> None:
-        raise TypeError("type 'Value' is not an acceptable base type")
-
-    def __init__(
-        self,
-        data: float,
-        children: Iterable[Value] = (),
-        local_grads: Iterable[float] = (),
-        op: str = "",
-        label: str = "",
-    ) -> None:
-        data = data if type(data) is float else _number("data", data)
-        children = children if type(children) is tuple else _items("children", "Values", children)
-        local_grads = local_grads if type(local_grads) is tuple else _items("local_grads", "numbers", local_grads)
-        local_grads = tuple([x if type(x) is float else _number("local_grads", x) for x in local_grads])
-        for child in children:
-            if not isinstance(child, Value):
-                raise TypeError(f"children must be Values, got {child!r}")
-        if len(children) != len(local_grads):
-            raise ValueError(
-                f"local_grads must have one number for each of {len(children)} children, got {len(local_grads)}"
-            )
-        self._op, self._label = _string("op", op), _string("label", label)
-        self._data = data
-        self._grad = 0.0
-        self._children = children  # what this value was computed from
-        self._local_grads = local_grads  # the derivative of this value with respect to each child
-
-    @_with_numbers
-    def __add__(self, other: Value | float) -> Value:
-        other = other if isinstance(other, Value) else Value(other)
+    @takes_values
+    def __add__(self, other: Value) -> Value:
         return Value(self.data + other.data, (self, other), (1.0, 1.0), "+")
 
-    @_with_numbers
-    def __mul__(self, other: Value | float) -> Value:
-        other = other if isinstance(other, Value) else Value(other)
+    @takes_values
+    def __mul__(self, other: Value) -> Value:
         return Value(self.data * other.data, (self, other), (other.data, self.data), "*")
 
-    @_with_numbers
+    @takes_numbers
     def __pow__(self, exponent: float) -> Value:
-        if isinstance(exponent, Value):
-            raise TypeError("the exponent of ** must be an int or a float, not a Value")
-        data = self.data**exponent
-        if isinstance(data, complex):
-            raise ValueError(f"a negative value to a fractional power is not a real number: {self.data}**{exponent}")
+        data = power(self.data, exponent)
         return Value(data, (self,), (exponent * self.data ** (exponent - 1),), f"**{exponent:g}")
 
     def exp(self) -> Value:
@@ -164,33 +63,22 @@ class Value:
         t = math.tanh(self.data)
         return Value(t, (self,), (1 - t * t,), "tanh")
 
-    # What follows is spelled in terms of + * and **, so that it adds no derivative of its own.
-    def __neg__(self) -> Value:
-        return self * -1
-
-    @_with_numbers
-    def __radd__(self, other: float) -> Value:
-        return self + other
-
-    @_with_numbers
-    def __sub__(self, other: Value | float) -> Value:
-        return self + (-other)
-
-    @_with_numbers
-    def __rsub__(self, other: float) -> Value:
-        return other + (-self)
-
-    @_with_numbers
-    def __rmul__(self, other: float) -> Value:
-        return self * other
-
-    @_with_numbers
-    def __truediv__(self, other: Value | float) -> Value:
-        return self * other**-1
-
-    @_with_numbers
-    def __rtruediv__(self, other: float) -> Value:
-        return other * self**-1
+    # The others are spelled in terms of + * and **, so that they add no derivative of their own.
+    # fmt: off
+    def __neg__(self) -> Value: return self * -1
+    @takes_numbers
+    def __radd__(self, other: Value | float) -> Value: return self + other
+    @takes_numbers
+    def __sub__(self, other: Value | float) -> Value: return self + (-other)
+    @takes_numbers
+    def __rsub__(self, other: Value | float) -> Value: return other + (-self)
+    @takes_numbers
+    def __rmul__(self, other: Value | float) -> Value: return self * other
+    @takes_numbers
+    def __truediv__(self, other: Value | float) -> Value: return self * other**-1
+    @takes_numbers
+    def __rtruediv__(self, other: Value | float) -> Value: return other * self**-1
+    # fmt: on
 
     def backward(self) -> None:
         """Add to the `grad` of every value below this one the derivative of this value with respect to it.
@@ -217,54 +105,24 @@ class Value:
         for child, local_grad in zip(self._children, self._local_grads):
             child._grad += local_grad * self._grad
 
-    @property
-    def _prev(self) -> set[Value]:
-        return set(self._children)
-
-    def __repr__(self) -> str:
-        return f"Value(data={self.data}, grad={self.grad})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (_leaf, (self.data, self.grad, self.label))
-
-
-def _leaf(data: float, grad: float, label: str) -> Value:
-    """The leaf that a pickle or a copy of a Value becomes."""
-    value = Value(data, label=label)
-    value.grad = grad
-    return value
-
 
 # --- The parameters: what the model knows -----------------------------------------------------------------------------
 
 StateDict = dict[str, list[list[Value]]]
+Cache = list[list[list[Value]]]  # for each layer, the keys or the values of the positions so far
 
 
 def draw_state_dict(config: GPTConfig, generator: random.Random) -> StateDict:
-    """Fresh parameters, drawn from normal distributions with mean 0, whose standard deviations `config` knows."""
-
-    def matrix(n_out: int, n_in: int, std: float) -> list[list[Value]]:
-        return [[Value(generator.gauss(0, std)) for _ in range(n_in)] for _ in range(n_out)]
-
+    """Fresh parameters, drawn from normal distributions with mean 0 and the standard deviations of `config`."""
     stds = config.init_stds()
-    return {name: matrix(*shape, stds[name]) for name, shape in config.parameter_shapes().items()}
+    return {
+        name: [[Value(generator.gauss(0, stds[name])) for _ in range(n_in)] for _ in range(n_out)]
+        for name, (n_out, n_in) in config.parameter_shapes().items()
+    }
 
 
 # --- The model: from tokens and parameters to logits over what comes next ---------------------------------------------
 # GPT-2 with minor differences: rmsnorm instead of layernorm, no biases, ReLU unless `activation` says otherwise.
-
-
-def _values(sequence: Iterable[Value | float]) -> list[Value]:
-    """The numbers among these become leaves."""
-    return [x if isinstance(x, Value) else Value(x) for x in sequence]
-
-
-def _some_values(name: str, sequence: Iterable[Value | float]) -> list[Value]:
-    """The same, of at least one; `ValueError` otherwise."""
-    values = _values(sequence)
-    if not values:
-        raise ValueError(f"{name} must have at least one element")
-    return values
 
 
 def linear(x: Sequence[Value | float], w: Sequence[Sequence[Value | float]]) -> list[Value]:
@@ -272,8 +130,8 @@ def linear(x: Sequence[Value | float], w: Sequence[Sequence[Value | float]]) -> 
 
     Where a row of `w` and `x` differ in length, the rest of the longer one is ignored, as in microgpt.
     """
-    x = _values(x)
-    return [sum(wi * xi for wi, xi in zip(_values(wo), x)) for wo in w]  # type: ignore[misc]  # an empty sum is 0
+    x = as_nodes(Value, x)
+    return [sum(wi * xi for wi, xi in zip(as_nodes(Value, wo), x)) for wo in w]  # type: ignore[misc]  # an empty sum is 0
 
 
 def softmax(logits: Sequence[Value | float]) -> list[Value]:
@@ -281,19 +139,19 @@ def softmax(logits: Sequence[Value | float]) -> list[Value]:
 
     The maximum is subtracted as a plain number: it keeps `exp` from overflowing and has no gradient.
     """
-    logits = _some_values("logits", logits)
+    logits = as_nodes(Value, logits, some="logits")
     max_val = max(val.data for val in logits)
     exps = [(val - max_val).exp() for val in logits]
     total = sum(exps)
     return [e / total for e in exps]
 
 
-compute_softmax = softmax  # the seed's name for it
+compute_softmax = softmax  # the original's name for it
 
 
 def rmsnorm(x: Sequence[Value | float]) -> list[Value]:
     """`x` divided by its root mean square (Zhang and Sennrich, 2019), without a gain; the same length, at least 1."""
-    x = _some_values("x", x)
+    x = as_nodes(Value, x, some="x")
     ms = sum(xi * xi for xi in x) / len(x)
     scale = (ms + 1e-5) ** -0.5
     return [xi * scale for xi in x]
@@ -317,25 +175,19 @@ ACTIVATIONS: dict[str, Callable[[Value], Value]] = {"relu": Value.relu, "gelu": 
 
 
 def gpt(
-    token_id: int,
-    pos_id: int,
-    keys: list[list[list[Value]]],
-    values: list[list[list[Value]]],
-    state_dict: StateDict,
-    n_head: int,
-    activation: Callable[[Value], Value] = Value.relu,
+    token_id: int, pos_id: int, keys: Cache, values: Cache, state_dict: StateDict, config: GPTConfig
 ) -> list[Value]:
     """Logits (vocab_size) over the token that follows `token_id` at position `pos_id`.
 
-    `keys` and `values` hold, for each layer, those of the positions before this one; this position's are appended.
+    `keys` and `values` hold those of the positions before this one; this position's are appended.
     """
     tok_emb = state_dict["wte"][token_id]
     pos_emb = state_dict["wpe"][pos_id]
     x = [t + p for t, p in zip(tok_emb, pos_emb)]
     x = rmsnorm(x)  # not redundant: the backward pass reaches this point through the residual connection too
-    head_dim = len(x) // n_head
+    head_dim = config.n_embd // config.n_head
 
-    for layer in range(len(keys)):
+    for layer in range(config.n_layer):
         # 1) Multi-head attention
         x_residual = x
         x = rmsnorm(x)
@@ -359,7 +211,7 @@ def gpt(
         x_residual = x
         x = rmsnorm(x)
         x = linear(x, state_dict[f"layer{layer}.mlp_fc1"])
-        x = [activation(xi) for xi in x]
+        x = [ACTIVATIONS[config.activation](xi) for xi in x]
         x = linear(x, state_dict[f"layer{layer}.mlp_fc2"])
         x = [a + b for a, b in zip(x, x_residual)]
 
@@ -375,22 +227,15 @@ def document_loss(tokens: Sequence[int], state_dict: StateDict, config: GPTConfi
     `tokens` has at least two; what lies beyond `block_size` positions is cut.
     """
     n = min(config.block_size, len(tokens) - 1)
-    keys: list[list[list[Value]]] = [[] for _ in range(config.n_layer)]
-    values: list[list[list[Value]]] = [[] for _ in range(config.n_layer)]
-    activation = ACTIVATIONS[config.activation]
+    keys: Cache = [[] for _ in range(config.n_layer)]
+    values: Cache = [[] for _ in range(config.n_layer)]
     losses = []
     for pos_id in range(n):
         token_id, target_id = tokens[pos_id], tokens[pos_id + 1]
-        logits = gpt(token_id, pos_id, keys, values, state_dict, config.n_head, activation)
+        logits = gpt(token_id, pos_id, keys, values, state_dict, config)
         probs = softmax(logits)
         losses.append(-probs[target_id].log())
     return (1 / n) * sum(losses)  # type: ignore[return-value]  # an empty sum is 0
-
-
-def batch_loss(documents: Sequence[Sequence[int]], state_dict: StateDict, config: GPTConfig) -> Value:
-    """Mean over the documents of `document_loss`. A batch of one has exactly the document's loss."""
-    losses = [document_loss(tokens, state_dict, config) for tokens in documents]
-    return (1 / len(documents)) * sum(losses)  # type: ignore[return-value]  # an empty sum is 0
 
 
 # --- Adam: the optimizer ----------------------------------------------------------------------------------------------
@@ -399,9 +244,8 @@ def batch_loss(documents: Sequence[Sequence[int]], state_dict: StateDict, config
 class Adam:
     """Adam (Kingma and Ba, 2015) over a list of `Value`.
 
-    `step` moves each parameter against its gradient and sets the gradient to 0. Beyond microgpt, and not unless asked
-    for: weight decay, decoupled from the gradients (AdamW; Loshchilov and Hutter, 2019), and clipping of the gradients
-    by their norm (Pascanu et al., 2013).
+    `step` moves each parameter against its gradient and sets the gradient to 0. Beyond microgpt, where asked for:
+    decoupled weight decay (AdamW; Loshchilov and Hutter, 2019), and clipping by norm (Pascanu et al., 2013).
     """
 
     def __init__(
@@ -433,23 +277,15 @@ class Adam:
         for i, p in enumerate(self.params):
             grad = scale * p.grad
             m[i] = beta1 * m[i] + (1 - beta1) * grad
-            v[i] = beta2 * v[i] + (1 - beta2) * _square(grad)
+            v[i] = beta2 * v[i] + (1 - beta2) * square(grad)
             m_hat = m[i] / bias1
             v_hat = v[i] / bias2
             p.data = shrinkage * p.data - learning_rate * m_hat / (v_hat**0.5 + eps)
             p.grad = 0.0
 
 
-def _square(x: float) -> float:
-    """`x**2`, as everywhere else in arithmetic infinite where no float is as large: `**` alone raises an error."""
-    try:
-        return x**2
-    except OverflowError:
-        return math.inf
-
-
 def clipping_scale(params: Iterable[Value], max_grad_norm: float) -> float:
-    """What to multiply the gradients by, so that the root of the sum of their squares is at most `max_grad_norm`."""
+    """The factor that makes the norm of the gradients at most `max_grad_norm`."""
     total = 0.0
     for p in params:  # not `sum`, which from Python 3.12 on adds floats in another way
         total += p.grad * p.grad
@@ -481,12 +317,11 @@ def sample_document(
     state_dict: StateDict, config: GPTConfig, bos: int, temperature: float, generator: random.Random
 ) -> list[int]:
     """Tokens drawn one after the other, from the first after `bos` until `bos` comes again or the context is full."""
-    keys: list[list[list[Value]]] = [[] for _ in range(config.n_layer)]
-    values: list[list[list[Value]]] = [[] for _ in range(config.n_layer)]
-    activation = ACTIVATIONS[config.activation]
+    keys: Cache = [[] for _ in range(config.n_layer)]
+    values: Cache = [[] for _ in range(config.n_layer)]
     token_id, sample = bos, []
     for pos_id in range(config.block_size):
-        logits = gpt(token_id, pos_id, keys, values, state_dict, config.n_head, activation)
+        logits = gpt(token_id, pos_id, keys, values, state_dict, config)
         token_id = draw_token(next_token_probs(logits, temperature), generator.random())
         if token_id == bos:
             break

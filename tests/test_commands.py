@@ -16,12 +16,12 @@ from types import SimpleNamespace
 import pytest
 
 from microgpt import GPT, CharTokenizer, Evaluation, GPTConfig, TrainingProgress, load, train
-from microgpt.utils.arguments import LARGEST
-from microgpt.engine.backend import new_generator
 from microgpt.commands.cli import main
 from microgpt.commands.train import live_line
 from microgpt.display.summary import describe_training
+from microgpt.engine.backend import new_generator
 from microgpt.training.run import Run, prepare
+from microgpt.utils.arguments import LARGEST
 
 from conftest import needs_compiled, needs_processes
 

@@ -127,7 +127,7 @@ LAYERS = [
     ["data", "display", "history"],
     ["engine"],
     ["random", "reference"],
-    ["config"],
+    ["config", "node"],
     ["utils"],
 ]
 

@@ -11,7 +11,8 @@ import pytest
 
 from microgpt import GPT, CharTokenizer, GPTConfig
 from microgpt.engine.packing import pack
-from microgpt.reference import Value, batch_loss
+from microgpt.engine.reference_engine import batch_loss
+from microgpt.reference import Value
 
 CONFIG = GPTConfig(vocab_size=7, n_embd=4, block_size=5, n_head=2)
 DOCUMENTS = ["a", "bad", "", "face", "decade", "fade", "facedecade" * 2, "ab", "deaf"]
@@ -80,7 +81,7 @@ def test_the_reference_builds_the_graph_of_one_document_at_a_time(monkeypatch: p
         sizes.append(len(documents))
         return batch_loss(documents, *arguments)
 
-    monkeypatch.setattr("microgpt.reference.batch_loss", counted)
+    monkeypatch.setattr("microgpt.engine.reference_engine.batch_loss", counted)
     GPT(CONFIG, 3, backend="reference").loss([[0, 1, 2]] * 5)
     assert sizes == [1] * 5
 

@@ -6,7 +6,7 @@ The compiled engine (csrc/engine.pyx) is its twin: same methods, same numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,6 +63,14 @@ def draw_tokens(probabilities: NDArray[np.float64], uniforms: NDArray[np.float64
     return np.array([reference.draw_token(row.tolist(), uniform) for row, uniform in rows], np.int32)
 
 
+def batch_loss(
+    documents: Sequence[Sequence[int]], state_dict: reference.StateDict, config: GPTConfig
+) -> reference.Value:
+    """Mean over the documents of `document_loss`. A batch of one has exactly the document's loss."""
+    losses = [reference.document_loss(tokens, state_dict, config) for tokens in documents]
+    return (1 / len(documents)) * sum(losses)  # type: ignore[return-value]  # an empty sum is 0
+
+
 class Engine:
     """`parameters` and `gradients` are flat float64 arrays in the order of `config.parameter_shapes()`."""
 
@@ -83,7 +91,7 @@ class Engine:
             packed.tokens[start : start + length].tolist() for start, length in zip(packed.starts, packed.lengths)
         ]
         try:
-            return reference.batch_loss(documents, state_dict, self.config)
+            return batch_loss(documents, state_dict, self.config)
         except ValueError:  # the logarithm of 0
             return reference.Value(self._loss_with_impossible_tokens(documents, state_dict))
 
@@ -184,5 +192,4 @@ class Engine:
             raise ValueError(f"document {sample} already has block_size={self.config.block_size} tokens")
         cache.lengths[sample] += 1
         keys, values = cache.keys[sample], cache.values[sample]
-        activation = reference.ACTIVATIONS[self.config.activation]
-        return reference.gpt(token, position, keys, values, cache.state_dict, self.config.n_head, activation)
+        return reference.gpt(token, position, keys, values, cache.state_dict, self.config)
