@@ -129,7 +129,7 @@ def test_a_terminal_shows_progress_where_no_thread_can_be_started(capsys, monkey
     monkeypatch.setattr(tqdm, "monitor", None)
     run = prepare(["bob", "carlotta"], steps=3)
     with live_line(run) as watch:
-        run.finish(watch)
+        run.train(watch)
     assert "step 0/3 |" in capsys.readouterr().err
 
 

@@ -99,7 +99,7 @@ def measure_ceiling(dtype: str, threads: int = 1, seconds: float = 0.02) -> Ceil
             try:
                 return sum(pool.map(rate, [loop] * threads))
             except RuntimeError as error:  # a process limit
-                raise OSError(f"cannot measure what threads={threads} do at most: {error}") from error
+                raise ValueError(f"cannot measure what threads={threads} do at most: {error}") from error
 
     return Ceiling(rates(engine.multiply_adds), rates(engine.divisions_and_roots))
 
