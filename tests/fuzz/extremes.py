@@ -71,7 +71,7 @@ def case(random: random.Random) -> None:
         activation=random.choice(["relu", "relu", "gelu", "silu"]),
     )
     with some_instruction_set(random):
-        models = [GPT(config, 1, backend=backend, threads=1) for backend in ("reference", "compiled")]
+        models = [GPT(config, 1, backend=backend) for backend in ("reference", "compiled")]
     for matrix in models[0].state_dict().values():
         fill(random, matrix)
     models[1].load_state_dict(models[0].state_dict())
@@ -101,12 +101,12 @@ def case(random: random.Random) -> None:
         for optimizer in optimizers:
             optimizer.step(learning_rate)
         same_state(models, optimizers)
-    what = random.randrange(5)
+    what = random.randrange(4)
     if what == 0:
         assert bits(models[1].loss(documents)) == bits(models[0].loss(documents)), "loss without gradients"
     elif what == 1:
         assert bits(models[1].logits(documents[0][1:])) == bits(models[0].logits(documents[0][1:])), "logits"
-    elif what == 2:
+    elif models[0].is_finite():
         temperature, n = random.choice([1.0, 1e-30, 1e300]), min(4, 1 + 8 // config.block_size)
         seed = random.choice([None, 7])
         limit = random.choice([None, None, config.block_size + 2]) if config.block_size <= 4 else None

@@ -49,8 +49,7 @@ def options(random: random.Random) -> dict[str, Any]:
         "eps": some([1e-8, 1e-3, 1e-100], 0.0),
         "weight_decay": some([0.0, 0.1, any_size()], -1.0),
         "max_grad_norm": some([None, 1.0, 1e-3, any_size() or 1.0], 0.0),
-        "eval_every": some([1, 2, 3], 0),
-        "keep_best": some([False], True),
+        "eval_tokens": some([1, 3, 10, 1000], 0),
         "dtype": some(["float64"], "float16"),
     }
     chosen = {name: value for name, value in every_option.items() if random.random() < 0.5}
@@ -61,8 +60,9 @@ def options(random: random.Random) -> dict[str, Any]:
         chosen["steps"] = random.choice([0, 1, 2, 3, 5])
     else:
         chosen["epochs"] = random.choice([0.3, 1.0])
-    if chosen.get("val_fraction") and random.random() < 0.5:
-        chosen["patience"] = random.choice([1, 2])
+    for name, values in (("eval_every", [1, 2, 3]), ("patience", [1, 2])):
+        if random.random() < (0.5 if chosen.get("val_fraction") else 0.01):
+            chosen[name] = some(values, 0)
     return chosen
 
 
@@ -80,11 +80,11 @@ def results(seed: int, backend: str) -> dict[str, Any]:
     draw = random.Random(seed)
     data = documents(draw)
     chosen = options(draw)
-    run = outcome(lambda: prepare(data, backend=backend, threads=1, **chosen))
+    run = outcome(lambda: prepare(data, backend=backend, **chosen))
     if isinstance(run, str):
         return {"options": chosen, "refused": run}
     model = run.model
-    ended = outcome(run.finish)
+    ended = outcome(run.train)
     found = {
         "options": chosen,
         "ended": ended if isinstance(ended, str) else "well",
