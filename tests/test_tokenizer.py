@@ -284,6 +284,19 @@ def test_sampling_of_unigram_is_left_out() -> None:
     assert len({tuple(tokenizer.encode("aaaaaaa")) for _ in range(50)}) == 1
 
 
+@pytest.mark.parametrize("normalizer", [{"type": "Lowercase"}, None])
+def test_added_tokens_that_become_one_are_refused(normalizer: dict[str, object] | None) -> None:
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "special"), False)
+    added = [{"id": 2 + i, "content": content, "normalized": True, **flags} for i, content in enumerate(["Bob", "bob"])]
+    content = tokenizers_file(ANNA, added_tokens=added, normalizer=normalizer)
+    if normalizer is None:
+        assert HuggingFaceTokenizer(content).encode("bob") == [3]
+        return
+    message = "^added tokens must differ when normalized, got 'bob' for both 'Bob' and 'bob'$"
+    with pytest.raises(ValueError, match=message):
+        HuggingFaceTokenizer(content)
+
+
 def test_added_tokens_may_have_the_id_of_a_token() -> None:
     added = {"id": 5, "content": "bob", "single_word": False, "lstrip": False, "rstrip": False, "special": True}
     content = tokenizers_file({**ANNA, "vocab": {"anna": 2, "<u>": 1}}, added_tokens=[{**added, "normalized": False}])

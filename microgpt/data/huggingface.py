@@ -63,11 +63,18 @@ class HuggingFaceTokenizer(Tokenizer):
         with _library_errors("not a tokenizers JSON file"):
             self._tokenizer = tokenizers.Tokenizer.from_str(self._content)
             vocabulary = self._tokenizer.get_vocab()
-            models_own = self._tokenizer.get_vocab(with_added_tokens=False)
+            ids = self._tokenizer.get_vocab(with_added_tokens=False)
+            added = _normalized(self._tokenizer)
         size = 1 + max(vocabulary.values(), default=-1)
         if not 1 <= size <= LARGEST_VOCABULARY:
             raise ValueError(f"a tokenizers JSON file must have 1 to {LARGEST_VOCABULARY:,} tokens, got {size:,}")
-        _check_tokens(vocabulary, models_own)
+        longest = max(vocabulary, key=len)
+        if len(longest) > LONGEST:
+            raise ValueError(
+                f"a token must have at most {LONGEST:,} characters, got {longest!r:.60} of {len(longest):,}"
+            )
+        _check_distinct("tokens must have ids of their own", ids)
+        _check_distinct("added tokens must differ when normalized", added)
         ends = [] if bos is None else self._ids(string("bos", bos))
         self._bos_text = bos
         self.bos_is_text = bool(ends) and self._text(ends[-1:]) == bos
@@ -185,17 +192,21 @@ def _check_model(model: dict[str, Any]) -> None:
                 )
 
 
-def _check_tokens(vocabulary: dict[str, int], models_own: dict[str, int]) -> None:
-    longest = max(vocabulary, key=len)
-    if len(longest) > LONGEST:
-        raise ValueError(f"a token must have at most {LONGEST:,} characters, got {longest!r:.60} of {len(longest):,}")
-    if len(set(models_own.values())) < len(models_own):  # the model would decode to one of them, each time another
-        by_id: dict[int, str] = {}
-        for token, i in sorted(models_own.items()):
-            if by_id.setdefault(i, token) != token:
-                raise ValueError(
-                    f"tokens must have ids of their own, got {i} for both {by_id[i]!r:.60} and {token!r:.60}"
-                )
+def _check_distinct(wanted: str, tokens: dict[str, Any]) -> None:
+    """`ValueError` where two tokens have the same value: the library takes one of them, and not always the same."""
+    if len(set(tokens.values())) == len(tokens):
+        return
+    by_value: dict[Any, str] = {}
+    for token, value in sorted(tokens.items()):
+        if (other := by_value.setdefault(value, token)) != token:
+            raise ValueError(f"{wanted}, got {value!r:.60} for both {other!r:.60} and {token!r:.60}")
+
+
+def _normalized(tokenizer: Any) -> dict[str, str]:
+    """The added tokens that are looked for in normalized text, and what they become there."""
+    contents = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.normalized]
+    normalizer = tokenizer.normalizer
+    return {text: text if normalizer is None else normalizer.normalize_str(text) for text in contents}
 
 
 def _steps(told: Any) -> Iterator[dict[str, Any]]:
