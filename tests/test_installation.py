@@ -10,12 +10,14 @@ import subprocess
 import sys
 import zipapp
 from base64 import urlsafe_b64encode
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 import microgpt
 import microgpt_fast
+from microgpt.commands.installation import damage
 
 from conftest import needs_compiled, needs_processes
 
@@ -31,6 +33,13 @@ def run(*arguments: object, **environment: object) -> subprocess.CompletedProces
     environment = {**os.environ, **{name: str(value) for name, value in environment.items()}}
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=60)
+
+
+def run_copy(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run Python with a copy of the package, and no finder of an editable installation."""
+    needed = filter(None, map(find_spec, ("numpy", "safetensors", "tqdm", "matplotlib", "dateutil")))
+    folders = dict.fromkeys([folder, *(Path(str(spec.origin)).parents[1] for spec in needed)])
+    return run("-S", *arguments, PYTHONPATH=os.pathsep.join(map(str, folders)))
 
 
 def copy_package(folder: Path) -> None:
@@ -73,9 +82,9 @@ def install_the_other_project(site: Path) -> list[Path]:
 
 @pytest.mark.parametrize("start", START)
 def test_files_that_another_project_has_replaced_are_named(site: Path, start: list[str]) -> None:
-    assert run(*start, "info", PYTHONPATH=site).returncode == 0
+    assert run_copy(site, *start, "train", "--steps=1", "--n-embd=4").returncode == 0
     install_the_other_project(site)
-    result = run(*start, "info", PYTHONPATH=site)
+    result = run_copy(site, *start, "train")
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == (
         f"microgpt: error: {site / 'microgpt/__init__.py'} and 1 more of microgpt-fast replaced by another project, "
@@ -83,12 +92,22 @@ def test_files_that_another_project_has_replaced_are_named(site: Path, start: li
     )
 
 
+def test_damage_is_found_where_there_is_any(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(site)
+    assert damage() is None
+    files = install_the_other_project(site)
+    assert f"{files[0]} and 1 more of microgpt-fast replaced by another project, microgpt: " in str(damage())
+    files[1].unlink()
+    shutil.rmtree(site / "microgpt-0.1.0.dist-info")
+    assert f"{files[1]} of microgpt-fast missing" in str(damage())
+
+
 @pytest.mark.parametrize("start", START)
 def test_files_that_another_project_has_taken_along_are_named(site: Path, start: list[str]) -> None:
     for file in install_the_other_project(site):
         file.unlink()
     shutil.rmtree(site / "microgpt-0.1.0.dist-info")
-    result = run("-S", *start, "info", PYTHONPATH=site)  # without the folder in which there may be another, whole one
+    result = run("-S", *start, "train", PYTHONPATH=site)  # among the packages that it needs may be another, whole one
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == (
         f"microgpt: error: {site / 'microgpt/__init__.py'} and 1 more of microgpt-fast missing, as after "
@@ -99,7 +118,7 @@ def test_files_that_another_project_has_taken_along_are_named(site: Path, start:
 def test_a_file_that_its_user_has_changed_is_not_the_reason_of_another_error(site: Path) -> None:
     with open(site / "microgpt" / "model.py", "a") as file:
         file.write("import a_module_that_is_not_there\n")
-    result = run("-m", "microgpt", "info", PYTHONPATH=site)
+    result = run_copy(site, "-m", "microgpt", "train")
     assert (result.returncode, result.stderr) == (2, "microgpt: error: No module named 'a_module_that_is_not_there'\n")
 
 
@@ -108,7 +127,7 @@ def test_what_hides_the_package_is_named_and_not_run(site: Path, tmp_path: Path,
     other = tmp_path / "work" / name
     other.parent.mkdir(parents=True)
     other.write_text("print('num docs: 32033')\n")
-    result = run(*START[0].values[0], "info", PYTHONPATH=os.pathsep.join([str(tmp_path / "work"), str(site)]))
+    result = run("-S", *START[0].values[0], "info", PYTHONPATH=os.pathsep.join([str(tmp_path / "work"), str(site)]))
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == f"microgpt: error: {other} hides the package of this name: rename it or move it away\n"
 
@@ -166,9 +185,9 @@ def test_everything_is_found_in_a_zip_file(tmp_path: Path) -> None:
     zipapp.create_archive(app, tmp_path / "app.pyz", main="microgpt.__main__:main")
     shutil.rmtree(app)
     options = ["--steps=1", "--n-embd=4", "--samples=1", f"--out={tmp_path / 'names.safetensors'}"]
-    result = run(tmp_path / "app.pyz", "train", *options)
+    result = run_copy(tmp_path, tmp_path / "app.pyz", "train", *options)
     assert (result.returncode, result.stdout[:48]) == (0, "data    names.txt: 5,163 documents, 27 tokens\nmo")
     pytest.importorskip("matplotlib")
     page = tmp_path / "names.html"
-    result = run(tmp_path / "app.pyz", "report", tmp_path / "names.safetensors", f"--out={page}")
+    result = run_copy(tmp_path, tmp_path / "app.pyz", "report", tmp_path / "names.safetensors", f"--out={page}")
     assert (result.returncode, page.read_text(encoding="utf-8")[:15]) == (0, "<!DOCTYPE html>")
