@@ -175,9 +175,11 @@ def any_operand(random: random.Random) -> Any:
 
 
 def any_list(random: random.Random, longest: int = 6) -> list[Any]:
-    """Operands: often a stretch of what is held, sometimes with others in between."""
+    """Operands: often a stretch of what is held, sometimes the same again and again, or with others in between."""
     length, first = random.randint(0, longest) or random.randint(0, 1), random.randrange(1 << 20)
     stretch: list[Any] = [Place(first + k) for k in range(length)]
+    if random.random() < 0.2:
+        stretch = [random.choice(stretch[:2]) for _ in stretch]
     if random.random() < 0.4:
         stretch = [x if random.random() < 0.7 else any_operand(random) for x in stretch]
     return stretch
@@ -252,8 +254,9 @@ def any_command(random: random.Random) -> Callable[[Twin], Any]:
         return twin.module.Value(number, sequence(twin.operand(x)), slopes, draw_op, label=label)
 
     def linear(twin: Twin) -> Any:
-        rows = [twin.operand(row) for row in w]
-        return twin.module.linear(sequence(twin.operand(x)), sequence(rows)) + twin.module.linear(twin.operand(x), rows)
+        matrix = [twin.operand(wo) for wo in w]
+        first = twin.module.linear(sequence(twin.operand(x)), sequence(matrix))
+        return first + twin.module.linear(twin.operand(x), matrix)
 
     def change_between(twin: Twin) -> Any:
         before = twin.module.linear(twin.operand(x), [twin.operand(row)])
@@ -307,7 +310,8 @@ def any_command(random: random.Random) -> Callable[[Twin], Any]:
     how = draw([copy.copy, copy.deepcopy, pickled])
     slopes = [any_number(random) for _ in x] if random.random() < 0.9 else draw([(), "s", 1.0, [None] * len(x), [1.0]])
     arguments: list[Any] = draw([[], [(), (), "input"], [(), (), "", "again"], [[], [], ""]])
-    w = [row if random.random() < 0.3 else any_list(random) for _ in range(random.randint(0, 4))]
+    rows: list[Callable[[], Any]] = [lambda: row, lambda: random.sample(x, len(x)), lambda: x, lambda: any_list(random)]
+    w = [draw(rows)() for _ in range(random.randint(0, 4))]
     random_start = random.random() < 0.3
     if random.random() < 0.02:
         exponent = draw([i, None, "2", Action(2.0, any_interference(random)), Reflected()])
