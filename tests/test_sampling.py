@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from microgpt.streaming import text_pieces
 
 from microgpt import GPT, CharTokenizer, GPTConfig
 from microgpt.random.splitmix import uniform_of
 from microgpt.reference import draw_token
-from microgpt.sampling import Sampler
+from microgpt.sampling import Sampler, text_pieces
 from microgpt.utils.arguments import LARGEST
 
 from conftest import needs_compiled
