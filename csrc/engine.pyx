@@ -697,7 +697,7 @@ cdef class Engine:
         """See `microgpt.engine.interface.Engine`."""
         cdef int64_t r, n = tokens.shape[0], vocab_size = self.workspace.vocab_size
         cdef bint by_rows
-        self.reserve(numpy.array([n + 1]), 1)
+        self.reserve(numpy.array([n + 1], numpy.int64), 1)
         for r in range(n):
             self.workspace.tokens[r] = tokens[r]
             self.workspace.positions[r] = <int32_t>r
@@ -750,7 +750,7 @@ cdef class Engine:
         tokens, lengths = numpy.empty((n, block_size), numpy.int32), numpy.zeros(n, numpy.int64)
         cdef int32_t[:, ::1] text = tokens
         cdef int64_t[::1] text_lengths = lengths
-        cdef int64_t[::1] documents = numpy.arange(places)
+        cdef int64_t[::1] documents = numpy.arange(places, dtype=numpy.int64)
         cdef int32_t[::1] last = numpy.full(places, bos, numpy.int32), drawn = numpy.empty(places, numpy.int32)
         cdef double[::1] uniforms = self._padded(numpy.zeros(places))
         cdef Cache cache = self.new_cache(places)

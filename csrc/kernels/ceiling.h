@@ -5,13 +5,15 @@
 
 enum { CEILING_SUMS = 12, CEILING_ROOTS = 4 }; /* enough independent vectors to hide every latency */
 
-/* Hides a value from the optimizer, which would otherwise compute the loop's result in advance. */
-#if defined(__aarch64__)
-#define VECTOR_REGISTER "w"
+/* Hides a value from the optimizer, which would otherwise compute the loop's result in advance: wherever it is, it may
+ * have changed. */
+#if defined(__x86_64__)
+#define OPAQUE(v) __asm__ volatile("" : "+x"(v))
+#elif defined(__aarch64__)
+#define OPAQUE(v) __asm__ volatile("" : "+w"(v))
 #else
-#define VECTOR_REGISTER "x"
+#define OPAQUE(v) __asm__ volatile("" : "+m"(v))
 #endif
-#define OPAQUE(v) __asm__ volatile("" : "+" VECTOR_REGISTER (v))
 
 static double multiply_add_loop(int64_t iterations) {
     vec sums[CEILING_SUMS], factor = broadcast((real)0.999), term = broadcast((real)1e-3);
