@@ -14,6 +14,7 @@
 #endif
 #include <string.h>
 
+#include "arithmetic.h"
 #include "interface.h"
 
 #if MICROGPT_EXACT

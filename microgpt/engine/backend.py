@@ -54,7 +54,6 @@ if TYPE_CHECKING:
     from microgpt.random import _mersenne
 else:
     _engine, _mersenne, _value = map(_import_compiled, ("engine._engine", "random._mersenne", "_value"))
-_PURE = "this installation has no compiled engine (no C compiler when it was built, or MICROGPT_NO_EXTENSIONS=1)"
 _ASKED_FOR = os.environ.get("MICROGPT_BACKEND") or None  # once: what is `Value` now cannot change later
 
 
@@ -67,14 +66,25 @@ def choose(backend: str | None = None) -> str:
         return "compiled" if _engine else "reference"
     choice(source, backend, BACKENDS)
     if backend == "compiled" and not _engine:
-        raise ImportError(f"{source}={backend!r}, but {_PURE}")
+        raise ImportError(f"{source}={backend!r}, but {why_pure()}")
     return backend
+
+
+def why_pure() -> str | None:
+    """Why there is no compiled engine, as setup.py has left word of it, or None where there is one."""
+    from importlib import resources  # twenty milliseconds that the compiled engine does without
+
+    if _engine:
+        return None
+    word = resources.files("microgpt") / "why_pure.txt"
+    why = word.read_text("utf-8") if word.is_file() else "nothing was compiled"
+    return f"this installation has no compiled engine; when it was built: {why}"
 
 
 def _reason() -> str:
     if _ASKED_FOR:
         return "MICROGPT_BACKEND asks for it"
-    return "it is installed" if _engine else _PURE
+    return why_pure() or "it is installed"
 
 
 def value_module() -> ModuleType:
