@@ -1,1 +1,1 @@
-"""Engines: which one runs, their interface, the network, the reference engine."""
+"""Engines: their interface, the reference engine, the network, and the choice between backends."""

@@ -1,4 +1,4 @@
-"""How many processor cores there are to compute on."""
+"""The number of processor cores to compute on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cache
 
 @cache
 def physical_cores() -> int:
-    """Cores that this process may use; two hardware threads of one core count once where the system tells."""
+    """Cores that this process may use; hardware threads of one core count once, where the system reports them."""
     try:
         usable = os.sched_getaffinity(0)
     except AttributeError:  # not Linux

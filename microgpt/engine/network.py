@@ -1,7 +1,7 @@
-"""The model as a list of fused operations, which the compiled engine runs: forward, and in reverse for the gradients.
+"""The model as a list of fused operations, which the compiled engine runs forward, and in reverse for the gradients.
 
-`network` is the twin of `gpt` in reference.py, call by call. It runs when an engine is made, never in a step. The
-arithmetic of an operation is in csrc/kernels, under the name that its record has here.
+`network` is the twin of `gpt` in reference.py, call by call. It runs once, when an engine is made. The arithmetic of an
+operation is in csrc/kernels, under the same name.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
     from microgpt.config import GPTConfig
 
-TRANSPOSED_WIDTH = 128  # n_embd from which backward is faster with transposed copies of the matrices
-ACCUMULATES = {"rmsnorm"}  # operations whose backward can add to the gradient that their input already has
+TRANSPOSED_WIDTH = 128  # from this n_embd, backward is faster with transposed copies of the matrices
+ACCUMULATES = {"rmsnorm"}  # kernels whose backward can add to an existing gradient of the input
 
 
 @dataclass(eq=False)
 class Array:
-    """Memory that an engine gives a place in its arena.
+    """An array in the engine's arena.
 
     Attributes:
-        width: elements for each row, a token position of the batch.
-        elements: elements that it has however many rows there are.
-        triangles: whether it holds what each position of the batch has for each earlier one of its document.
+        width: elements per row; a row is a token position of the batch.
+        elements: further elements, whatever the number of rows.
+        triangles: whether it has an element for each pair of a position and an earlier one of the same document.
     """
 
     width: int = 0
@@ -39,17 +39,17 @@ class Array:
 
 @dataclass(eq=False)
 class Gradient:
-    """The derivatives of the loss with respect to an activation, or to several that share them through a residual."""
+    """The gradient of an activation, or of several that share it through a residual connection."""
 
     array: Array | None = None
 
 
 @dataclass(eq=False)
 class Activation:
-    """The output of an operation: for each row, `width` features.
+    """The output of an operation: `width` features per row.
 
     Attributes:
-        rectified: whether a ReLU made it, so that it is positive exactly where its gradient passes.
+        rectified: whether it is the output of a ReLU, so that its gradient passes exactly where it is positive.
     """
 
     width: int
@@ -64,19 +64,19 @@ class Operation:
 
     Attributes:
         kernel: the name of its pair of kernels.
-        input, output: None where it reads tokens, or writes losses.
-        parameters: names of the matrices that it multiplies with.
-        weight: where these start among all parameters, if they are in one piece.
-        weight_rows: otherwise, where the weights of each output start, int64.
-        gathered, gathered_gradient: for these, copies in one piece of the weights and of their gradients.
+        input, output: None if it reads tokens, or writes losses.
+        parameters: names of its matrices.
+        weight: index of the weights among all parameters, if they are contiguous.
+        weight_rows: otherwise, the index of each output's weights, int64.
+        gathered, gathered_gradient: contiguous copies of such weights and of their gradients.
         transposed: a transposed copy of the weights, for backward.
         residual: the activation that is added to the output.
-        epilogue, backward_epilogue: what happens to each sum before it is stored as output, as input gradient:
-            "store", "add" (the residual), "relu", "relu_backward".
-        saved: what forward keeps for backward besides input and output.
-        scale: the factor that the operation has.
-        cache: how many operations before it have keys and values in a cache of inference.
-        in_place: whether backward turns the gradient of the output into that of the input where it is.
+        epilogue, backward_epilogue: the last operation on each sum, before it is stored as output or as gradient of
+            the input: "store", "add" (the residual), "relu", "relu_backward".
+        saved: what forward keeps for backward, besides input and output.
+        scale: a factor, such as the one of the logits of attention.
+        cache: for attention, its number among the layers that have keys and values in the inference cache.
+        in_place: whether backward overwrites the gradient of the output with that of the input.
         accumulate: whether backward adds to the gradient of the input.
     """
 
@@ -106,16 +106,16 @@ class Operation:
 
 
 class Network:
-    """Operations in the order of forward; each method adds one, and returns its output.
+    """Operations in the order of forward; each method adds one and returns its output.
 
     Args:
-        config: the sizes of the model.
+        config: the architecture of the model.
         line: elements in a cache line.
 
     Attributes:
         operations: the records.
-        arrays: all memory that they share or have for themselves.
-        inference: how many operations give the logits; the rest is the loss.
+        arrays: all arrays of the operations, shared or not.
+        inference: how many operations compute the logits; the rest computes the loss.
     """
 
     def __init__(self, config: GPTConfig, line: int) -> None:
@@ -127,8 +127,8 @@ class Network:
         self._starts = dict(
             zip(self._shapes, accumulate([0, *(rows * columns for rows, columns in self._shapes.values())]))
         )
-        self._gathered_gradient: Array | None = None  # layers share it, ...
-        self._transposed: Array | None = None  # ... and this
+        self._gathered_gradient: Array | None = None  # shared by all layers
+        self._transposed: Array | None = None  # also shared
         if config.n_embd >= TRANSPOSED_WIDTH and config.n_embd % line == 0:
             self._transposed = self._array(elements=4 * config.n_embd**2)
 
@@ -142,7 +142,7 @@ class Network:
         return self._record(operation, x.width)
 
     def linear(self, x: Activation, *names: str, add: Activation | None = None) -> Activation:
-        """`x` times a matrix, plus `add`. Several matrices are one, whose outputs take turns head by head."""
+        """`x` times a matrix, plus `add`. Several matrices act as one, whose outputs alternate head by head."""
         operation = self._product("linear", x, *names)
         operation.transposed = self._transposed
         if add is not None:
@@ -152,7 +152,7 @@ class Network:
         return self._record(operation, self._outputs(*names), add.gradient if add else None)
 
     def relu(self, x: Activation) -> Activation:
-        """`x` where it is positive, otherwise 0: done where the linear layer before it stores `x`."""
+        """`x` where it is positive, otherwise 0: the epilogue of the linear layer that computes `x`."""
         producer = self.operations[-1]
         assert producer.output is x
         assert producer.kernel == "linear"
@@ -160,7 +160,7 @@ class Network:
         return x
 
     def gelu(self, x: Activation) -> Activation:
-        """`x` times the probability that a normal variate is below it."""
+        """`x` times the probability that a normal variate is below `x`."""
         return self._elementwise("gelu", x)
 
     def silu(self, x: Activation) -> Activation:
@@ -168,7 +168,7 @@ class Network:
         return self._elementwise("silu", x)
 
     def attention(self, qkv: Activation) -> Activation:
-        """Causal attention; the features of `qkv` are, head after head, its query, key and value."""
+        """Causal attention; the features of `qkv` are the query, key and value of each head in turn."""
         head_dim = self.config.n_embd // self.config.n_head
         caches = sum(operation.cache is not None for operation in self.operations)
         operation = Operation("attention", qkv, saved=self._array(triangles=True), cache=caches)
@@ -176,7 +176,7 @@ class Network:
         return self._record(operation, self.config.n_embd)
 
     def unembedding(self, x: Activation, name: str) -> Activation:
-        """The logits: `x` times a matrix, of which backward takes the row of the target last."""
+        """The logits: `x` times a matrix; backward adds the row of the target last."""
         logits = self._record(self._product("unembedding", x, name), self._outputs(name))
         self.inference = len(self.operations)
         return logits
@@ -186,9 +186,9 @@ class Network:
         self.operations.append(Operation("cross_entropy", logits, saved=self._array(width=2)))
 
     def place_gradients(self) -> None:
-        """Give every gradient its array. Backward needs few at a time, so arrays are used again.
+        """Assign an array to every gradient. Backward needs few at a time, so arrays are reused.
 
-        An operation that finds its input with a gradient, from a residual connection around it, adds to that.
+        An operation whose input already has a gradient, from a residual connection around it, adds to that.
         """
         last_reader = {op.output.gradient: op for op in reversed(self.operations) if op.output}
         free: defaultdict[int, list[Array]] = defaultdict(list)
@@ -197,7 +197,7 @@ class Network:
             if x is not None:
                 operation.accumulate = x.gradient.array is not None and not operation.in_place
                 if operation.accumulate and operation.kernel not in ACCUMULATES:
-                    raise ValueError(f"the input of {operation} has a gradient already, and backward would replace it")
+                    raise ValueError(f"the input of {operation} has a gradient already, which backward would overwrite")
                 if x.gradient.array is None:
                     x.gradient.array = free[x.width].pop() if free[x.width] else self._array(width=x.width)
             if output is not None and last_reader[output.gradient] is operation:
@@ -208,7 +208,7 @@ class Network:
         return "\n".join(map(str, self.operations))
 
     def _elementwise(self, kernel: str, x: Activation) -> Activation:
-        """A function of each feature; its derivatives are saved, and backward multiplies the gradient by them."""
+        """A function of each feature. Forward saves its derivatives; backward multiplies the gradient by them."""
         operation = Operation(kernel, x, saved=self._array(width=x.width), in_place=True)
         return self._record(operation, x.width, x.gradient)
 
@@ -239,7 +239,7 @@ class Network:
 
 
 def network(config: GPTConfig, line: int) -> Network:
-    """`gpt` of reference.py as fused operations, and the loss."""
+    """`gpt` of reference.py as fused operations, followed by the loss."""
     net = Network(config, line)
     activation = getattr(net, config.activation)
     x = net.embedding()

@@ -1,6 +1,6 @@
-"""Token sequences packed end to end: the form in which every engine takes them.
+"""Token sequences packed end to end, as every engine takes them.
 
-This is the border. What gets past `pack` and `PackedSequences` has been validated, and the engines trust it.
+This is the boundary: sequences are validated before they are packed, and the engines trust them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class PackedSequences:
         return PackedSequences(self.tokens, self.starts[indices], self.lengths[indices])
 
     def split(self, positions: int) -> PackedSequences:
-        """Pieces of at most `positions`: the last token that one predicts is the first that the next one sees."""
+        """Pieces of at most `positions` positions; the last target of one is the first input of the next."""
         counts = ((self.lengths - 2) // positions + 1).astype(np.intp)  # the last token of a sequence has no position
         offsets = positions * (np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts))
         starts, lengths = np.repeat(self.starts, counts), np.repeat(self.lengths, counts)
@@ -54,7 +54,7 @@ class PackedSequences:
 
 
 def token_array(name: str, tokens: Sequence[int], vocab_size: int) -> NDArray[np.int32]:
-    """`tokens` as int32; `TypeError` where they are not whole numbers, `ValueError` out of [0, vocab_size)."""
+    """`tokens` as int32; `TypeError` if they are not whole numbers, `ValueError` if one is not in [0, vocab_size)."""
     try:
         array = np.asarray(tokens)
     except ValueError:
@@ -71,7 +71,7 @@ def token_array(name: str, tokens: Sequence[int], vocab_size: int) -> NDArray[np
 
 
 def context_array(tokens: Sequence[int], vocab_size: int, block_size: int) -> NDArray[np.int32]:
-    """`tokens` as int32, as `token_array` gives them; `ValueError` where they are not 1 to `block_size`."""
+    """`token_array` of a context; `ValueError` if it does not have 1 to `block_size` tokens."""
     array = token_array("tokens", tokens, vocab_size)
     if not 1 <= len(array) <= block_size:
         raise ValueError(f"tokens must be 1 to block_size={block_size} tokens, got {len(array)}")
@@ -81,7 +81,7 @@ def context_array(tokens: Sequence[int], vocab_size: int, block_size: int) -> ND
 def pack(sequences: Sequence[Sequence[int]], vocab_size: int) -> PackedSequences:
     """Token sequences, each of at least two tokens, end to end.
 
-    `TypeError` or `ValueError` names the sequence and the token that is not a whole number in [0, vocab_size).
+    `TypeError` or `ValueError` names the sequence, and the token that is not a whole number in [0, vocab_size).
     """
     if isinstance(sequences, (str, bytes)) or not hasattr(sequences, "__iter__"):
         raise TypeError(f"sequences must be a list of token sequences, got {_shown(sequences)}")

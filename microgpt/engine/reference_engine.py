@@ -1,4 +1,4 @@
-"""The reference engine: `microgpt.reference` behind the interface that `GPT` talks to.
+"""The reference engine: `microgpt.reference` behind the interface that `GPT` uses.
 
 The compiled engine (csrc/engine.pyx) is its twin: same methods, same numbers.
 """
@@ -26,7 +26,7 @@ class Cache:
     """The keys and values of documents in progress.
 
     Attributes:
-        lengths: int32, how many tokens each document has; where one is set to 0, a new document begins.
+        lengths: int32, number of tokens of each document. Setting one to 0 begins a new document there.
     """
 
     def __init__(self, samples: int, n_layer: int, state_dict: reference.StateDict) -> None:
@@ -36,19 +36,19 @@ class Cache:
         self.state_dict = state_dict
 
     def clear(self, sample: int) -> None:
-        """Forget what a document had."""
+        """Drop the keys and values of a document."""
         for layer in (*self.keys[sample], *self.values[sample]):
             layer.clear()
 
 
 class Parameters:
-    """A list of `Value` behind the interface that `Adam` talks to."""
+    """A list of `Value` behind the interface that `Adam` uses."""
 
     def __init__(self, values: list[reference.Value]) -> None:
         self.values = values
 
     def adam_step(self, adam: AdamState, learning_rate: float) -> None:
-        """Move every value against its gradient. `adam` is a `microgpt.Adam`, whose step_count it counts."""
+        """Update every value by its gradient, and the state of `adam`."""
         optimizer = reference.Adam(
             self.values, learning_rate, adam.beta1, adam.beta2, adam.eps, adam.weight_decay, adam.max_grad_norm
         )
@@ -58,7 +58,7 @@ class Parameters:
 
 
 def draw_tokens(probabilities: NDArray[np.float64], uniforms: NDArray[np.float64]) -> NDArray[np.int32]:
-    """A token from each row of `probabilities`, as `random.choices` draws it with what random() gave for the row."""
+    """A token for each row of `probabilities`, drawn as `random.choices` does from the row's number of `uniforms`."""
     rows = zip(probabilities, uniforms.tolist())
     return np.array([reference.draw_token(row.tolist(), uniform) for row, uniform in rows], np.int32)
 
@@ -96,7 +96,7 @@ class Engine:
             return reference.Value(self._loss_with_impossible_tokens(documents, state_dict))
 
     def _loss_with_impossible_tokens(self, documents: list[list[int]], state_dict: reference.StateDict) -> float:
-        """Infinity, or NaN where the probabilities of any other token are."""
+        """NaN if any probability is NaN, otherwise infinity."""
         for tokens in documents:
             cache = Cache(1, self.config.n_layer, state_dict)
             for token in tokens[:-1][: self.config.block_size]:
@@ -107,7 +107,7 @@ class Engine:
     def loss(self, packed: PackedSequences, gradients: bool = False) -> float:
         """See `microgpt.engine.interface.Engine`."""
         state_dict = self._state_dict()
-        if not gradients:  # then the graph of one document at a time is enough, and as much as fits the memory
+        if not gradients:  # keep the graph of only one document in memory
             total = 0.0
             for i in range(len(packed)):
                 total += self._loss(packed.select(np.array([i])), state_dict).data
@@ -121,7 +121,7 @@ class Engine:
         return float(loss.data)
 
     def adam_step(self, adam: AdamState, learning_rate: float) -> None:
-        """Move `parameters` against `gradients`; see `Parameters.adam_step`."""
+        """Update `parameters` by `gradients`; see `Parameters.adam_step`."""
         params = [reference.Value(p) for p in self.parameters.tolist()]
         for p, grad in zip(params, self.gradients.tolist()):
             p.grad = grad
