@@ -16,7 +16,8 @@ from microgpt.utils.arguments import number, positive_integer
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from microgpt.engine.interface import Cache, Engine, Generator
+    from microgpt.engine.interface import Cache, Engine
+    from microgpt.random.interface import Generator
 
 # What commands and pages draw, unless told otherwise; the first two are microgpt's.
 SAMPLES = 20  # documents

@@ -13,7 +13,7 @@ from microgpt.engine.packing import PackedSequences
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from microgpt.engine.interface import Generator
+    from microgpt.random.interface import Generator
 
 TYPICAL = 32_768  # sequences that stand for all where their mean length is asked for
 SEQUENCE_BYTES = 24  # at least: its start, its length and two tokens

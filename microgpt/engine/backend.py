@@ -1,4 +1,4 @@
-"""Which engine runs, chosen once at import, and why."""
+"""The choice of a backend, made once at import, and the objects of that backend."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from microgpt.config import GPTConfig
-    from microgpt.engine.interface import Engine, Generator, Parameters
+    from microgpt.engine.interface import Engine, Parameters
+    from microgpt.random.interface import Generator
 
 BACKENDS = ("compiled", "reference")
 
 
 @dataclass(frozen=True)
 class BackendInfo:
-    """What `backend_info` tells.
+    """The answer of `backend_info`.
 
     Attributes:
         backend: "compiled" or "reference".
-        instruction_set: which of the compiled kernels run; None for the reference.
-        threads: how many threads a model uses at most, unless told otherwise.
-        reason: why it is this backend, in a few words.
+        instruction_set: the one whose kernels run; None for the reference.
+        threads: how many threads a model uses by default, at most.
+        reason: why this backend was chosen, in a few words.
     """
 
     backend: str
@@ -42,7 +43,7 @@ class BackendInfo:
 def _import_compiled(name: str) -> ModuleType | None:
     try:
         return importlib.import_module(f"microgpt.{name}")
-    except ModuleNotFoundError as error:  # any other ImportError is a broken build, and is not hidden
+    except ModuleNotFoundError as error:  # any other ImportError means a broken build: do not hide it
         if error.name != f"microgpt.{name}":
             raise
         return None
@@ -54,11 +55,11 @@ if TYPE_CHECKING:
     from microgpt.random import _mersenne
 else:
     _engine, _mersenne, _value = map(_import_compiled, ("engine._engine", "random._mersenne", "_value"))
-_ASKED_FOR = os.environ.get("MICROGPT_BACKEND") or None  # once: what is `Value` now cannot change later
+_ASKED_FOR = os.environ.get("MICROGPT_BACKEND") or None  # read once: `Value` cannot change later
 
 
 def choose(backend: str | None = None) -> str:
-    """`backend`, or else what MICROGPT_BACKEND named at import, or else the best; `ImportError` for one not there."""
+    """`backend`, else what MICROGPT_BACKEND named at import, else the best; `ImportError` if it is not installed."""
     source = "backend"
     if backend is None:
         backend, source = _ASKED_FOR, "MICROGPT_BACKEND"
@@ -103,12 +104,12 @@ def compiled_engine() -> ModuleType | None:
 
 @cache
 def instruction_sets() -> tuple[str, ...]:
-    """What the compiled kernels were built for and this processor runs, best first."""
+    """Instruction sets that have compiled kernels and that this processor supports, best first."""
     return tuple(_engine.instruction_sets()) if _engine else ()
 
 
 def instruction_set() -> str | None:
-    """The one that MICROGPT_ISA names, or else the best; None where there are no compiled kernels."""
+    """The instruction set that MICROGPT_ISA names, else the best; None without compiled kernels."""
     asked_for = os.environ.get("MICROGPT_ISA")
     if asked_for and _engine:
         return choice("MICROGPT_ISA", asked_for, instruction_sets())
@@ -118,16 +119,16 @@ def instruction_set() -> str | None:
 def new_engine(
     backend: str, config: GPTConfig, parameters: NDArray[Any], gradients: NDArray[Any], threads: int
 ) -> Engine:
-    """An engine over these flat arrays; the reference engine and the compiled one have the same methods."""
+    """An engine over flat arrays, see `interface.Engine`; `threads` is for the compiled one."""
     if backend == "compiled":
         return _engine.Engine(config, parameters, gradients, instruction_set(), threads)
-    from microgpt.engine.reference_engine import Engine  # only who uses it pays for its import
+    from microgpt.engine.reference_engine import Engine  # unused while the compiled engine runs
 
     return Engine(config, parameters, gradients)
 
 
 def new_generator(backend: str, seed: Any) -> Generator:
-    """A random number generator: the reference's is a `random.Random`, the compiled one gives the same numbers."""
+    """A random number generator; both backends give the numbers of `random.Random`."""
     seed = random_seed("seed", seed)
     if backend == "compiled":
         return _mersenne.Generator(seed)
@@ -137,7 +138,7 @@ def new_generator(backend: str, seed: Any) -> Generator:
 
 
 def new_parameters(values: list[Any]) -> tuple[Parameters, int]:
-    """Values, all of them of one backend, behind the interface that `Adam` talks to, and how many different ones."""
+    """Values of one backend, behind the interface that `Adam` uses, and the number of distinct ones."""
     parameters: Callable[[list[Any]], Parameters]
     if _value and values and isinstance(values[0], _value.Value):
         kind, parameters = _value.Value, partial(_value.Parameters, instruction_set=instruction_set())
@@ -149,16 +150,16 @@ def new_parameters(values: list[Any]) -> tuple[Parameters, int]:
     for i, value in enumerate(values):
         if not isinstance(value, kind):
             raise TypeError(f"model must be a GPT or Values of one backend, got {type(value).__name__} at position {i}")
-    different = list(dict.fromkeys(values))  # tied parameters count once
-    return parameters(different), len(different)
+    distinct = list(dict.fromkeys(values))  # tied parameters count once
+    return parameters(distinct), len(distinct)
 
 
 def backend_info() -> BackendInfo:
-    """Which engine runs models, with which instruction set and how many threads, and why."""
+    """The backend that runs models, its instruction set and threads, and why it was chosen."""
     backend = choose()
     if backend == "reference":
         return BackendInfo(backend, None, 1, _reason())
     return BackendInfo(backend, instruction_set(), physical_cores(), _reason())
 
 
-choose(), instruction_set()  # an environment that asks for what is not there fails at import, not at first use
+choose(), instruction_set()  # a wrong environment variable fails at import, not at first use

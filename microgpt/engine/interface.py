@@ -1,7 +1,4 @@
-"""What an engine has to offer, and what it may ask for: the interface that both backends satisfy.
-
-The reference is `microgpt.engine.reference_engine` and `microgpt.random.mersenne`, the compiled twin is csrc/*.pyx.
-"""
+"""The interface of engines, which both backends satisfy: `microgpt.engine.reference_engine` and csrc/engine.pyx."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class AdamState(Protocol):
-    """What a step of Adam reads, and `m`, `v` and `step_count`, which it moves on. A `microgpt.Adam` is one."""
+    """The options of `microgpt.Adam`, and the state that its steps update: `m`, `v` and `step_count`."""
 
     beta1: float
     beta2: float
@@ -30,10 +27,10 @@ class AdamState(Protocol):
 
 
 class Parameters(Protocol):
-    """What `Adam` moves."""
+    """Parameters that `Adam` updates."""
 
     def adam_step(self, adam: AdamState, learning_rate: float) -> None:
-        """Move every parameter against its gradient."""
+        """Update every parameter by its gradient."""
 
 
 class Cache(Protocol):
@@ -41,24 +38,24 @@ class Cache(Protocol):
 
     @property
     def lengths(self) -> NDArray[np.int32]:
-        """How many tokens each document has; where one is set to 0, a new document begins."""
+        """Number of tokens of each document. Setting one to 0 begins a new document there."""
 
 
 class Engine(Parameters, Protocol):
     """A model over flat arrays of parameters and gradients, in the order of `config.parameter_shapes()`.
 
-    Each takes only the caches that its own `new_cache` gave.
+    It accepts only caches from its own `new_cache`.
     """
 
     @property
     def config(self) -> GPTConfig:
-        """The sizes of the model."""
+        """The architecture of the model."""
 
     def loss(self, packed: PackedSequences, gradients: bool = False) -> float:
         """Mean over the documents of `packed` of the mean over their positions, in nats.
 
-        Infinite where the probability of a token is 0, and NaN where any is NaN.
-        With `gradients`, the array of that name then holds its derivatives: NaN where the loss is not finite.
+        Infinite if a token has probability 0, NaN if any probability is NaN. With `gradients`, the array of that name
+        then holds its derivatives: all NaN if the loss is not finite.
         """
 
     def train(
@@ -72,57 +69,35 @@ class Engine(Parameters, Protocol):
     ) -> int:
         """Run one step of Adam for each learning rate, each on the next `batch_size` documents of `packed`.
 
-        Fills `losses` and returns how many steps were made: fewer than asked for where a loss, then the last one
-        filled, was not finite. Counts in `adam.step_count`, also when interrupted. `progress` is called now and then
-        with the number of steps completed.
+        Fills `losses` and returns the number of steps completed: all, unless a loss, the last one filled, is not
+        finite. `adam.step_count` counts them, also when interrupted. `progress` is called now and then with the number
+        of steps completed.
         """
 
     def logits_of(self, tokens: NDArray[np.int32]) -> NDArray[Any]:
-        """Logits over what follows each of up to block_size tokens, shape (len(tokens), vocab_size)."""
+        """Logits of the token after each of up to block_size tokens, shape (len(tokens), vocab_size)."""
 
     def new_cache(self, samples: int) -> Cache:
-        """A cache for `samples` new documents, to be continued with the parameters as they are."""
+        """A cache for `samples` new documents; valid until the parameters change."""
 
     def next_probabilities(self, cache: Any, tokens: NDArray[np.int32], temperature: float) -> NDArray[np.float64]:
-        """Append a token to each document of `cache`: probabilities of what follows, (documents, vocab_size).
+        """Append a token to each document of `cache` and return the probabilities of the next, (documents, vocab_size).
 
-        At temperature 0, the first of the tokens with the largest logit has probability 1, in all methods.
+        At temperature 0, in all methods, the first of the tokens with the largest logit has probability 1.
         """
 
     def draw_tokens(
         self, cache: Any, tokens: NDArray[np.int32], temperature: float, uniforms: NDArray[np.float64]
     ) -> NDArray[np.int32]:
-        """Append a token to each document of `cache`: int32, what follows, drawn as `random.choices` draws.
+        """Append a token to each document of `cache` and draw the next as `random.choices` does: int32.
 
-        Where the probabilities are NaN, that is the last token. `uniforms` are what random() gave for each of them.
+        `uniforms` has a random number in [0, 1) for each document. Probabilities of NaN draw the last token.
         """
 
     def draw_documents(
         self, seed: int, n: int, bos: int, temperature: float
     ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """`n` documents of their own: int32 (n, block_size) what follows `bos`, and int64 (n,) how much of it counts.
+        """Draw `n` new documents: tokens after `bos`, int32 (n, block_size), and how many of them count, int64 (n,).
 
-        Token t of document i is drawn with number t of its stream of random numbers.
+        Token t of document i is drawn with number t of the document's stream of random numbers, see `random.splitmix`.
         """
-
-
-class Generator(Protocol):
-    """Random numbers: those of `random.Random`, in its order."""
-
-    def random(self) -> float:
-        """A number in [0, 1)."""
-
-    def randrange(self, n: int, /) -> int:
-        """A whole number in [0, n)."""
-
-    def permutation(self, n: int) -> NDArray[np.int64]:
-        """The numbers below `n` as `shuffle` orders them: int64."""
-
-    def fill_gauss(self, array: NDArray[Any], sigma: float) -> None:
-        """Fill a one-dimensional float array with `gauss(0, sigma)`, in order."""
-
-    def getstate(self) -> tuple[Any, ...]:
-        """The state as `random.Random.getstate` gives it."""
-
-    def setstate(self, state: tuple[Any, ...], /) -> None:
-        """Continue from a state that `getstate` gave."""
