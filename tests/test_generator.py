@@ -18,7 +18,7 @@ SMALL = {"steps": 1, "n_embd": 4, "n_head": 2, "block_size": 4}
 def test_seeds_are_those_of_random_or_refused(backend) -> None:
     assert new_generator(backend, np.int64(7)).random() == random.Random(7).random()
     assert new_generator(backend, np.array(-3)).random() == random.Random(-3).random()
-    wanted = "seed must be a number, a text or a random.Random"
+    wanted = "seed must be a number, a string or a random.Random"
     for seed, error, message in (
         ([1, 2], TypeError, f"{wanted}, got [1, 2]"),
         (True, TypeError, f"{wanted}, got True"),
@@ -26,7 +26,7 @@ def test_seeds_are_those_of_random_or_refused(backend) -> None:
         (random.SystemRandom(), TypeError, f"{wanted} that has a state, got <random.SystemRandom"),
         (float("nan"), ValueError, "seed must be finite, got nan"),  # random.Random would take its place in memory
         (np.float32("inf"), ValueError, "seed must be finite, got inf"),
-        ("\ud800", ValueError, r"seed must be a text that UTF-8 can hold, got '\ud800'"),
+        ("\ud800", ValueError, r"seed must be a string that UTF-8 can encode, got '\ud800'"),
         (-(10**5000), ValueError, "seed must have at most 2048 bits, got 16610"),
     ):
         for taken in (

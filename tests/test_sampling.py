@@ -399,7 +399,7 @@ def test_more_documents_than_any_memory_holds_are_refused_at_once(backend: str) 
 
 def test_bad_seeds_and_prompts_are_named() -> None:
     model = GPT(SMALL, tokenizer=LETTERS)
-    with pytest.raises(TypeError, match=r"seed must be a number, a text or a random\.Random, got True"):
+    with pytest.raises(TypeError, match=r"seed must be a number, a string or a random\.Random, got True"):
         model.stream(seed=True)
     with pytest.raises(ValueError, match=r"prompt\[1\] is 7, out of range for vocab_size=7"):
         model.generate_tokens(prompt=[0, 7])

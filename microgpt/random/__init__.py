@@ -1,1 +1,1 @@
-"""Random numbers: those of Python's `random`, and independent streams of them."""
+"""Random numbers: those of Python's `random`, and independent streams."""

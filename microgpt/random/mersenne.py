@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 class Generator(random.Random):
     """A `random.Random` that also fills arrays.
 
-    `seed` is anything `random.Random` takes, or another generator, whose state is then copied.
+    `seed` is anything that `random.Random` takes, or another generator, whose state is copied.
     """
 
     def __new__(cls, seed: Any = None) -> Generator:
-        """Take a seed that `random.Random` would try to hash."""
+        """Withhold the seed from `random.Random.__new__`, which would hash it: a bytearray has no hash."""
         return super().__new__(cls)
 
     def __init__(self, seed: Any = None) -> None:

@@ -1,4 +1,4 @@
-"""Random numbers that can be had in any order: those of SplitMix64, which are a counter, mixed.
+"""Streams of random numbers that can be computed in any order: SplitMix64, a mixed counter.
 
 Source: Steele, Lea and Flood, 2014. csrc/splitmix.h is the compiled twin.
 """
@@ -12,9 +12,9 @@ from microgpt.utils.arguments import random_seed
 
 
 def stream_seed(seed: Any) -> int:
-    """The 64 bits of a seed that streams use: a whole number's lowest, of any other seed the first that it gives.
+    """The 64 bits of a seed that streams use: the lowest of a whole number, or the first that another seed generates.
 
-    `TypeError` or `ValueError` where it is no seed, see `arguments.random_seed`.
+    `TypeError` or `ValueError` if it is not a seed, see `arguments.random_seed`.
     """
     seed = random_seed("seed", seed)
     return seed % 2**64 if isinstance(seed, int) else Generator(seed).getrandbits(64)

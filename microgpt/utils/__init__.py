@@ -1,1 +1,1 @@
-"""Checks of arguments, files, optional dependencies."""
+"""Checks of arguments, files, text for terminals, optional dependencies."""

@@ -1,4 +1,4 @@
-"""What a user passes in, checked: each check raises one line that names the argument and what would be right."""
+"""Checks of arguments. Each raises an error of one line that names the argument and what is expected of it."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from typing import Any
 import numpy as np
 
 LONGEST_SHOWN_PATH = 300  # characters
-LARGEST = min(sys.maxsize, 1 << 53)  # up to here, an index is one, and floats count exactly
-SEED_BITS = 2048  # of a whole number that Python always writes as text, whatever it is told to write at most
+LARGEST = min(sys.maxsize, 1 << 53)  # the largest index, and the largest number to which floats count exactly
+SEED_BITS = 2048  # Python writes whole numbers up to this size as text under any limit on digits
 
 
 def integer(name: str, value: object, minimum: int, maximum: float = LARGEST) -> int:
-    """`value` as an int; `TypeError` where it is not a whole number, `ValueError` beyond `minimum` or `maximum`."""
+    """`value` as an int; `TypeError` if it is not a whole number, `ValueError` beyond `minimum` or `maximum`."""
     try:
         if isinstance(value, bool):
             raise TypeError
         result = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(f"{name} must be a whole number, got {value!r:.60}") from None
-    if result < minimum:  # by how much may take any number of digits
+    if result < minimum:  # it may have any number of digits: do not print it
         raise ValueError(f"{name} must be at least {minimum}, got {'less' if result < -LARGEST else result}")
     if result > maximum:
         raise ValueError(f"{name} must be at most {maximum}, got more")
@@ -50,9 +50,9 @@ def number(
         raise TypeError(f"{name} must be a number, got {value!r:.60}")
     try:
         result = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):  # the latter from an array of text
+    except (TypeError, ValueError):  # ValueError is from an array of text
         raise TypeError(f"{name} must be a number, got {value!r:.60}") from None
-    except OverflowError:  # a whole number beyond all floats
+    except OverflowError:  # a whole number beyond the largest float
         result = math.inf if value > 0 else -math.inf  # type: ignore[operator]
     if not (above < result < below and minimum <= result <= maximum and math.isfinite(result)):
         wanted = [f"more than {above:g}"] if above > -math.inf else []
@@ -65,18 +65,17 @@ def number(
 
 
 def random_seed(name: str, value: Any) -> Any:
-    """`value` as `random.Random` takes it: a number, a text, bytes, None, or one of its kind, whose state counts.
+    """`value` as a seed: a number, a string, bytes, None, or a `random.Random`, whose state counts.
 
-    `TypeError` where it is none of these; `ValueError` where it would not give the same numbers again, here or from a
-    file.
+    `TypeError` for anything else; `ValueError` if it could not be written to a file and give the same numbers again.
     """
     value = value.item() if isinstance(value, (np.generic, np.ndarray)) and value.ndim == 0 else value
-    wanted = f"{name} must be a number, a text or a random.Random"
+    wanted = f"{name} must be a number, a string or a random.Random"
     try:
         if hasattr(value, "getstate"):
             value.getstate()
             return value
-    except NotImplementedError:  # of random.SystemRandom
+    except NotImplementedError:  # raised by random.SystemRandom
         raise TypeError(f"{wanted} that has a state, got {value!r:.60}") from None
     if isinstance(value, bool) or not isinstance(value, (int, float, str, bytes, bytearray, type(None))):
         raise TypeError(f"{wanted}, got {value!r:.60}")
@@ -88,26 +87,26 @@ def random_seed(name: str, value: Any) -> Any:
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise ValueError(f"{name} must be a text that UTF-8 can hold, got {value!r:.60}") from None
+            raise ValueError(f"{name} must be a string that UTF-8 can encode, got {value!r:.60}") from None
     return value
 
 
 def check_order(name: str, items: object) -> None:
-    """`TypeError` for a set: the order of its items, and all that follows from it, is another one in each process."""
+    """Raise `TypeError` for a set: its order, and every result that depends on it, differs between processes."""
     if isinstance(items, Set) and not isinstance(items, Reversible):
         kind = type(items).__name__
         raise TypeError(f"{name} must have an order that stays the same, as a list has, got a {kind}")
 
 
 def string(name: str, value: object) -> str:
-    """`value` where it is a string; `TypeError` otherwise."""
+    """`value` if it is a string; `TypeError` otherwise."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a string, got {value!r:.60}")
     return value
 
 
 def file_name(name: str, value: object) -> str:
-    """`value` as the name of a file; `TypeError` where it is none, `ValueError` where no file can have it."""
+    """`value` as the name of a file; `TypeError` if it is not one, `ValueError` if no file can have it."""
     try:
         result = os.fspath(value)  # type: ignore[call-overload]
         if not isinstance(result, str):
@@ -123,7 +122,7 @@ def file_name(name: str, value: object) -> str:
 
 
 def ending(name: str, path: object, endings: tuple[str, ...]) -> str:
-    """The one of `endings` that the name of a file has, in any case; `ValueError` where it has none of them."""
+    """The one of `endings` that the name of a file has, in upper or lower case; `ValueError` if it has none."""
     result = os.path.splitext(file_name("path", path))[1][1:].lower()
     if result not in endings:
         *others, last = [f".{each}" for each in endings]
@@ -132,13 +131,13 @@ def ending(name: str, path: object, endings: tuple[str, ...]) -> str:
 
 
 def shown_path(path: str | os.PathLike[str]) -> str:
-    """A path as errors show it: in one line, and of one that is too long for any file only the beginning."""
+    """A path as errors show it: on one line, and cut if it is too long for any file."""
     name = os.fspath(path)
     return f"{name if name.isprintable() else repr(name):.{LONGEST_SHOWN_PATH}}"
 
 
 def choice(name: str, value: object, choices: tuple[str, ...]) -> str:
-    """`value` where it is one of `choices`; `ValueError` otherwise."""
+    """`value` if it is one of `choices`; `ValueError` otherwise."""
     if value not in choices:
         raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r:.60}")
     return str(value)

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Atomic file writes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
-    """Let `path` hold `content`; whatever happens meanwhile, it holds all of it, or what it held before.
+    """Write `content` to `path`. Whatever interrupts it, the file is complete, or as it was before.
 
-    `ValueError` where it cannot be written.
+    `ValueError` if it cannot be written.
     """
     with _awaited_at_exit(), _errors_named(path):
         target = _target(path)
@@ -27,16 +27,16 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-            with contextlib.suppress(FileNotFoundError):  # who could not read it before still cannot
+            with contextlib.suppress(FileNotFoundError):  # keep the permissions of the file that is replaced
                 os.chmod(file.name, stat.S_IMODE(os.stat(target).st_mode))
-            file.close()  # Windows renames no open file
+            file.close()  # Windows cannot rename an open file
             os.replace(file.name, target)
         with contextlib.suppress(OSError), _opened_folder(os.path.dirname(target)) as folder:
-            os.fsync(folder)  # the new name is safe as well; not every system can do it
+            os.fsync(folder)  # makes the new name safe too; not every system can
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
-    """`ValueError` where `write_atomically` could not write, found out before the work that is to be saved."""
+    """Raise the `ValueError` of `write_atomically` before the work whose result is to be written."""
     with _errors_named(path), _temporary_file(_target(path)):
         pass
 
@@ -44,9 +44,9 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 def check_different(
     written: Mapping[str, str | os.PathLike[str]], others: Iterable[tuple[str, str | os.PathLike[str]]]
 ) -> None:
-    """`ValueError` where a file that is to be written is also another one of them, or one of `others`.
+    """Raise `ValueError` if two arguments name the same file, of which at least one is to be written.
 
-    Each stands beside the name of the argument that names it.
+    `written` maps arguments to paths; `others` has an (argument, path) for each file that is only read.
     """
     arguments = {os.path.realpath(path): argument for argument, path in others}
     for argument, path in written.items():
@@ -56,23 +56,23 @@ def check_different(
 
 
 def _target(path: str | os.PathLike[str]) -> str:
-    """What is to be replaced: not a symbolic link, but what it points to."""
+    """The file to be replaced: for a symbolic link, the one that it points to."""
     path = file_name("path", path)
     if os.path.isdir(path):
         raise ValueError(f"cannot write {shown_path(path)}: Is a directory")
-    if os.path.exists(path) and not os.path.isfile(path):  # a device, which would be gone afterwards
+    if os.path.exists(path) and not os.path.isfile(path):  # do not replace a device by a file
         raise ValueError(f"cannot write {shown_path(path)}: it is not a regular file")
-    if os.path.exists(path) and not os.access(path, os.W_OK):  # though its folder would let it be replaced
+    if os.path.exists(path) and not os.access(path, os.W_OK):  # though the folder may permit replacing it
         raise ValueError(f"cannot write {shown_path(path)}: Permission denied")
     return os.path.realpath(path)
 
 
 @contextlib.contextmanager
 def _temporary_file(target: str) -> Iterator[IO[bytes]]:
-    """A new file beside `target`, which is removed at the end unless it has been renamed.
+    """A new file next to `target`, removed at the end unless it has been renamed.
 
-    Its name is nobody else's: no file of the user's is lost, and several processes can write to one target. Only a
-    process that is killed leaves it behind, where who looks for `target` finds it.
+    Its name is unique: no file of the user's is lost, and several processes can write to one target. Only a process
+    that is killed leaves it behind.
     """
     name = f"{target}.{os.urandom(4).hex()}.tmp"
     file = open(name, "xb")
@@ -84,12 +84,12 @@ def _temporary_file(target: str) -> Iterator[IO[bytes]]:
             os.unlink(name)
 
 
-_in_progress: set[threading.Lock] = set()  # a lock for each file that is being written, held until it is
+_in_progress: set[threading.Lock] = set()  # a lock for each file that is being written, held until it is complete
 
 
 @contextlib.contextmanager
 def _awaited_at_exit() -> Iterator[None]:
-    """Let Python not exit before this has ended, not even where a daemon thread does it."""
+    """Keep Python from exiting until this has ended, even in a daemon thread."""
     lock = threading.Lock()
     with lock:
         _in_progress.add(lock)
@@ -105,7 +105,7 @@ def _wait_for_files() -> None:
         lock.acquire()
 
 
-if hasattr(os, "register_at_fork"):  # the threads that were writing are not there in the child
+if hasattr(os, "register_at_fork"):  # the child does not have the threads that were writing
     os.register_at_fork(after_in_child=_in_progress.clear)
 
 

@@ -1,4 +1,4 @@
-"""JSON as every reader knows it: without the NaN and Infinity that Python would write."""
+"""Strict JSON, without the NaN and Infinity that Python writes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def to_json(value: Any) -> str:
-    """`value` on one line; numbers that are not finite become null."""
+    """`value` as one line of JSON; numbers that are not finite become null."""
     return json.dumps(_finite(value), allow_nan=False)
 
 

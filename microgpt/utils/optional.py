@@ -1,4 +1,4 @@
-"""What is installed only where it is asked for."""
+"""Optional dependencies."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import ModuleType
 
 
 def require(module: str, extra: str) -> ModuleType:
-    """Import a module that one of the package's extras brings; `ImportError` says how to install it."""
+    """Import a module of an optional dependency; `ImportError` says how to install it."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Text from outside, made safe to show."""
+"""Text from outside, made safe to print."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ SPACES = "\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009
 
 
 def visible(text: str, layout: str = LAYOUT) -> str:
-    """`text`, with control characters, lone surrogates and the like spelled as in a Python string.
+    """`text` with control characters, lone surrogates and the like escaped as in a Python string.
 
-    Line feeds and tabs, or what else is in `layout`, and joiners stay.
+    Joiners and the characters of `layout`, by default line feeds and tabs, are kept.
     """
     return "".join(c if c.isprintable() or c in layout or c in JOINERS else spelled(c) for c in text)
 
 
 def spelled(character: str) -> str:
-    """A character as a Python string shows it that does not show itself."""
+    """The escape sequence of a character in a Python string."""
     return character.encode("unicode_escape").decode()
