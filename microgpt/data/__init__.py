@@ -1,1 +1,1 @@
-"""From text files to batches of token ids: reading -> documents -> tokenizer -> corpus -> batches."""
+"""From text to batches of token ids: reading -> documents -> tokenizer -> corpus -> batches."""

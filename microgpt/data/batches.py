@@ -1,4 +1,4 @@
-"""What each step trains on, and what a model is validated with: token sequences of documents, or windows of a text."""
+"""Batches for training and the held-out data for validation: token sequences of documents, or windows of a text."""
 
 from __future__ import annotations
 
@@ -15,47 +15,46 @@ if TYPE_CHECKING:
 
     from microgpt.random.interface import Generator
 
-TYPICAL = 32_768  # sequences that stand for all where their mean length is asked for
-SEQUENCE_BYTES = 24  # at least: its start, its length and two tokens
+SAMPLED = 32_768  # sequences from which the mean length is estimated
+SEQUENCE_BYTES = 24  # at least: start, length and two tokens
 LONG_DOCUMENTS = ("cut", "split")
 
 
 class Batches(Protocol):
-    """A source of token sequences, of which `len` make an epoch."""
+    """A source of token sequences; `len` of them make an epoch."""
 
     def __len__(self) -> int: ...
 
     def mean_positions(self) -> float:
-        """Positions of a sequence that are computed, on average."""
+        """Mean number of positions computed per sequence."""
 
     def batch(self, first_step: int, steps: int, batch_size: int) -> PackedSequences:
-        """The sequences of some consecutive steps, `batch_size` for each."""
+        """The sequences of consecutive steps, `batch_size` for each."""
 
     def rewind(self, step: int, batch_size: int) -> None:
-        """Take back what the last `batch` drew for the steps from `step` on: they have not been made."""
+        """Undo what the last `batch` drew for the steps from `step` on, which were not completed."""
 
     def held_out_tokens(self) -> int:
-        """Number of tokens to predict in what no step trains on; 0 where nothing is held out."""
+        """Number of tokens to predict in the held-out data; 0 if nothing is held out."""
 
     def held_out(self, most_tokens: int) -> PackedSequences:
-        """The data that no step trains on, in pieces that fit the context, so that every token is predicted once.
+        """The held-out data, in pieces that fit the context, so that every token is predicted once.
 
-        Where there are more than `most_tokens` to predict, these are some of the pieces: at least one, and otherwise no
-        more tokens than that.
+        If there are more than `most_tokens` to predict, only some of the pieces: at least one, and otherwise no more
+        tokens than that.
         """
 
 
 class DocumentBatches:
-    """Documents in an order, from the start again after the last. The last `validation_fraction` of them is held out.
+    """Documents in a given order, over and over. The last `validation_fraction` of them is held out.
 
     Args:
-        corpus: the documents, at least two where some are held out.
+        corpus: the documents, at least two if some are held out.
         order: their numbers, in the order in which they are used.
-        length: of a sequence, at most: the context and the token after it.
-        validation_fraction: what no step trains on.
-        long_documents: of a longer document, "cut" trains on the beginning, "split" on one piece after the other. A
-            piece begins with the token that ends the one before: there it is the last target, here the first input.
-            What is held out is always split.
+        length: the most tokens of a sequence: the context and the token after it.
+        validation_fraction: the fraction of the documents that is held out.
+        long_documents: for a longer document, "cut" trains on the beginning, "split" on one piece after the other: the
+            last target of a piece is the first input of the next. Held-out documents are always split.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class DocumentBatches:
     ) -> None:
         if validation_fraction and len(order) < 2:
             raise ValueError("val_fraction needs at least 2 documents, one of them to train on, got 1")
-        training = len(order) - held_out_of(len(order), validation_fraction)
+        training = len(order) - held_out_count(len(order), validation_fraction)
         self._training = _Sequences(corpus, order[:training], length, split=long_documents == "split")
         self._held_out = _Sequences(corpus, order[training:], length, split=True)
 
@@ -76,8 +75,8 @@ class DocumentBatches:
         return len(self._training)
 
     def mean_positions(self) -> float:
-        """See `Batches`. The first ones are as good as any."""
-        _, lengths = self._training.bounds(np.arange(min(len(self), TYPICAL)))
+        """See `Batches`. Documents are in random order: the first represent all."""
+        _, lengths = self._training.bounds(np.arange(min(len(self), SAMPLED)))
         return float(lengths.mean()) - 1
 
     def batch(self, first_step: int, steps: int, batch_size: int) -> PackedSequences:
@@ -87,14 +86,14 @@ class DocumentBatches:
         return self._training.select(numbers % len(self._training))
 
     def rewind(self, step: int, batch_size: int) -> None:
-        """See `Batches`. Nothing is drawn here."""
+        """See `Batches`. Nothing was drawn."""
 
     def held_out_tokens(self) -> int:
         """See `Batches`."""
         return self._held_out.positions()
 
     def held_out(self, most_tokens: int) -> PackedSequences:
-        """See `Batches`. Documents are in no order: the first pieces are as good as any."""
+        """See `Batches`. Documents are in random order: the first pieces represent all."""
         numbers = np.arange(min(len(self._held_out), most_tokens))
         _, lengths = self._held_out.bounds(numbers)
         fitting = np.searchsorted(np.cumsum(lengths - 1), most_tokens, "right")
@@ -102,13 +101,13 @@ class DocumentBatches:
 
 
 class _Sequences:
-    """Documents as sequences of up to `length` tokens: one of each, or where they are split, as many as it takes."""
+    """Documents as sequences of up to `length` tokens: one for each, or as many as it takes if they are split."""
 
     def __init__(self, corpus: Corpus, order: NDArray[np.int64], length: int, split: bool) -> None:
         self._corpus = corpus
         self._order = order
         self._length = length
-        self._firsts = None  # the number of the first sequence of each document, where that is not the document's own
+        self._firsts = None  # number of each document's first sequence; None if that is the document's own
         if split:
             predicted = corpus.offsets[order + 1] - corpus.offsets[order]
             self._firsts = np.cumsum(np.append(0, -(-predicted // (length - 1))))
@@ -121,35 +120,36 @@ class _Sequences:
         return int((self._corpus.offsets[self._order + 1] - self._corpus.offsets[self._order]).sum())
 
     def bounds(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Where the sequences of these numbers start in the corpus, and their lengths."""
-        places, skipped = numbers, np.zeros_like(numbers)
+        """Starts in the corpus, and lengths, of the sequences with these numbers."""
+        indices, skipped = numbers, np.zeros_like(numbers)
         if self._firsts is not None:
-            places = np.searchsorted(self._firsts, numbers, "right") - 1
-            skipped = (numbers - self._firsts[places]) * (self._length - 1)
-        documents = self._order[places]
+            indices = np.searchsorted(self._firsts, numbers, "right") - 1
+            skipped = (numbers - self._firsts[indices]) * (self._length - 1)
+        documents = self._order[indices]
         starts = self._corpus.offsets[documents] + skipped
         return starts, np.minimum(self._corpus.offsets[documents + 1] + 1 - starts, self._length)
 
     def select(self, numbers: NDArray[np.int64]) -> PackedSequences:
-        """The sequences of these numbers."""
+        """The sequences with these numbers."""
         return self._corpus.sequences(*self.bounds(numbers))
 
 
 class TextBatches:
-    """Windows of `length` tokens of one text, each drawn anew. The end of the text is held out.
+    """Windows of `length` tokens, drawn at random from one text. The end of the text is held out.
 
     Args:
-        corpus: the text, at least a window long without what is held out; that part is at least a window long, too.
-        length: the context and the token after it.
-        generator: what the starts of the windows are drawn from.
+        corpus: the text. The part to train on, and the held-out part if any, each have at least `length` tokens.
+        length: the tokens of a window: the context and the token after it.
+        generator: the generator that draws the starts of the windows.
+        validation_fraction: the fraction of the text that is held out.
     """
 
     def __init__(self, corpus: Corpus, length: int, generator: Generator, validation_fraction: float = 0.0) -> None:
         self._corpus = corpus
         self._length = length
         self._generator = generator
-        self._before = (0, generator.getstate())  # the last `batch`: number of its first window, and the generator
-        self._end = len(corpus.tokens) - held_out_of(len(corpus.tokens), validation_fraction)
+        self._before = (0, generator.getstate())  # number of the first window of the last `batch`, state before it
+        self._end = len(corpus.tokens) - held_out_count(len(corpus.tokens), validation_fraction)
         if self._end < length:
             raise ValueError(f"data must have at least block_size + 1 = {length} tokens to train on, got {self._end}")
         validation = len(corpus.tokens) - self._end
@@ -167,7 +167,7 @@ class TextBatches:
         return self._length - 1
 
     def batch(self, first_step: int, steps: int, batch_size: int) -> PackedSequences:
-        """See `Batches`. Steps have to be asked for in order: each draws."""
+        """See `Batches`. Steps must come in order, because each draws."""
         _check_room(steps, batch_size)
         self._before = (first_step * batch_size, self._generator.getstate())
         return self._windows(self._draw(steps * batch_size))
@@ -179,7 +179,7 @@ class TextBatches:
         self._draw(step * batch_size - first)
 
     def _draw(self, count: int) -> NDArray[np.int64]:
-        """Where the next windows start."""
+        """The starts of the next windows."""
         starts = self._end - self._length + 1
         return np.fromiter((self._generator.randrange(starts) for _ in range(count)), np.int64, count)
 
@@ -188,7 +188,7 @@ class TextBatches:
         return max(0, len(self._corpus.tokens) - 1 - self._held_out_start())
 
     def held_out(self, most_tokens: int) -> PackedSequences:
-        """See `Batches`: it is a text of its own, which begins after BOS. Some of its pieces are evenly spread."""
+        """See `Batches`. A text of its own, which starts after BOS. A selection of its pieces is spread evenly."""
         context, start, end = self._length - 1, self._held_out_start(), len(self._corpus.tokens)
         starts = np.arange(start, end - 1, context)
         if self.held_out_tokens() > most_tokens:
@@ -200,7 +200,7 @@ class TextBatches:
         return pieces
 
     def _held_out_start(self) -> int:
-        """Where the first piece starts: a place before the held-out part, if there is a BOS to stand in it."""
+        """The start of the first piece: one token before the held-out part, for BOS if the text has one."""
         return self._end - self._corpus.tokenizer.bos_is_text
 
     def _windows(self, starts: NDArray[np.int64]) -> PackedSequences:
@@ -211,6 +211,6 @@ def _check_room(steps: int, batch_size: int) -> None:
     check_room(steps * batch_size * SEQUENCE_BYTES, f"a batch_size of {batch_size:,}")
 
 
-def held_out_of(count: int, fraction: float) -> int:
-    """How many of `count` are held out: none without a fraction, else at least one."""
+def held_out_count(count: int, fraction: float) -> int:
+    """The number of held-out items among `count`: 0 without a fraction, otherwise at least 1."""
     return min(count - 1, max(1, round(count * fraction))) if fraction else 0

@@ -1,4 +1,4 @@
-"""The data as a model sees it: the token ids of all documents in one array, which may be larger than memory."""
+"""The data as a model reads it: the token ids of all documents in one array, which may be larger than memory."""
 
 from __future__ import annotations
 
@@ -22,25 +22,26 @@ if TYPE_CHECKING:
 
     from microgpt.data.tokenizer import Encoded
 
-# Bytes of an array: a longer one is in a temporary file. 32-bit addresses soon have no gap left for a larger one.
+# The most bytes of an array in memory; a longer one is in a temporary file. 32-bit addresses have few gaps for one.
 IN_MEMORY = 1 << 28 if sys.maxsize > 1 << 32 else 1 << 24
-HASHED = 1 << 24  # items that are hashed at once
+HASHED = 1 << 24  # elements hashed at once
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents as token ids, in the order in which they were read; or, as the only document, a continuous text.
+    """Documents as token ids, in the order of the data; or a continuous text, as the only document.
 
     Attributes:
-        name: what they were read from.
-        files: those of it that are files, each after the argument of `read_corpus` that names it.
-        tokenizer: what the ids come from.
-        tokens: the ids of all documents, BOS before the first, between them and after the last; of a text without BOS.
-        offsets: int64, document i is `tokens[offsets[i] : offsets[i + 1] + 1]`, BOS on both sides included.
-        characters: how many there are in all documents.
+        name: the source of the data, for reports and errors.
+        files: the (argument of `read_corpus`, path) of each file that was read.
+        tokenizer: the tokenizer of the ids.
+        tokens: the ids of all documents, with BOS before the first, between them and after the last; or of a text,
+            without BOS.
+        offsets: int64; document i is `tokens[offsets[i] : offsets[i + 1] + 1]`, BOS on both sides included.
+        characters: number of characters in all documents.
         is_text: whether it is a continuous text.
 
-    Arrays longer than what is to stay in memory are mapped from a temporary file without a name.
+    Arrays too long to stay in memory are mapped from an unnamed temporary file.
     """
 
     name: str
@@ -55,19 +56,19 @@ class Corpus:
         return len(self.offsets) - 1
 
     def count_longer(self, context: int) -> int:
-        """How many documents have more than `context` tokens to predict, their end included."""
+        """Number of documents with more than `context` tokens to predict, their end included."""
         return int(np.count_nonzero(np.diff(self.offsets) > context))
 
     def sequences(self, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> PackedSequences:
-        """The `lengths[i]` tokens from `starts[i]` on, for each i, copied end to end."""
+        """Copies of the `lengths[i]` tokens from `starts[i]`, for each i, packed end to end."""
         new_starts = np.cumsum(lengths) - lengths
         sources = np.arange(lengths.sum()) + np.repeat(starts - new_starts, lengths.astype(np.intp))
         return PackedSequences(self.tokens[sources].astype(np.int32), new_starts, lengths)
 
     def documents(self) -> PackedSequences:
-        """All documents, BOS on both sides; or the text, after BOS where that is a character of it.
+        """All documents, BOS on both sides; or the text, after BOS if BOS is a character.
 
-        None has less than two tokens: of such a text there is nothing to predict.
+        A text of fewer than two tokens is left out: it has nothing to predict.
         """
         tokens, starts, lengths = self.tokens.astype(np.int32), self.offsets[:-1], np.diff(self.offsets) + 1
         if self.is_text and self.tokenizer.bos_is_text:
@@ -75,8 +76,8 @@ class Corpus:
         return PackedSequences(tokens, starts[lengths > 1], lengths[lengths > 1])
 
     def fingerprint(self) -> str:
-        """32 hexadecimal digits that no other tokens or documents have. Reads all of them."""
-        import hashlib  # only who uses it pays for its import
+        """A hash of tokens and documents, 32 hexadecimal digits. It reads all of them."""
+        import hashlib  # used only for checkpoints that can be resumed
 
         digest = hashlib.blake2b(digest_size=16)
         for array in (self.offsets, self.tokens):
@@ -92,15 +93,14 @@ def read_corpus(
     tokenizer: str | os.PathLike[str] | Tokenizer = "characters",
     in_memory: int = IN_MEMORY,
 ) -> Corpus:
-    """Read and tokenize documents, or a text, a part at a time.
+    """Read and tokenize documents, or a text, part by part.
 
     Args:
         data: see `train`.
         format: "lines" for documents, "text" for a continuous text.
         tokenizer: "characters" (those of the data), "bytes", a JSON file of Hugging Face's tokenizers or a `Tokenizer`.
-            In a text, the line feed is BOS, where the text has one and the tokenizer a token for it. No token reaches
-            from one part to the next.
-        in_memory: bytes of an array above which it is kept in a temporary file.
+            In a text, the line feed is BOS if it occurs and has a token of its own. No token spans two parts.
+        in_memory: the most bytes of an array in memory; a longer one is kept in a temporary file.
 
     `ValueError` or `TypeError` names the argument, file or line that is wrong.
     """
@@ -147,7 +147,7 @@ def _is_tokenizers_file(asked_for: Any) -> TypeGuard[str | os.PathLike[str]]:
 
 
 def _encode_part(part: Part, tokenizer: Tokenizer) -> Encoded:
-    """The tokens of a part. `ValueError` names the file and line, or the document, that has a character without one."""
+    """The tokens of a part. `ValueError` names the file and line, or the document, of a character without a token."""
     try:
         return part.encode(tokenizer)
     except ValueError:
@@ -160,9 +160,9 @@ def _encode_part(part: Part, tokenizer: Tokenizer) -> Encoded:
 
 
 class _GrowingArray:
-    """An array that grows at its end: in memory, and where that is not enough in a temporary file without a name.
+    """An array that grows at its end, in memory at first, then in an unnamed temporary file.
 
-    Such a file is gone with the process, however it ends.
+    That file is gone with the process, however it ends.
     """
 
     def __init__(self, dtype: Any, in_memory: int) -> None:
@@ -175,7 +175,7 @@ class _GrowingArray:
         return self._length
 
     def append(self, array: NDArray[Any]) -> None:
-        """Add to the end. `ValueError` where the temporary file has no room for it."""
+        """Append to the end. `ValueError` if the temporary file has no room."""
         end = self._length + len(array)
         if self._file is None and end <= self._most:
             if end > len(self._memory):
@@ -186,7 +186,7 @@ class _GrowingArray:
         self._length = end
 
     def _write(self, array: NDArray[Any]) -> None:
-        import tempfile  # only who uses it pays for its import
+        import tempfile  # only large data needs it
 
         arrays = [array]
         if self._file is None:
@@ -200,7 +200,7 @@ class _GrowingArray:
         self._memory = self._memory[:0].copy()
 
     def finish(self) -> NDArray[Any]:
-        """All of it, not to be written to."""
+        """The whole array, read-only."""
         if self._file:
             with temporary_folder_named("tokens", self._file):
                 return np.asarray(np.memmap(self._file, self._memory.dtype, "r", shape=(self._length,)))

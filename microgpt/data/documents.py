@@ -1,4 +1,4 @@
-"""What models are trained on, from wherever it comes: documents, or one continuous text."""
+"""The data of models, from any source: documents, or one continuous text."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from microgpt.utils.arguments import check_order
 if TYPE_CHECKING:
     from microgpt.data.tokenizer import Encoded, Tokenizer
 
-FORMATS = ("lines", "text")  # of data: documents, or one continuous text
+FORMATS = ("lines", "text")  # documents, or one continuous text
 
 File = str | os.PathLike[str]
-Data = File | Iterable[File] | None  # of strings in an iterable, each is a document
+Data = File | Iterable[File] | None  # strings in an iterable are documents
 
 
 def read_documents(file: File | Iterable[File] | None = None) -> list[str]:
-    """The lines of UTF-8 text files, white space at both ends removed, without the empty ones.
+    """The lines of UTF-8 text files that are not blank, without white space at both ends.
 
-    Without `file`, the first names that come with the package; "-" is standard input, and what ends in .gz is
-    decompressed. `ValueError` names a file that cannot be read or has no documents, and the line that is not UTF-8.
+    Without `file`, the first names that come with the package. "-" is standard input; files that end in .gz are
+    decompressed. `ValueError` names a file that cannot be read or has no documents, and a line that is not UTF-8.
     """
     return [document for part in _file_source(file).documents() for document in part]
 
@@ -36,30 +36,30 @@ def read_documents(file: File | Iterable[File] | None = None) -> list[str]:
 def read_text(file: File | Iterable[File] | None = None) -> str:
     """The text of UTF-8 files, every line ending as \\n.
 
-    For `file` see `read_documents`. `ValueError` names a file that cannot be read or is empty, and the line that is not
+    For `file` see `read_documents`. `ValueError` names a file that cannot be read or is empty, and a line that is not
     UTF-8.
     """
     return "".join([part.text for part in _file_source(file).text()])
 
 
 class Part(Protocol):
-    """Some of the documents, or of the text: as much as is handled at once."""
+    """Some of the documents, or of the text, that are handled at once."""
 
     def __len__(self) -> int:
-        """How many characters it has, without what only ends a document."""
+        """Number of characters, without the ends of documents."""
 
     def alphabet(self, known: set[str]) -> set[str]:
-        """The characters it has beside `known`."""
+        """The set of its characters that are not in `known`."""
 
     def encode(self, tokenizer: Tokenizer) -> Encoded:
         """The tokens of this part. `ValueError` names a character that has none."""
 
     def places(self) -> Iterable[tuple[str, str]]:
-        """Each document or line after the name of its place: slow, for errors."""
+        """(place, text) of each document or line. Slow: for errors."""
 
 
 class Lines:
-    """Lines of a file, each of which is a document, unless it is blank."""
+    """Lines of a file; each is a document unless it is blank."""
 
     def __init__(self, block: Block) -> None:
         self._block = block
@@ -77,7 +77,7 @@ class Lines:
     def alphabet(self, known: set[str]) -> set[str]:
         """See `Part`."""
         known = known | {"\n"}
-        if distinct_characters(self._block.text) <= known:  # most often, and then nothing has to be stripped
+        if distinct_characters(self._block.text) <= known:  # the usual case, in which nothing has to be stripped
             return set()
         return distinct_characters(self._stripped) - known
 
@@ -91,7 +91,7 @@ class Lines:
 
 
 class Strings:
-    """Strings, each of which is a document, unless it is empty. The first is number `first` of those passed in."""
+    """Strings; each is a document unless it is empty. `first` is the index of the first in the argument."""
 
     def __init__(self, strings: Sequence[str], first: int) -> None:
         self._strings = strings
@@ -137,20 +137,20 @@ class Passage:
 
 
 class Source(Protocol):
-    """Where documents, or a text, come from, in parts that can be asked for any number of times."""
+    """A source of documents, or of a text, in parts. It can be read any number of times."""
 
-    name: str  # in reports and errors
-    files: Sequence[str]  # that it reads
+    name: str  # for reports and errors
+    files: Sequence[str]  # the paths that it reads
 
     def documents(self) -> Iterator[Part]:
-        """The documents. `ValueError` where there is none, or names what cannot be read."""
+        """The documents. `ValueError` if there are none, or one that names what cannot be read."""
 
     def text(self) -> Iterator[Part]:
-        """All of it as one text. `ValueError` where it is empty, or names what cannot be read."""
+        """All of it as one text. `ValueError` if it is empty, or one that names what cannot be read."""
 
 
 class FileSource:
-    """Text files, see `reading.Files`; without any, the names that come with the package."""
+    """Text files, see `reading.Files`; None for the names that come with the package."""
 
     def __init__(self, files: Iterable[File] | None) -> None:
         read = EmbeddedNames() if files is None else Files(files)
@@ -179,7 +179,7 @@ class FileSource:
 
 
 class LineSource(FileSource):
-    """The lines of a file, read from it by someone else, see `reading.are_lines`."""
+    """The lines of a file that the caller has read, see `reading.are_lines`."""
 
     def __init__(self, lines: Sequence[str], name: str) -> None:
         self._files = ReadLines(lines, name)
@@ -187,7 +187,7 @@ class LineSource(FileSource):
 
 
 class StringSource:
-    """Documents that are there already; as a text, one on each line."""
+    """Documents in memory; as a text, one on each line."""
 
     name = "data"
     files: Sequence[str] = ()
@@ -211,10 +211,10 @@ class StringSource:
 
 
 def open_source(data: Data) -> Source:
-    """A file, a list of files, a list of documents or None, which are the names in the package, behind one interface.
+    """The source for a file, a list of files, a list of documents, or None: the names that come with the package.
 
-    In a list, `pathlib.Path`s are files and strings are documents; or lines of a file, where each has a line end, and
-    only at its end. `TypeError` or `ValueError` says what is none of these.
+    In a list, `pathlib.Path`s are files and strings are documents. If each string is one line with its end, they are
+    the lines of a file. `TypeError` or `ValueError` for anything else.
     """
     if data is None or isinstance(data, (str, os.PathLike)):
         return _file_source(data)
@@ -226,7 +226,7 @@ def open_source(data: Data) -> Source:
     items = list(data)
     if items and all(isinstance(item, os.PathLike) for item in items):
         return FileSource(items)
-    # Who passes what `glob` gave hardly wants a model of the names.
+    # Strings that all name existing files are surely the output of `glob`, not documents.
     if items and all(isinstance(item, str) and os.path.isfile(item) for item in items):
         raise ValueError(f"data must be a list of documents or of pathlib.Paths, got names of files: {items!r:.60}")
     strings: list[str] = []
@@ -238,10 +238,10 @@ def open_source(data: Data) -> Source:
 
 
 def named_documents(name: str, documents: Iterable[str], as_text: bool) -> list[tuple[str, str]]:
-    """Each of the documents that an argument holds, after the name of its place there.
+    """(place, document) of each document in an argument, such as ("documents[0]", "emma").
 
-    Lines with their ends, see `reading.are_lines`, are read as those of a file; `as_text`, as one text. `TypeError`
-    where the argument is no list of strings.
+    Lines with their ends, see `reading.are_lines`, are read as a file's: with `as_text`, as one document. `TypeError`
+    if the argument is not a list of strings.
     """
     if isinstance(documents, (str, bytes, Mapping)) or not isinstance(documents, Iterable):
         raise TypeError(f"{name} must be a list of strings, got {documents!r:.60}")

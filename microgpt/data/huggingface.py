@@ -1,8 +1,8 @@
-"""Text to token ids and back as a JSON file of Hugging Face's tokenizers library says.
+"""Text to token ids and back, as defined by a JSON file of Hugging Face's tokenizers library.
 
-Such a file may come from anywhere. The library trusts it: it divides by what it says, looks into arrays where it says,
-and lets a character become any number of characters. So what is known to end badly is refused before the library sees
-it, what is random is left out, and every call of the library is made under `_library_errors`.
+Such a file may be hostile, and the library trusts it: it divides by its numbers, indexes arrays with them, and expands
+a character to any number of characters. So content known to end badly is refused before the library reads it, random
+choices are removed, and every call of the library is made under `_library_errors`.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ if TYPE_CHECKING:
 
 LARGEST_FILE = 1 << 28  # bytes
 LARGEST_VOCABULARY = 1 << 24
-LONGEST = 1000  # characters of a token, and of a word that WordPiece divides, which takes the cube of its length
-LARGEST_GROWTH = 1000  # times the length of a text, in what replaces its characters
-# Characters that one of Unicode's becomes at most.
+LONGEST = 1000  # characters of a token, or of a word for WordPiece, whose time grows with the cube of the length
+LARGEST_GROWTH = 1000  # length of a text after replacements, relative to before
+# The most characters that one character becomes.
 NORMALIZED = {
     "NFC": 3, "NFD": 4, "NFKC": 18, "NFKD": 18, "Precompiled": 18, "Lowercase": 3, "BertNormalizer": 12, "ByteLevel": 4
 }  # fmt: skip
 NO_TOKENS = "the tokenizers file has no tokens for this text"
-UNUSED = ("truncation", "padding", "post_processor")  # what a file says beside the tokens of a text
-RANDOM = ("dropout", "alpha", "nbest_size")  # of models: BPE that skips merges, Unigram that draws
+UNUSED = ("truncation", "padding", "post_processor")  # these change a text's tokens afterwards
+RANDOM = ("dropout", "alpha", "nbest_size")  # options of models: BPE skips merges, Unigram samples
 
 
 class HuggingFaceTokenizer(Tokenizer):
-    """What a JSON file of Hugging Face's tokenizers library says, and after its tokens one for BOS.
+    """The tokens of a JSON file of Hugging Face's tokenizers library, and after them one for BOS.
 
     Args:
         content: the JSON; see `from_file` for a file.
-        bos: in a text that is not made of documents, what begins and ends what is drawn from a model, such as a line
-            feed: the last token of it is BOS. Where it has none of its own, BOS stays one more token.
+        bos: for a text that does not consist of documents, a string that serves as BOS, such as the line feed: samples
+            begin and end there. If its last token does not decode to exactly this string, BOS remains one more token.
 
-    The special tokens of the file are neither added nor left out, and nothing is cut or padded. The same text always
-    has the same tokens: dropout of BPE and sampling of Unigram are left out. Needs the `tokenizers` package.
+    Special tokens of the file are neither added nor left out, and nothing is cut or padded. The same text always has
+    the same tokens: dropout of BPE and sampling of Unigram are switched off. Needs the `tokenizers` package.
 
-    `ValueError` says in one line what is wrong with the content. Where the library itself fails, which its authors
-    call a panic, it also writes to standard error, past Python.
+    `ValueError` says in one line what is wrong with the content. When the library itself fails (panics), it also
+    writes to standard error, past Python.
     """
 
     def __init__(self, content: str, bos: str | None = None) -> None:
@@ -83,7 +83,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     @classmethod
     def from_file(cls, file: str | os.PathLike[str], bos: str | None = None) -> HuggingFaceTokenizer:
-        """The tokenizer of a file. `ValueError` names one that cannot be read or holds something else."""
+        """The tokenizer of a file. `ValueError` names a file that cannot be read or is not a tokenizers file."""
         name = shown_path(file_name("file", file))
         try:
             with open(file, "rb") as opened:
@@ -138,9 +138,9 @@ class HuggingFaceTokenizer(Tokenizer):
 
 @contextlib.contextmanager
 def _library_errors(meaning: str) -> Iterator[None]:
-    """What the tokenizers library raises, as a `ValueError` of one line that begins with its meaning.
+    """Turn errors of the tokenizers library into a `ValueError` of one line that begins with their meaning.
 
-    Its `PanicException` is no `Exception`, and in no module that could be imported.
+    Its `PanicException` is not an `Exception`, and no module exports it.
     """
     try:
         yield
@@ -151,26 +151,26 @@ def _library_errors(meaning: str) -> Iterator[None]:
 
 
 def _settled(content: str) -> str:
-    """The JSON without what is random and what is not used. `ValueError` where it would not end well."""
+    """The JSON without random and unused options. `ValueError` for content known to end badly."""
     try:
-        told = json.loads(content)
-        if not isinstance(told, dict):
+        settings = json.loads(content)
+        if not isinstance(settings, dict):
             raise ValueError("must be an object")
-        told |= dict.fromkeys(UNUSED)
-        if isinstance(model := told.get("model"), dict):
+        settings |= dict.fromkeys(UNUSED)
+        if isinstance(model := settings.get("model"), dict):
             for name in RANDOM:
                 model.pop(name, None)
             _check_model(model)
         for name in ("normalizer", "decoder"):
-            growth = _growth(list(_steps(told.get(name))))
+            growth = _growth(list(_steps(settings.get(name))))
             if growth > LARGEST_GROWTH:
                 raise ValueError(
                     f"{name} must let a text grow to at most {LARGEST_GROWTH:,} times its length, got more"
                 )
-        for step in _steps(told.get("pre_tokenizer")):
+        for step in _steps(settings.get("pre_tokenizer")):
             if step.get("length", 1) == 0:
                 raise ValueError("pre_tokenizer must have a length of at least 1, got 0")
-        return json.dumps(told, allow_nan=False)
+        return json.dumps(settings, allow_nan=False)
     except RecursionError:
         raise ValueError("not a tokenizers JSON file (nested too deeply)") from None
     except ValueError as error:
@@ -193,7 +193,7 @@ def _check_model(model: dict[str, Any]) -> None:
 
 
 def _check_distinct(wanted: str, tokens: dict[str, Any]) -> None:
-    """`ValueError` where two tokens have the same value: the library takes one of them, and not always the same."""
+    """Raise `ValueError` if two tokens have the same value: the library picks one of them, not always the same."""
     if len(set(tokens.values())) == len(tokens):
         return
     by_value: dict[Any, str] = {}
@@ -203,31 +203,31 @@ def _check_distinct(wanted: str, tokens: dict[str, Any]) -> None:
 
 
 def _normalized(tokenizer: Any) -> dict[str, str]:
-    """The added tokens that are looked for in normalized text, and what they become there."""
+    """The normalized form of each added token that the library searches in normalized text."""
     contents = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.normalized]
     normalizer = tokenizer.normalizer
     return {text: text if normalizer is None else normalizer.normalize_str(text) for text in contents}
 
 
-def _steps(told: Any) -> Iterator[dict[str, Any]]:
-    """The normalizers, decoders or pre-tokenizers of which one is made, in order."""
-    if isinstance(told, dict):
-        sequences = [value for value in told.values() if isinstance(value, list)]
-        yield told
+def _steps(step: Any) -> Iterator[dict[str, Any]]:
+    """A normalizer, decoder or pre-tokenizer, and those that it is composed of, in order."""
+    if isinstance(step, dict):
+        sequences = [value for value in step.values() if isinstance(value, list)]
+        yield step
         for each in sequences:
-            for step in each:
-                yield from _steps(step)
+            for part in each:
+                yield from _steps(part)
 
 
 def _growth(steps: list[dict[str, Any]]) -> float:
-    """How many characters one character can become, at most, in steps that are taken one after the other.
+    """The most characters that one character can become in a sequence of steps.
 
-    From the last step to the first: how many each character of the text before it can become. What a pattern is
-    replaced by counts for its first character.
+    From the last step to the first, it computes how many characters each character before a step can become in the end.
+    A replacement of a pattern counts for the pattern's first character.
     """
     become: dict[str, float] = {}
-    others = 1.0  # of characters that are not in there
-    normalized = 1.0  # by the steps since the last replacement: normal forms of normal forms grow no more
+    others = 1.0  # for all other characters
+    normalized = 1.0  # growth by normal forms since the last replacement: repeating them adds nothing
     for step in reversed(steps):
         added = step.get("content", step.get("prepend", ""))
         pattern = step.get("pattern")

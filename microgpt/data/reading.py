@@ -1,4 +1,4 @@
-"""Text files, read a block at a time: plain or gzip-compressed, standard input, UTF-8, any line ends."""
+"""UTF-8 text, read a block at a time from files, plain or gzip-compressed, and standard input, with any line ends."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from typing import IO, NamedTuple
 from microgpt.data.characters import count_line_feeds
 from microgpt.utils.arguments import check_order, file_name, shown_path
 
-BLOCK_SIZE = 1 << 18  # bytes read, or characters handled, at once: few enough for the caches
-SPOOLED_SIZE = 1 << 26  # bytes of what can be read only once that stay in memory
-LINES_JOINED = 1 << 12  # of those that have been read
+BLOCK_SIZE = 1 << 18  # bytes read, or characters handled, at once: they fit the caches
+SPOOLED_SIZE = 1 << 26  # bytes of a file that can be read only once that stay in memory
+LINES_JOINED = 1 << 12  # lines of `ReadLines` in a piece
 LINE = re.compile(r"[^\r\n]*(\r\n|\r|\n)?")
 BYTE_ORDER_MARK = "\ufeff"
 STANDARD_INPUT = "-"
@@ -30,8 +30,8 @@ class Block(NamedTuple):
     """Some lines of a text.
 
     Attributes:
-        text: ends with a line feed, unless the text ends without one or has a line that is longer than a block may be.
-        name: of what it was read from.
+        text: the lines; ends with a line feed, unless the file ends without one or the line is too long for a block.
+        name: the name of the file, for errors.
         line: the number of the first line, from 1.
     """
 
@@ -41,11 +41,11 @@ class Block(NamedTuple):
 
 
 class Files:
-    """Files of text, one after the other. Their blocks can be asked for any number of times.
+    """Files of text, one after the other. They can be read any number of times.
 
     Args:
-        files: their paths. "-" is standard input; a name that ends in .gz is decompressed. Standard input, pipes and
-            whatever else can be read only once are kept in a temporary file.
+        files: their paths. "-" is standard input; files that end in .gz are decompressed. Whatever can be read only
+            once, such as standard input or a pipe, is kept in a temporary file.
 
     Attributes:
         paths: the same, as strings.
@@ -62,14 +62,14 @@ class Files:
 
     @property
     def name(self) -> str:
-        """What they are called in a report or an error."""
+        """The name of the files in reports and errors."""
         first, *others = map(_name, self.paths)
         return f"{first} and {len(others)} more files" if len(others) > 2 else ", ".join([first, *others])
 
     def blocks(self, longest: float = math.inf) -> Iterator[Block]:
-        """The text of all files, every line ending as \\n; no line goes on from one file to the next.
+        """The text of all files, every line ending as \\n; no line continues from one file to the next.
 
-        See `cut_at_lines`. `ValueError` names a file that cannot be read, and the line that is not UTF-8.
+        See `cut_at_lines`. `ValueError` names a file that cannot be read, and a line that is not UTF-8.
         """
         end = "\n"
         for path in self.paths:
@@ -90,7 +90,7 @@ class Files:
                 raise
 
     def _contents(self, path: str) -> Iterator[bytes]:
-        import gzip  # only who reads a file pays for these imports
+        import gzip  # imported here because only reading files needs them
         import zlib
 
         try:
@@ -116,11 +116,11 @@ class Files:
 
 
 class ReadLines:
-    """Lines that `readlines`, or a loop over an open file, gave: in blocks, as `Files` would read them.
+    """Lines from `readlines`, or from a loop over an open file, in the blocks that `Files` would read.
 
     Args:
         lines: see `are_lines`.
-        name: what they are called in an error.
+        name: the name of the lines in errors.
     """
 
     def __init__(self, lines: Sequence[str], name: str) -> None:
@@ -139,7 +139,7 @@ class ReadLines:
 
 
 def are_lines(strings: Sequence[object]) -> bool:
-    """Whether each string is one line with its end, which only the last of several may lack: what `readlines` gives."""
+    """Whether each string is one line with its end, as `readlines` gives; only the last of several may lack it."""
     for i, string in enumerate(strings):
         line = LINE.fullmatch(string) if isinstance(string, str) else None
         if line is None or (line[1] is None and (i == 0 or i < len(strings) - 1)):
@@ -148,12 +148,12 @@ def are_lines(strings: Sequence[object]) -> bool:
 
 
 class EmbeddedNames(Files):
-    """The US first names that come with the package, which may itself lie in a zip file."""
+    """The US first names that come with the package, even where that is in a zip file."""
 
     name = "names.txt"
 
     def __init__(self) -> None:
-        from importlib import resources  # only who reads them pays for this import
+        from importlib import resources  # slow to import
 
         self._resource = resources.files("microgpt.data").joinpath(self.name)
         super().__init__([str(self._resource)])
@@ -163,9 +163,9 @@ class EmbeddedNames(Files):
 
 
 def cut_at_lines(pieces: Iterable[str], name: str, longest: float) -> Iterator[Block]:
-    """A text that comes in pieces, cut after its lines, and where one is longer than `longest` characters within it.
+    """Blocks of a text that comes in pieces, cut at line ends; a line longer than `longest` characters is cut within.
 
-    `ValueError` names the line with which the pieces stop being UTF-8.
+    `ValueError` names the line that is not UTF-8.
     """
     held: list[str] = []  # the beginning of a line
     line = 1
@@ -186,7 +186,7 @@ def cut_at_lines(pieces: Iterable[str], name: str, longest: float) -> Iterator[B
 
 
 def is_open(data: object) -> bool:
-    """Whether this is an open file, which would pass for a list of its lines with their ends."""
+    """Whether this is an open file. Iterating over it gives lines, which would be mistaken for documents."""
     return hasattr(data, "read")
 
 
@@ -197,16 +197,16 @@ def _name(path: str) -> str:
 def _standard_input() -> IO[bytes]:
     try:
         return sys.stdin.buffer
-    except AttributeError:  # None in a program without one; in notebooks it is not a file
+    except AttributeError:  # sys.stdin is None, or, in notebooks, not a file
         raise ValueError("cannot read standard input: there is none") from None
 
 
 def _spooled(opened: IO[bytes], name: str) -> IO[bytes]:
-    """What a file that can be read only once holds, up to its end, in one that can be read again.
+    """A copy, which can be read again, of a file that can be read only once.
 
-    `ValueError` where it is too long for memory and there is no room for it elsewhere.
+    `ValueError` if it is too long for memory and for the temporary folder.
     """
-    import tempfile  # only who has to spool pays for its import
+    import tempfile  # rarely needed
 
     spool = tempfile.SpooledTemporaryFile(SPOOLED_SIZE)
     for content in _until_its_end(opened):
@@ -217,7 +217,7 @@ def _spooled(opened: IO[bytes], name: str) -> IO[bytes]:
 
 
 def _until_its_end(opened: IO[bytes]) -> Iterator[bytes]:
-    """The content of a file as it comes. Its end is seen once: on a terminal, each time would take another Ctrl-D."""
+    """The content of a file as it arrives. The end is read only once: a terminal would ask for another Ctrl-D."""
     read = getattr(opened, "read1", opened.read)
     while True:
         _wait_for_input(opened)
@@ -228,22 +228,22 @@ def _until_its_end(opened: IO[bytes]) -> Iterator[bytes]:
 
 
 def _wait_for_input(opened: IO[bytes]) -> None:
-    """Wait, where reading would not: of a file in non-blocking mode, what has not come yet would pass for its end."""
-    with contextlib.suppress(io.UnsupportedOperation):  # of what is no file of the system's
+    """Wait for input of a file in non-blocking mode, where reading would mistake a pause for the end."""
+    with contextlib.suppress(io.UnsupportedOperation):  # not a file of the operating system
         if sys.platform != "win32" and not os.get_blocking(opened.fileno()):
             select.select([opened], [], [])
 
 
 @contextlib.contextmanager
 def temporary_folder_named(content: str, file: IO[bytes] | None = None) -> Iterator[None]:
-    """Let the error of a temporary file say which folder has no room for `content`, and close the file."""
+    """Turn an error of a temporary file into one that names its folder and `content`, and close the file."""
     try:
         yield
     except OSError as error:
         if file is not None:
             with contextlib.suppress(OSError):
-                file.close()  # else its finalizer writes what is left once more, and prints that it cannot
-        import tempfile  # only who has to spool pays for its import
+                file.close()  # otherwise its finalizer tries to write the rest again, and prints the error
+        import tempfile
 
         folder = "a temporary folder" if tempfile.tempdir is None else shown_path(os.fsdecode(tempfile.tempdir))
         hint = "(TMPDIR names another folder)"

@@ -1,4 +1,4 @@
-"""Text to token ids and back: what every tokenizer does, and those of characters and bytes."""
+"""Text to token ids and back: the interface of tokenizers, and those of characters and of bytes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 class Tokenizer(ABC):
-    """What every tokenizer does. There are `CharTokenizer`, `ByteTokenizer` and `HuggingFaceTokenizer`.
+    """The interface of `CharTokenizer`, `ByteTokenizer` and `HuggingFaceTokenizer`.
 
     Attributes:
         vocab_size: number of tokens, `bos` included.
         bos: the id of the token that begins and ends a document (BOS).
-        bos_is_text: whether `bos` stands for text as well, such as a line feed: then a model's text goes on after it.
+        bos_is_text: whether `bos` is also text, such as a line feed; then generated text continues after it.
     """
 
     vocab_size: int
@@ -38,28 +38,28 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode_lines(self, text: str) -> Encoded:
-        """The ids of a text whose every line ends in \\n, which becomes BOS; and, int64, where those BOS are."""
+        """The ids of lines that each end in \\n, which becomes BOS; and the positions of these BOS, int64."""
 
     @abstractmethod
     def decode(self, tokens: Iterable[int]) -> str:
-        """The text of these ids, without a BOS that is not text. `ValueError` names an id out of range."""
+        """The text of ids, without any BOS that is not text. `ValueError` names an id out of range."""
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
-        """All that `from_json` needs, in the types of JSON."""
+        """A description for `from_json`, in the types of JSON."""
 
     @classmethod
     @abstractmethod
     def _from_json(cls, content: dict[str, Any]) -> Tokenizer:
-        """The tokenizer of which `to_json` gave this, without its type."""
+        """The tokenizer with this result of `to_json`, without the type."""
 
     @staticmethod
     def from_json(content: Any) -> Tokenizer:
-        """The tokenizer of which `to_json` gave this; it may come from anywhere.
+        """The tokenizer with this result of `to_json`, which may come from an untrusted file.
 
-        `ValueError` says what is missing or wrong, `ImportError` which package it needs.
+        `ValueError` says what is missing or wrong, `ImportError` which package the tokenizer needs.
         """
-        from microgpt.data.huggingface import HuggingFaceTokenizer  # which imports this module
+        from microgpt.data.huggingface import HuggingFaceTokenizer  # it imports this module
 
         kinds: dict[str, type[Tokenizer]] = {
             "characters": CharTokenizer,
@@ -77,11 +77,11 @@ class Tokenizer(ABC):
         return ids
 
     def encode_document(self, text: str) -> list[int]:
-        """The ids of a whole document, BOS on both sides."""
+        """The ids of a document, with BOS on both sides."""
         return [self.bos, *self.encode(text), self.bos]
 
     def encode_documents(self, documents: Sequence[str]) -> Encoded:
-        """The ids of documents, whatever is in them, BOS after each; and, int64, where those BOS are."""
+        """The ids of documents, whatever is in them, with BOS after each; and the positions of these BOS, int64."""
         lines = "\n".join([*documents, ""])
         if lines.count("\n") == len(documents):
             return self.encode_lines(lines)
@@ -89,7 +89,7 @@ class Tokenizer(ABC):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The smallest type of array that holds every id."""
+        """The smallest array type for all ids."""
         return smallest_dtype(self.vocab_size)
 
     def _checked(self, tokens: Iterable[int]) -> list[int]:
@@ -108,9 +108,9 @@ class CharTokenizer(Tokenizer):
     """One token per character, in code point order, and after them one that begins and ends a document (BOS).
 
     Args:
-        characters: those it is to know, in any order, any number of times.
-        bos: in a text that is not made of documents, the character that begins and ends what is drawn from a model,
-            such as a line feed. There is then no token beside the characters.
+        characters: the characters with a token, in any order, any number of times.
+        bos: for a text that does not consist of documents, a character that serves as BOS, such as the line feed:
+            samples begin and end there. Then there is no token besides the characters.
 
     Source: the tokenizer of microgpt.
 
@@ -133,13 +133,13 @@ class CharTokenizer(Tokenizer):
         self.bos = size if bos is None else self.characters.index(bos)
         self.vocab_size = size + (bos is None)
         codes = code_points(self.characters)
-        # By code point. Those in between have an id beyond all others; so has the last, which stands for all above.
+        # Ids by code point. Characters without a token have an id beyond all others; the last stands for all above.
         self._ids = np.full(int(codes[-1]) + 2, self.vocab_size, smallest_dtype(self.vocab_size + 1))
         self._ids[codes] = np.arange(size)
 
     @classmethod
     def from_documents(cls, documents: Iterable[str]) -> CharTokenizer:
-        """The tokenizer that knows the characters of these documents."""
+        """The tokenizer of the characters of these documents."""
         return cls(documents)
 
     def encode_array(self, text: str) -> NDArray[Any]:
@@ -186,8 +186,8 @@ class ByteTokenizer(Tokenizer):
     """One token per byte of the text in UTF-8, and after them one that begins and ends a document (BOS).
 
     Args:
-        bos: in a text that is not made of documents, the ASCII character that begins and ends what is drawn from a
-            model, such as a line feed. There is then no token beside the bytes.
+        bos: for a text that does not consist of documents, an ASCII character that serves as BOS, such as the line
+            feed: samples begin and end there. Then there is no token besides the bytes.
     """
 
     def __init__(self, bos: str | None = None) -> None:
@@ -210,7 +210,7 @@ class ByteTokenizer(Tokenizer):
         return ids, ends
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """See `Tokenizer`. What is not UTF-8 is replaced by U+FFFD."""
+        """See `Tokenizer`. U+FFFD replaces bytes that are not UTF-8."""
         return bytes([token for token in self._checked(tokens) if token < 256]).decode(errors="replace")
 
     def to_json(self) -> dict[str, Any]:
@@ -226,12 +226,12 @@ class ByteTokenizer(Tokenizer):
 
 
 def smallest_dtype(vocab_size: int) -> np.dtype[Any]:
-    """The smallest type of array that holds every id."""
+    """The smallest array type for the ids of a vocabulary."""
     return np.dtype(np.uint8 if vocab_size <= 1 << 8 else np.uint16 if vocab_size <= 1 << 16 else np.int32)
 
 
 def joined(documents: Iterable[Any], bos: int, dtype: np.dtype[Any]) -> Encoded:
-    """Token ids of documents end to end, BOS after each; and where those BOS are."""
+    """The ids of documents end to end, with BOS after each; and the positions of these BOS."""
     parts, ends, end = [np.empty(0, dtype)], [], 0
     for ids in documents:
         parts += [np.asarray(ids, dtype), np.array([bos], dtype)]
@@ -241,7 +241,7 @@ def joined(documents: Iterable[Any], bos: int, dtype: np.dtype[Any]) -> Encoded:
 
 
 def utf8(text: str) -> bytes:
-    """A text in UTF-8. `ValueError` names a lone surrogate, which is not in it, and its position."""
+    """A text in UTF-8. `ValueError` names a lone surrogate, which UTF-8 cannot encode, and its position."""
     try:
         return text.encode()
     except UnicodeEncodeError as error:
@@ -251,7 +251,7 @@ def utf8(text: str) -> bytes:
 
 
 def strings_of(content: dict[str, Any], *names: str) -> list[Any]:
-    """The values of these names, which must be there and no others: strings, or None for `bos`."""
+    """The values of exactly these names: strings, or None for `bos`. `ValueError` for anything else."""
     if content.keys() != set(names):
         raise ValueError(f"tokenizer must have type, {', '.join(names)}, got type, {', '.join(map(str, content)):.60}")
     for name in names:
