@@ -1,7 +1,7 @@
-"""Models and runs in one safetensors file: docs/file-format.md says what is where.
+"""Models and runs in safetensors files, whose format is described in docs/file-format.md.
 
-Every file is treated as hostile: nothing is believed before it has been checked, and whatever is wrong is a
-`ValueError` of one line that names the file.
+Every file is treated as hostile: everything is checked before it is used, and whatever is wrong raises a `ValueError`
+of one line that names the file.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ T = TypeVar("T")
 
 FORMAT = "microgpt"
 VERSION = 2
-# Fields of GPTConfig that files of earlier versions do not have, with what they meant.
+# Fields of GPTConfig that files of earlier versions lack, with the values that they imply.
 NEW_FIELDS: dict[str, dict[str, Any]] = {"1": {"activation": "relu", "init_std": 0.08}}
 LOSSES, MEAN, MEAN_SQUARE = "history.losses", "optimizer.m.", "optimizer.v."
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run has come.
+    """The progress of a run, from which it can be resumed.
 
     Attributes:
-        m, v: what the optimizer remembers, by the names of the parameters.
-        step: how many steps have been made.
-        fingerprint: of the data, see `Corpus.fingerprint`.
+        m, v: the moments of the optimizer, by parameter name.
+        step: number of steps completed.
+        fingerprint: hash of the data, see `Corpus.fingerprint`.
     """
 
     m: dict[str, NDArray[Any]]
@@ -57,14 +57,14 @@ class Progress:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds, checked.
+    """The content of a file, validated.
 
     Attributes:
-        config, tokenizer, dtype, format: of the model; the tokenizer may be None.
-        parameters: by name, with the shapes that `config` asks for.
-        generator: the state of the model's generator, as `random.Random.getstate` gives it.
+        config, tokenizer, dtype, format: those of the model; the tokenizer and the format may be None.
+        parameters: arrays by name, with the shapes of `config`.
+        generator: the state of the model's generator, in the form of `random.Random.getstate`.
         history: how the model was trained, or None.
-        progress: how far, where a run can go on from it, or None.
+        progress: the progress of a run that can be resumed, or None.
     """
 
     config: GPTConfig
@@ -80,10 +80,9 @@ class Checkpoint:
 def save(
     path: str | os.PathLike[str], model: GPT, optimizer: Adam | None = None, fingerprint: str | None = None
 ) -> None:
-    """Write a model, its history, and with an optimizer and the fingerprint of the data, all that a run needs to go on.
+    """Write a model and its history. With an optimizer and the fingerprint of the data, a run can resume from the file.
 
-    The file is whole, or it is what it was before. `ValueError` where it cannot be written, or where parameters are not
-    finite numbers.
+    The file is complete, or as it was before. `ValueError` if it cannot be written, or if parameters are not finite.
     """
     from safetensors.numpy import save as serialize
 
@@ -116,7 +115,7 @@ def save(
 
 
 def read(path: str | os.PathLike[str]) -> Checkpoint:
-    """What a file holds; `ValueError` says in one line what is wrong with it."""
+    """Read and validate a file; `ValueError` says in one line what is wrong with it."""
     path = file_name("path", path)
     name = shown_path(path)
     arrays, texts = _read_file(path)
@@ -136,15 +135,15 @@ def _read_file(path: str) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     try:
         if os.path.isdir(path):
             raise IsADirectoryError(0, "Is a directory")
-        open(path, "rb").close()  # the library takes whatever is wrong for a file that is not there
+        open(path, "rb").close()  # whatever is wrong, the library reports a missing file
         with safe_open(path, framework="numpy") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"{name} is damaged, or no safetensors file: {_one_line(str(error))}") from None
+        raise ValueError(f"{name} is damaged, or not a safetensors file: {_one_line(str(error))}") from None
     except OSError as error:
         raise ValueError(f"cannot read {name}: {error.strerror or _one_line(str(error))}") from None
-    except (ValueError, TypeError, AttributeError, KeyError) as error:  # element types that NumPy does not have
-        raise ValueError(f"{name} is damaged, or no model: {_one_line(repr(error))}") from None
+    except (ValueError, TypeError, AttributeError, KeyError) as error:  # element types that NumPy lacks
+        raise ValueError(f"{name} is damaged, or not a model: {_one_line(repr(error))}") from None
 
 
 def _interpret(arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Checkpoint:
@@ -152,17 +151,17 @@ def _interpret(arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Checkp
         raise ValueError("not a model of microgpt: its metadata must say format 'microgpt'")
     version = texts["format_version"]
     if version not in (*NEW_FIELDS, str(VERSION)):
-        raise ValueError(f"format version {version} is not {VERSION} or before, which this microgpt reads")
+        raise ValueError(f"format version {version} is unknown: this microgpt reads versions 1 to {VERSION}")
     checksum = texts.pop("checksum")
     if checksum != _checksum(arrays, texts):
-        raise ValueError("damaged: the checksum is not that of the content")
+        raise ValueError("damaged: the checksum does not match the content")
     metadata = {key: json.loads(text) for key, text in texts.items() if key not in ("format", "format_version")}
 
     fields = NEW_FIELDS.get(version, {}) | _typed("config", metadata["config"], dict)
     if fields.keys() != GPTConfig.__dataclass_fields__.keys():
         raise ValueError(f"config must have {', '.join(GPTConfig.__dataclass_fields__)}, got {', '.join(fields)}")
     config = GPTConfig(**fields)
-    if config.n_layer > len(arrays):  # asked before the layers are listed
+    if config.n_layer > len(arrays):  # checked before the layers are listed
         raise ValueError(f"config has n_layer {config.n_layer}, but there are only {len(arrays)} arrays")
     dtype = choice("dtype", metadata["dtype"], DTYPES)
 
@@ -174,22 +173,22 @@ def _interpret(arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Checkp
     if names := not_finite(parameters):
         raise ValueError(f"not all parameters in {names} are finite numbers: training has diverged")
     if "history" in metadata:
-        told = _typed("history", metadata["history"], dict)
+        stored = _typed("history", metadata["history"], dict)
         losses = _checked(arrays, LOSSES, "float64", (arrays[LOSSES].size,))
         pairs = [
             (integer("validation_losses", step, 0), math.nan if loss is None else float(loss))
-            for step, loss in _typed("validation_losses", told["validation_losses"], list)
+            for step, loss in _typed("validation_losses", stored["validation_losses"], list)
         ]
-        counts = {name: integer(name, told.get(name, 0), 0) for name in ("validation_tokens", "held_out_tokens")}
-        options = NEW_FIELDS.get(version, {}) | _typed("options", told["options"], dict)
-        history = TrainingHistory(losses, pairs, options, float(told["seconds"]), **counts)
+        counts = {name: integer(name, stored.get(name, 0), 0) for name in ("validation_tokens", "held_out_tokens")}
+        options = NEW_FIELDS.get(version, {}) | _typed("options", stored["options"], dict)
+        history = TrainingHistory(losses, pairs, options, float(stored["seconds"]), **counts)
     if "progress" in metadata:
-        told = _typed("progress", metadata["progress"], dict)
+        stored = _typed("progress", metadata["progress"], dict)
         progress = Progress(
-            matrices(MEAN), matrices(MEAN_SQUARE), integer("step", told["step"], 0), told["fingerprint"]
+            matrices(MEAN), matrices(MEAN_SQUARE), integer("step", stored["step"], 0), stored["fingerprint"]
         )
         if history is None or len(history.losses) != progress.step:
-            raise ValueError(f"progress is {progress.step} steps, but the history has not as many losses")
+            raise ValueError(f"progress is {progress.step} steps, but the history does not have as many losses")
     known = len(parameters) * (3 if progress else 1) + (history is not None)
     if len(arrays) != known:
         raise ValueError(f"there must be {known} arrays, got {len(arrays)}")
@@ -198,22 +197,22 @@ def _interpret(arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Checkp
     format = metadata.get("text_format", history.options.get("format") if history else None)
     if format is not None:
         format = choice("text_format", format, FORMATS)
-    state = _state(metadata["generator"])
+    state = _generator_state(metadata["generator"])
     return Checkpoint(config, tokenizer, dtype, format, parameters, state, history, progress)
 
 
-def _state(told: Any) -> tuple[Any, ...]:
-    """What `random.Random.getstate` gave, from JSON."""
+def _generator_state(value: Any) -> tuple[Any, ...]:
+    """A result of `random.Random.getstate`, from JSON."""
     import random
 
-    version, words, next_gauss = _typed("generator", told, list)
+    version, words, next_gauss = _typed("generator", value, list)
     if version != random.Random.VERSION:
         raise ValueError(f"generator must be of version {random.Random.VERSION}, got {version!r:.60}")
     if next_gauss is not None:
         next_gauss = number("generator", next_gauss)
     words = tuple(integer("generator", word, 0, 2**32 - 1) for word in _typed("generator", words, list))
     state = (version, words, next_gauss)
-    random.Random(0).setstate(state)  # raises what is wrong with their number
+    random.Random(0).setstate(state)  # raises an error if their number is wrong
     return state
 
 
@@ -231,8 +230,8 @@ def _typed(name: str, value: Any, kind: type[T]) -> T:
 
 
 def _checksum(arrays: Mapping[str, NDArray[Any]], texts: Mapping[str, str]) -> str:
-    """Of everything in a file: the format itself would not notice a wrong bit in an array."""
-    import hashlib  # only who uses it pays for its import
+    """A hash of everything in a file: safetensors itself would not detect a wrong bit in an array."""
+    import hashlib  # slow to import, used only for files
 
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(texts):
@@ -244,7 +243,7 @@ def _checksum(arrays: Mapping[str, NDArray[Any]], texts: Mapping[str, str]) -> s
 
 
 def plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as JSON has them; what is no number and no text is told by its representation."""
+    """Options for JSON: anything but a number, a string or None becomes its repr."""
     scalars = (bool, int, float, str, type(None))
     return {name: value if isinstance(value, scalars) else repr(value) for name, value in options.items()}
 

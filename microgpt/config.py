@@ -18,19 +18,19 @@ SCALED = "scaled"
 
 @dataclass(frozen=True, kw_only=True)
 class GPTConfig:
-    """The architecture of a GPT. `ValueError` or `TypeError` says which field is wrong, and what it must be.
+    """The architecture of a GPT. `ValueError` or `TypeError` names a wrong field and says what it must be.
 
     Attributes:
-        vocab_size: number of tokens, the one that begins and ends a document included.
+        vocab_size: number of tokens, BOS included.
         n_layer: number of transformer blocks.
         n_embd: width of the residual stream; a multiple of `n_head`.
         block_size: longest context, in tokens.
         n_head: number of attention heads, each `n_embd / n_head` wide.
         activation: the function between the two layers of the MLP: "relu", "gelu" (Hendrycks and Gimpel, 2016;
             the exact form) or "silu" (Elfwing et al., 2017).
-        init_std: the standard deviation of fresh parameters; a number above 0, or "scaled", see `init_stds`.
+        init_std: the standard deviation of initial parameters: a number above 0, or "scaled", see `init_stds`.
 
-    The defaults are microgpt's.
+    The defaults are the original's.
     """
 
     vocab_size: int
@@ -60,11 +60,12 @@ class GPTConfig:
         return shapes
 
     def init_stds(self) -> dict[str, float]:
-        """Standard deviation of the normal distribution that each parameter matrix is drawn from, by name.
+        """Standard deviation of the normal distribution of each parameter matrix, by name.
 
-        That is `init_std`, or where it is "scaled", `fan_in ** -0.5`, fan_in being the number of columns, so that
-        activations keep their size from layer to layer (LeCun et al., 1998). The matrices whose outputs the residual
-        stream adds up are further divided by the root of their number, `2 * n_layer` (GPT-2; Radford et al., 2019).
+        It is `init_std`; or if that is "scaled", `fan_in ** -0.5`, where fan_in is the number of columns, so that
+        activations keep their scale from layer to layer (LeCun et al., 1998). Residual projections, the matrices whose
+        outputs are added to the residual stream, are further divided by the square root of their number, `2 * n_layer`
+        (GPT-2; Radford et al., 2019).
         """
         if not isinstance(self.init_std, str):
             return dict.fromkeys(self.parameter_shapes(), self.init_std)
@@ -92,7 +93,7 @@ class GPTConfig:
         }
 
     def check_tokenizer(self, tokenizer: Tokenizer | None) -> None:
-        """`ValueError` where the tokenizer has not as many tokens as the model; `TypeError` where it is none."""
+        """Raise `ValueError` if the vocabulary sizes differ, and `TypeError` if it is not a tokenizer."""
         if tokenizer is None:
             return
         if not hasattr(tokenizer, "vocab_size"):
@@ -104,7 +105,7 @@ class GPTConfig:
 
     @property
     def num_params(self) -> int:
-        """Number of parameters; known at once, also of more layers than could be listed."""
+        """Number of parameters, computed without listing the layers."""
         outside, layer = (
             sum(rows * columns for rows, columns in shapes.values())
             for shapes in (self._shapes_outside_layers(), self._shapes_of_a_layer())

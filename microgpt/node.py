@@ -1,4 +1,4 @@
-"""Nodes of a graph of scalars: everything about `Value` of reference.py that is not its arithmetic."""
+"""Nodes of a graph of scalars: everything about `Value` of reference.py except its arithmetic."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ V = TypeVar("V", bound="Node")
 
 
 def number(name: str, x: Any) -> float:
-    """`x` as a float; `TypeError`, with this name for it, where it is not a number."""
+    """`x` as a float; `TypeError`, which names it `name`, if it is not a number."""
     if isinstance(x, (str, bytes, bytearray)):
         raise TypeError(f"{name} must be a number, got {x!r}")
     try:
@@ -22,14 +22,14 @@ def number(name: str, x: Any) -> float:
 
 
 def string(name: str, x: Any) -> str:
-    """`x`; `TypeError`, with this name for it, where it is not a string."""
+    """`x` if it is a string; `TypeError` otherwise."""
     if not isinstance(x, str):
         raise TypeError(f"{name} must be a string, got {x!r}")
     return x
 
 
 def sequence(name: str, items: str, x: Any) -> tuple[Any, ...]:
-    """`x` as a tuple; `TypeError` where it is a string, or nothing to iterate over."""
+    """`x` as a tuple; `TypeError` if it is a string or not iterable."""
     if isinstance(x, str) or not hasattr(x, "__iter__"):
         raise TypeError(f"{name} must be a sequence of {items}, got {x!r}")
     return tuple(x)
@@ -41,7 +41,7 @@ def checked(name: str, check: Callable[[str, Any], Any]) -> Any:
 
 
 def power(x: float, exponent: Any) -> float:
-    """`x**exponent`; `TypeError` where the exponent is a node, `ValueError` where the power is not a real number."""
+    """`x**exponent`; `TypeError` if the exponent is a node, `ValueError` if the power is not a real number."""
     if isinstance(exponent, Node):
         raise TypeError(f"the exponent of ** must be an int or a float, not a {type(exponent).__name__}")
     result = x**exponent
@@ -51,7 +51,7 @@ def power(x: float, exponent: Any) -> float:
 
 
 def square(x: float) -> float:
-    """`x**2`, infinite where no float is as large: as for the other operators, where `**` alone raises an error."""
+    """`x**2`, or infinity on overflow, for which `**` alone among the operators would raise an error."""
     try:
         return x**2
     except OverflowError:
@@ -59,7 +59,7 @@ def square(x: float) -> float:
 
 
 def as_nodes(kind: type[V], items: Iterable[Any], some: str = "") -> list[V]:
-    """`items` with leaves for the numbers among them; `ValueError` where there are none, but must be `some`."""
+    """`items`, each number as a leaf. If `some` names them, `ValueError` for an empty iterable."""
     nodes = [x if isinstance(x, Node) else kind(x) for x in items]
     if some and not nodes:
         raise ValueError(f"{some} must have at least one element")
@@ -67,7 +67,7 @@ def as_nodes(kind: type[V], items: Iterable[Any], some: str = "") -> list[V]:
 
 
 def takes_numbers(operator: Callable[[V, Any], V]) -> Callable[[V, Any], V]:
-    """An operator whose other operand may be any number: a float by then, or a node. Other types decide themselves."""
+    """Make an operator accept numbers, as floats, besides nodes. Other types get `NotImplemented`."""
 
     @wraps(operator)
     def wrapped(self: V, other: Any) -> Any:
@@ -82,7 +82,7 @@ def takes_numbers(operator: Callable[[V, Any], V]) -> Callable[[V, Any], V]:
 
 
 def takes_values(operator: Callable[[V, Any], V]) -> Callable[[V, Any], V]:
-    """An operator whose other operand may be any number: a leaf by then, or a node. Other types decide themselves."""
+    """Make an operator accept numbers, as leaves, besides nodes. Other types get `NotImplemented`."""
 
     @wraps(operator)
     def wrapped(self: V, other: Any) -> Any:
@@ -101,25 +101,25 @@ class Node:
 
     Args:
         data: the number.
-        children, local_grads, op: for an operation of your own: the values that it was computed from, the derivative
-            with respect to each, and a name. `Value(math.sin(x.data), (x,), (math.cos(x.data),), "sin")`
-        label: a name for this value, for whoever draws the graph.
+        children, local_grads, op: for an operation of your own, its operands, the derivative with respect to each, and
+            a name: `Value(math.sin(x.data), (x,), (math.cos(x.data),), "sin")`
+        label: a name for this value, for drawings of the graph.
 
     Attributes:
         data: the number, a float.
-        grad: the derivative of whatever `backward` was called on with respect to this number, a float. It accumulates
-            over calls of `backward` until it is set to 0.
-        label: the name, a string, at first empty.
+        grad: the derivative of the value on which `backward` was called with respect to this one, a float. Calls of
+            `backward` accumulate into it until it is set to 0.
+        label: the name, a string, empty by default.
 
-    These can be set at any time; derivatives are those at the numbers that went into an operation when it was made.
+    All three can be set at any time; a new `data` does not change values computed before, nor their derivatives.
     Operands and exponents may be numbers of any type; `TypeError` for anything else. Division by zero, overflow and
-    the logarithm of 0 raise what they raise for floats. Copies and pickles keep `data`, `grad` and `label`, and forget
-    what the value was computed from. It cannot be subclassed.
+    the logarithm of 0 raise what they raise for floats. Copies and pickles keep `data`, `grad` and `label`, but not
+    the graph. It cannot be subclassed.
 
-    Source: `class Value` of microgpt, with the names of micrograd's beside them. The graph can be read by either's:
-    `_children` and `_local_grads` (tuples), `_prev` (a set), `_op`. One value is one object, however it is reached, for
-    as long as anything was computed from it; values are equal if they are the same. `_backward` is a method: other than
-    in micrograd, an operation of your own is told by its `local_grads`.
+    Source: `class Value` of microgpt and, for further names, micrograd. The graph has the names of both: `_children`
+    and `_local_grads` (tuples), `_prev` (a set), `_op`. A value is one object, however it is reached, for as long as
+    anything was computed from it; values are equal only if they are the same object. `_backward` is a method: unlike
+    in micrograd, an operation of your own is defined by its `local_grads`.
     """
 
     __slots__ = ("_data", "_grad", "_children", "_local_grads", "_op", "_label")
@@ -154,7 +154,7 @@ class Node:
         self._op, self._label = string("op", op), string("label", label)
         self._data = data
         self._grad = 0.0
-        self._children = children  # what this value was computed from
+        self._children = children  # the operands that this value was computed from
         self._local_grads = local_grads  # the derivative of this value with respect to each child
 
     @property
@@ -169,7 +169,7 @@ class Node:
 
 
 def _leaf(kind: type[V], data: float, grad: float, label: str) -> V:
-    """The leaf that a pickle or a copy of a node becomes."""
+    """A node restored from a pickle or a copy, as a leaf."""
     value = kind(data, label=label)
     value.grad = grad
     return value

@@ -1,8 +1,8 @@
 """The whole algorithm in pure Python, to be read from top to bottom.
 
 This is Andrej Karpathy's microgpt, idea by idea and in its order: autograd on scalars, the parameters, the model, the
-loss, Adam, sampling. It needs nothing but `math`, and the compiled engine is tested against it float by float, so every
-operation here is also a specification: which sum comes first decides the last bit of every result.
+loss, Adam, sampling. It needs nothing but Python, and the compiled engine is tested against it float by float, so every
+operation here is also a specification: the order of a sum decides the last bit of every result.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class Value(Node):
     """A scalar that remembers how it was computed, so that `backward` can differentiate through it.
 
-    `Value(data, children, local_grads, op)` is given the values that it was computed from, and its derivative with
+    `Value(data, children, local_grads, op)` stores the values that it was computed from, and its derivative with
     respect to each of them. `Node` has the rest.
     """
 
@@ -51,11 +51,11 @@ class Value(Node):
         return Value(math.exp(self.data), (self,), (math.exp(self.data),), "exp")
 
     def log(self) -> Value:
-        """The natural logarithm; `ValueError` where this value is not positive."""
+        """The natural logarithm; `ValueError` if this value is not positive."""
         return Value(math.log(self.data), (self,), (1 / self.data,), "log")
 
     def relu(self) -> Value:
-        """This value where it is positive, otherwise 0."""
+        """This value if it is positive, otherwise 0."""
         return Value(max(0.0, self.data), (self,), (float(self.data > 0),), "ReLU")
 
     def tanh(self) -> Value:
@@ -63,7 +63,7 @@ class Value(Node):
         t = math.tanh(self.data)
         return Value(t, (self,), (1 - t * t,), "tanh")
 
-    # The others are spelled in terms of + * and **, so that they add no derivative of their own.
+    # The others are written in terms of + * and **, so they need no derivative of their own.
     # fmt: off
     def __neg__(self) -> Value: return self * -1
     @takes_numbers
@@ -81,10 +81,10 @@ class Value(Node):
     # fmt: on
 
     def backward(self) -> None:
-        """Add to the `grad` of every value below this one the derivative of this value with respect to it.
+        """Add to the `grad` of every value in this one's graph the derivative of this value with respect to it.
 
-        The order is depth-first, children left to right, then reversed: the original's, which decides the last bits.
-        The original recurses; a stack of our own has no depth limit.
+        The order is the original's, which decides the last bits: depth-first, children left to right, then reversed.
+        The original recurses; an explicit stack has no depth limit.
         """
         order: list[Value] = []
         visited: set[Value] = set()
@@ -101,7 +101,7 @@ class Value(Node):
             value._backward()
 
     def _backward(self) -> None:
-        """Add to the `grad` of each child what it gets from this value's: one step of `backward`."""
+        """Add to the `grad` of each child its share of this value's: one step of `backward`."""
         for child, local_grad in zip(self._children, self._local_grads):
             child._grad += local_grad * self._grad
 
@@ -109,11 +109,11 @@ class Value(Node):
 # --- The parameters: what the model knows -----------------------------------------------------------------------------
 
 StateDict = dict[str, list[list[Value]]]
-Cache = list[list[list[Value]]]  # for each layer, the keys or the values of the positions so far
+Cache = list[list[list[Value]]]  # the keys, or the values, of each layer at all positions so far
 
 
 def draw_state_dict(config: GPTConfig, generator: random.Random) -> StateDict:
-    """Fresh parameters, drawn from normal distributions with mean 0 and the standard deviations of `config`."""
+    """Initial parameters, drawn from normal distributions with mean 0 and the standard deviations of `config`."""
     stds = config.init_stds()
     return {
         name: [[Value(generator.gauss(0, stds[name])) for _ in range(n_in)] for _ in range(n_out)]
@@ -121,21 +121,21 @@ def draw_state_dict(config: GPTConfig, generator: random.Random) -> StateDict:
     }
 
 
-# --- The model: from tokens and parameters to logits over what comes next ---------------------------------------------
+# --- The model: from tokens and parameters to logits of the next token ------------------------------------------------
 # GPT-2 with minor differences: rmsnorm instead of layernorm, no biases, ReLU unless `activation` says otherwise.
 
 
 def linear(x: Sequence[Value | float], w: Sequence[Sequence[Value | float]]) -> list[Value]:
     """The matrix-vector product `w x`: `x` of length n_in, `w` of n_out rows of n_in, the result of length n_out.
 
-    Where a row of `w` and `x` differ in length, the rest of the longer one is ignored, as in microgpt.
+    If a row of `w` and `x` differ in length, the rest of the longer one is ignored, as in the original.
     """
     x = as_nodes(Value, x)
     return [sum(wi * xi for wi, xi in zip(as_nodes(Value, wo), x)) for wo in w]  # type: ignore[misc]  # an empty sum is 0
 
 
 def softmax(logits: Sequence[Value | float]) -> list[Value]:
-    """Probabilities proportional to the exponentials of `logits`, of the same length, at least 1.
+    """Probabilities proportional to the exponentials of `logits`, at least one.
 
     The maximum is subtracted as a plain number: it keeps `exp` from overflowing and has no gradient.
     """
@@ -150,7 +150,7 @@ compute_softmax = softmax  # the original's name for it
 
 
 def rmsnorm(x: Sequence[Value | float]) -> list[Value]:
-    """`x` divided by its root mean square (Zhang and Sennrich, 2019), without a gain; the same length, at least 1."""
+    """`x`, of at least one element, divided by its root mean square (Zhang and Sennrich, 2019), without a gain."""
     x = as_nodes(Value, x, some="x")
     ms = sum(xi * xi for xi in x) / len(x)
     scale = (ms + 1e-5) ** -0.5
@@ -177,9 +177,9 @@ ACTIVATIONS: dict[str, Callable[[Value], Value]] = {"relu": Value.relu, "gelu": 
 def gpt(
     token_id: int, pos_id: int, keys: Cache, values: Cache, state_dict: StateDict, config: GPTConfig
 ) -> list[Value]:
-    """Logits (vocab_size) over the token that follows `token_id` at position `pos_id`.
+    """Logits (vocab_size) of the token that follows `token_id` at position `pos_id`.
 
-    `keys` and `values` hold those of the positions before this one; this position's are appended.
+    `keys` and `values` hold those of earlier positions; this position's are appended.
     """
     tok_emb = state_dict["wte"][token_id]
     pos_emb = state_dict["wpe"][pos_id]
@@ -222,9 +222,9 @@ def gpt(
 
 
 def document_loss(tokens: Sequence[int], state_dict: StateDict, config: GPTConfig) -> Value:
-    """Mean over the positions of one document of -log(probability of the token that follows), in nats.
+    """Mean over the positions of one document of -log(probability of the next token), in nats.
 
-    `tokens` has at least two; what lies beyond `block_size` positions is cut.
+    `tokens` has at least two; those beyond `block_size` positions are cut.
     """
     n = min(config.block_size, len(tokens) - 1)
     keys: Cache = [[] for _ in range(config.n_layer)]
@@ -244,8 +244,8 @@ def document_loss(tokens: Sequence[int], state_dict: StateDict, config: GPTConfi
 class Adam:
     """Adam (Kingma and Ba, 2015) over a list of `Value`.
 
-    `step` moves each parameter against its gradient and sets the gradient to 0. Beyond microgpt, where asked for:
-    decoupled weight decay (AdamW; Loshchilov and Hutter, 2019), and clipping by norm (Pascanu et al., 2013).
+    `step` updates each parameter by its gradient and sets the gradient to 0. Options beyond the original: decoupled
+    weight decay (AdamW; Loshchilov and Hutter, 2019), and clipping by norm (Pascanu et al., 2013).
     """
 
     def __init__(
@@ -261,12 +261,12 @@ class Adam:
         self.params = list(dict.fromkeys(params))  # tied parameters count once
         self.learning_rate, self.beta1, self.beta2, self.eps = learning_rate, beta1, beta2, eps
         self.weight_decay, self.max_grad_norm = weight_decay, max_grad_norm
-        self.m = [0.0] * len(self.params)  # mean of the gradients, exponentially weighted
-        self.v = [0.0] * len(self.params)  # mean of their squares, exponentially weighted
+        self.m = [0.0] * len(self.params)  # exponential moving average of the gradients
+        self.v = [0.0] * len(self.params)  # exponential moving average of their squares
         self.step_count = 0
 
     def step(self, learning_rate: float | None = None) -> None:
-        """Update all parameters once, with this step's `learning_rate` where one is given."""
+        """Update all parameters once, at this `learning_rate` if given, otherwise at the constructor's."""
         learning_rate = self.learning_rate if learning_rate is None else learning_rate
         beta1, beta2, eps, m, v = self.beta1, self.beta2, self.eps, self.m, self.v
         self.step_count += 1
@@ -285,9 +285,9 @@ class Adam:
 
 
 def clipping_scale(params: Iterable[Value], max_grad_norm: float) -> float:
-    """The factor that makes the norm of the gradients at most `max_grad_norm`."""
+    """The factor that scales the norm of the gradients down to `max_grad_norm`; 1 if it is not larger."""
     total = 0.0
-    for p in params:  # not `sum`, which from Python 3.12 on adds floats in another way
+    for p in params:  # not `sum`, which adds floats differently from Python 3.12 on
         total += p.grad * p.grad
     norm = math.sqrt(total)
     return max_grad_norm / norm if norm > max_grad_norm else 1.0
@@ -297,15 +297,15 @@ def clipping_scale(params: Iterable[Value], max_grad_norm: float) -> float:
 
 
 def draw_token(probabilities: Sequence[float], uniform: float) -> int:
-    """An index drawn with these probabilities, as `random.choices` does it with what `random()` gave."""
+    """An index drawn with these probabilities, as `random.choices` draws it from `uniform`, a number in [0, 1)."""
     cumulative = list(accumulate(probabilities))
     return bisect(cumulative, uniform * (cumulative[-1] + 0.0), 0, len(cumulative) - 1)
 
 
 def next_token_probs(logits: Sequence[Value], temperature: float) -> list[float]:
-    """The softmax of logits / temperature: 1 samples the model as it is, towards 0 the likeliest token always wins.
+    """The softmax of logits / temperature: 1 samples the model as it is, below 1 favors likely tokens.
 
-    At 0, it has probability 1: it is the first of those with the largest logit.
+    At 0, the first of the tokens with the largest logit has probability 1.
     """
     if temperature == 0:
         likeliest = max(range(len(logits)), key=lambda i: logits[i].data)
@@ -316,7 +316,7 @@ def next_token_probs(logits: Sequence[Value], temperature: float) -> list[float]
 def sample_document(
     state_dict: StateDict, config: GPTConfig, bos: int, temperature: float, generator: random.Random
 ) -> list[int]:
-    """Tokens drawn one after the other, from the first after `bos` until `bos` comes again or the context is full."""
+    """Tokens drawn one by one, starting after `bos`, until `bos` is drawn or the context is full."""
     keys: Cache = [[] for _ in range(config.n_layer)]
     values: Cache = [[] for _ in range(config.n_layer)]
     token_id, sample = bos, []

@@ -715,7 +715,7 @@ def array(key: str, value: Any) -> Any:
     [
         (text("format", "other"), "not a model of microgpt"),
         (lambda arrays, texts: texts.clear(), "not a model of microgpt"),
-        (text("format_version", str(VERSION + 1)), f"format version {VERSION + 1} is not {VERSION}"),
+        (text("format_version", str(VERSION + 1)), f"format version {VERSION + 1} is unknown: this microgpt reads versions 1 to {VERSION}"),
         (text("config", "[]"), "config must be a dict"),
         (text("config", "{"), "Expecting property name|Key name must be"),
         (text("config", "[" * 100_000), "nested too deeply"),
@@ -742,7 +742,7 @@ def array(key: str, value: Any) -> Any:
         (replaced("history", seconds="long"), "could not convert"),
         (replaced("history", validation_losses=[[1]]), "not enough values"),
         (replaced("history", options=[]), "options must be a dict"),
-        (replaced("progress", step=2), "progress is 2 steps, but the history has not as many losses"),
+        (replaced("progress", step=2), "progress is 2 steps, but the history does not have as many losses"),
         (replaced("progress", step=-1), "step must be at least 0"),
         (array("wte", [[1.0]]), "wte must be float64 of shape"),
         (array("more", [1.0]), "there must be"),

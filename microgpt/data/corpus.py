@@ -77,7 +77,7 @@ class Corpus:
 
     def fingerprint(self) -> str:
         """A hash of tokens and documents, 32 hexadecimal digits. It reads all of them."""
-        import hashlib  # used only for checkpoints that can be resumed
+        import hashlib  # slow to import, used only for files
 
         digest = hashlib.blake2b(digest_size=16)
         for array in (self.offsets, self.tokens):
@@ -186,7 +186,7 @@ class _GrowingArray:
         self._length = end
 
     def _write(self, array: NDArray[Any]) -> None:
-        import tempfile  # only large data needs it
+        import tempfile  # slow to import, needed only for large data
 
         arrays = [array]
         if self._file is None:

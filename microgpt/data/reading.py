@@ -90,7 +90,7 @@ class Files:
                 raise
 
     def _contents(self, path: str) -> Iterator[bytes]:
-        import gzip  # imported here because only reading files needs them
+        import gzip  # slow to import, needed only for files
         import zlib
 
         try:
@@ -206,7 +206,7 @@ def _spooled(opened: IO[bytes], name: str) -> IO[bytes]:
 
     `ValueError` if it is too long for memory and for the temporary folder.
     """
-    import tempfile  # rarely needed
+    import tempfile  # slow to import, rarely needed
 
     spool = tempfile.SpooledTemporaryFile(SPOOLED_SIZE)
     for content in _until_its_end(opened):
