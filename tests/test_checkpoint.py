@@ -715,7 +715,10 @@ def array(key: str, value: Any) -> Any:
     [
         (text("format", "other"), "not a model of microgpt"),
         (lambda arrays, texts: texts.clear(), "not a model of microgpt"),
-        (text("format_version", str(VERSION + 1)), f"format version {VERSION + 1} is unknown: this microgpt reads versions 1 to {VERSION}"),
+        (
+            text("format_version", str(VERSION + 1)),
+            f"format version {VERSION + 1} is unknown: this microgpt reads versions 1 to {VERSION}",
+        ),
         (text("config", "[]"), "config must be a dict"),
         (text("config", "{"), "Expecting property name|Key name must be"),
         (text("config", "[" * 100_000), "nested too deeply"),
