@@ -1,7 +1,7 @@
-"""microgpt: the 200-line GPT as a package, with its bits and ten thousand times its speed.
+"""microgpt: the 200-line GPT as a package, with the same bits at ten thousand times the speed.
 
-Public names are imported when they are asked for (PEP 562): `python -m microgpt` imports this file before the command
-line can turn an error or Ctrl-C into one line, and nobody waits for what they do not use.
+Public names are imported on first use (PEP 562), so that nobody waits for what they do not use. Also, `python -m
+microgpt` imports this file before it can turn an error into one line, or end quietly on Ctrl-C.
 """
 
 __version__ = "0.1.0"
@@ -29,7 +29,7 @@ _MODULES = {  # where the public names are defined
 _OF_BACKENDS = ("Value", "compute_softmax", "linear", "rmsnorm", "softmax")  # each backend has these
 __all__ = [*_MODULES, *_OF_BACKENDS]  # noqa: PLE0604 (they are strings)
 
-TYPE_CHECKING = False  # importing `typing` for it would take longer than all of this file
+TYPE_CHECKING = False  # `typing` would take longer to import than this whole file
 if TYPE_CHECKING:
     from microgpt.config import GPTConfig as GPTConfig
     from microgpt.data.documents import read_documents as read_documents

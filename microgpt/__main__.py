@@ -4,25 +4,26 @@ import os
 import signal
 import sys
 
-from microgpt.commands.exit_status import INTERRUPTED, exit_status
-
 
 def main() -> int:
-    """Run the command line that the process was started with, and return its exit status."""
-    return exit_status(start)
+    """Run the command line that the process was started with, and return its exit status.
 
-
-def start() -> None:
-    """Import the commands and run one of them. Ctrl-C ends an import at once: NumPy's would make an error of it."""
+    Ctrl-C ends the imports at once: NumPy would turn it into an error, and Python into a traceback.
+    """
     interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if interruptible:
-        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
-    try:
-        from microgpt.commands.cli import run
-    finally:
-        if interruptible:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-    run(sys.argv[1:])
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # `INTERRUPTED`, which is still to be imported
+    from microgpt.commands.exit_status import exit_status
+
+    def start() -> None:
+        try:
+            from microgpt.commands.cli import run
+        finally:
+            if interruptible:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+        run(sys.argv[1:])
+
+    return exit_status(start)
 
 
 if __name__ == "__main__":

@@ -290,6 +290,22 @@ def test_ctrl_c_ends_training_with_status_130(backend: str) -> None:
     assert errors == b""
 
 
+@pytest.mark.parametrize("module", ["microgpt.commands.exit_status", "microgpt.utils.text", "numpy"])
+def test_ctrl_c_ends_imports_with_status_130(module: str) -> None:
+    program = f"""
+import signal, sys
+class CtrlC:
+    def find_spec(self, name, *_):
+        if name == {module!r}:
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, CtrlC())
+from microgpt.__main__ import main
+sys.exit(main())
+"""
+    result = subprocess.run([sys.executable, "-c", program, "info"], capture_output=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (130, b"", b"")
+
+
 def test_info_tells_the_backend_and_why(backend: str) -> None:
     result = run("info", MICROGPT_BACKEND=backend)
     assert result.returncode == 0

@@ -1,6 +1,7 @@
-"""How a command ends: with which exit status, and with one line where it fails.
+"""The exit status of a command, and the one line that it prints when it fails.
 
-It imports nothing that takes time or can fail: what goes wrong while the rest is imported ends in the same way.
+`__main__` imports this module first, and the rest of the package under `exit_status`, so that an error in an import
+ends a command as any other does. So it imports only what is small and needs no other package.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable
 
 from microgpt.commands.output import drop_output, prepare_streams, print_error
 
-INTERRUPTED = 130  # what shells expect of a program that Ctrl-C ended
+INTERRUPTED = 130  # by convention of shells, after Ctrl-C; also in `__main__`
 USAGE = 2
 
 
@@ -30,10 +31,10 @@ def exit_status(run: Callable[[], None]) -> int:
         return USAGE
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # whoever read our output has gone; nothing more can be said to them
+    except BrokenPipeError:  # the reader of our output is gone, and an error message would not reach it
         drop_output()
         return 1
-    except OSError as error:  # what can go wrong with files is a ValueError by now
+    except OSError as error:  # errors of other files are ValueErrors by now
         print_error(f"cannot write to standard output: {error.strerror or error}")
         drop_output()
         return USAGE
