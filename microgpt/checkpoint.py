@@ -20,7 +20,7 @@ from microgpt.data.documents import FORMATS
 from microgpt.data.tokenizer import Tokenizer
 from microgpt.engine.arrays import not_finite
 from microgpt.history import TrainingHistory
-from microgpt.utils.arguments import choice, file_name, integer, number, shown_path
+from microgpt.utils.arguments import choice, file_name, integer, number, shown, shown_path
 from microgpt.utils.files import write_atomically
 from microgpt.utils.json import to_json
 
@@ -207,7 +207,7 @@ def _generator_state(value: Any) -> tuple[Any, ...]:
 
     version, words, next_gauss = _typed("generator", value, list)
     if version != random.Random.VERSION:
-        raise ValueError(f"generator must be of version {random.Random.VERSION}, got {version!r:.60}")
+        raise ValueError(f"generator must be of version {random.Random.VERSION}, got {shown(version)}")
     if next_gauss is not None:
         next_gauss = number("generator", next_gauss)
     words = tuple(integer("generator", word, 0, 2**32 - 1) for word in _typed("generator", words, list))
@@ -225,7 +225,7 @@ def _checked(arrays: Mapping[str, NDArray[Any]], name: str, dtype: str, shape: t
 
 def _typed(name: str, value: Any, kind: type[T]) -> T:
     if not isinstance(value, kind):
-        raise TypeError(f"{name} must be a {kind.__name__}, got {value!r:.60}")
+        raise TypeError(f"{name} must be a {kind.__name__}, got {shown(value)}")
     return value
 
 

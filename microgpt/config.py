@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from microgpt.utils.arguments import choice, number, positive_integer
+from microgpt.utils.arguments import choice, number, positive_integer, shown
 
 if TYPE_CHECKING:
     from microgpt.data.tokenizer import Tokenizer
@@ -47,7 +47,7 @@ class GPTConfig:
         choice("activation", self.activation, ACTIVATIONS)
         if self.init_std != SCALED:
             if isinstance(self.init_std, str):
-                raise ValueError(f"init_std must be a number or {SCALED!r}, got {self.init_std!r:.60}")
+                raise ValueError(f"init_std must be a number or {SCALED!r}, got {shown(self.init_std)}")
             object.__setattr__(self, "init_std", number("init_std", self.init_std, above=0))
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd must be a multiple of n_head, got n_embd={self.n_embd} and n_head={self.n_head}")
@@ -97,7 +97,7 @@ class GPTConfig:
         if tokenizer is None:
             return
         if not hasattr(tokenizer, "vocab_size"):
-            raise TypeError(f"tokenizer must be a Tokenizer, such as CharTokenizer(...), got {tokenizer!r:.60}")
+            raise TypeError(f"tokenizer must be a Tokenizer, such as CharTokenizer(...), got {shown(tokenizer)}")
         if tokenizer.vocab_size != self.vocab_size:
             raise ValueError(
                 f"vocab_size must be the tokenizer's {tokenizer.vocab_size}, got a config with {self.vocab_size}"

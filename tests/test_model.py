@@ -230,6 +230,8 @@ def test_load_state_dict_refuses_what_does_not_fit_and_changes_nothing(backend, 
         ([[1, 2**70]], TypeError, r"sequences\[0\] must be a sequence of whole numbers"),
         ([[1.5, 2]], TypeError, r"sequences\[0\] must be a sequence of whole numbers"),
         ([[[1, 2], [3]]], TypeError, r"sequences\[0\] must be a sequence of whole numbers"),
+        ([np.ones((2, 1))], TypeError, r"whole numbers, got array\(\[\[1\.\], \[1\.\]\]\)$"),  # on one line
+        (["ab" * 40], TypeError, r"whole numbers, got 'abab.*ab\.\.\.$"),
         (["ab"], TypeError, r"sequences\[0\] must be a sequence of whole numbers, got 'ab'"),
         ([1, 2, 3], TypeError, r"sequences\[0\] must be a sequence of whole numbers, got 1"),
         ("ab", TypeError, "sequences must be a list of token sequences"),

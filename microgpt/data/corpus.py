@@ -15,7 +15,7 @@ from microgpt.data.huggingface import HuggingFaceTokenizer
 from microgpt.data.reading import temporary_folder_named
 from microgpt.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 from microgpt.engine.packing import PackedSequences
-from microgpt.utils.arguments import choice
+from microgpt.utils.arguments import choice, shown
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -139,7 +139,7 @@ def _tokenizer(asked_for: Any, bos: str | None, parts: Callable[[], Iterator[Par
     if _is_tokenizers_file(asked_for):
         return HuggingFaceTokenizer.from_file(asked_for, bos)
     kinds = "'characters', 'bytes', a tokenizers file that ends in .json or a Tokenizer"
-    raise ValueError(f"tokenizer must be {kinds}, got {asked_for!r:.60}")
+    raise ValueError(f"tokenizer must be {kinds}, got {shown(asked_for)}")
 
 
 def _is_tokenizers_file(asked_for: Any) -> TypeGuard[str | os.PathLike[str]]:

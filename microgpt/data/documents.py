@@ -13,7 +13,7 @@ import numpy as np
 
 from microgpt.data.characters import count_line_feeds, distinct_characters, stripped_lines
 from microgpt.data.reading import BLOCK_SIZE, Block, EmbeddedNames, Files, ReadLines, are_lines, cut_at_lines, is_open
-from microgpt.utils.arguments import check_order
+from microgpt.utils.arguments import check_order, shown
 
 if TYPE_CHECKING:
     from microgpt.data.tokenizer import Encoded, Tokenizer
@@ -220,7 +220,7 @@ def open_source(data: Data) -> Source:
         return _file_source(data)
     if is_open(data) or not isinstance(data, Iterable) or isinstance(data, Mapping):
         raise TypeError(
-            f"data must be the name of a file, or a list of documents or of pathlib.Paths, got {data!r:.60}"
+            f"data must be the name of a file, or a list of documents or of pathlib.Paths, got {shown(data)}"
         )
     check_order("data", data)
     items = list(data)
@@ -228,11 +228,11 @@ def open_source(data: Data) -> Source:
         return FileSource(items)
     # Strings that all name existing files are surely the output of `glob`, not documents.
     if items and all(isinstance(item, str) and os.path.isfile(item) for item in items):
-        raise ValueError(f"data must be a list of documents or of pathlib.Paths, got names of files: {items!r:.60}")
+        raise ValueError(f"data must be a list of documents or of pathlib.Paths, got names of files: {shown(items)}")
     strings: list[str] = []
     for i, item in enumerate(items):
         if not isinstance(item, str):
-            raise TypeError(f"data[{i}] must be a string, got {item!r:.60}")
+            raise TypeError(f"data[{i}] must be a string, got {shown(item)}")
         strings.append(item)
     return LineSource(strings, "data") if are_lines(strings) else StringSource(strings)
 
@@ -244,7 +244,7 @@ def named_documents(name: str, documents: Iterable[str], as_text: bool) -> list[
     if the argument is not a list of strings.
     """
     if isinstance(documents, (str, bytes, Mapping)) or not isinstance(documents, Iterable):
-        raise TypeError(f"{name} must be a list of strings, got {documents!r:.60}")
+        raise TypeError(f"{name} must be a list of strings, got {shown(documents)}")
     check_order(name, documents)
     strings = list(documents)
     if not are_lines(strings):

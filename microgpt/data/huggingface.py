@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from microgpt.data.tokenizer import Tokenizer, joined, strings_of, utf8
-from microgpt.utils.arguments import file_name, shown_path, string
+from microgpt.utils.arguments import file_name, shown, shown_path, string
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -71,7 +71,7 @@ class HuggingFaceTokenizer(Tokenizer):
         longest = max(vocabulary, key=len)
         if len(longest) > LONGEST:
             raise ValueError(
-                f"a token must have at most {LONGEST:,} characters, got {longest!r:.60} of {len(longest):,}"
+                f"a token must have at most {LONGEST:,} characters, got {shown(longest)} of {len(longest):,}"
             )
         _check_distinct("tokens must have ids of their own", ids)
         _check_distinct("added tokens must differ when normalized", added)
@@ -188,7 +188,7 @@ def _check_model(model: dict[str, Any]) -> None:
             second = pair[-1] if isinstance(pair, list) and pair else None
             if isinstance(second, str) and not second.startswith(prefix):
                 raise ValueError(
-                    f"continuing_subword_prefix {prefix!r:.60} must begin {second!r:.60}, which a merge adds"
+                    f"continuing_subword_prefix {shown(prefix)} must begin {shown(second)}, which a merge adds"
                 )
 
 
@@ -199,7 +199,7 @@ def _check_distinct(wanted: str, tokens: dict[str, Any]) -> None:
     by_value: dict[Any, str] = {}
     for token, value in sorted(tokens.items()):
         if (other := by_value.setdefault(value, token)) != token:
-            raise ValueError(f"{wanted}, got {value!r:.60} for both {other!r:.60} and {token!r:.60}")
+            raise ValueError(f"{wanted}, got {shown(value)} for both {shown(other)} and {shown(token)}")
 
 
 def _normalized(tokenizer: Any) -> dict[str, str]:

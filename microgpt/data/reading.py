@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, NamedTuple
 
 from microgpt.data.characters import count_line_feeds
-from microgpt.utils.arguments import check_order, file_name, shown_path
+from microgpt.utils.arguments import check_order, file_name, shown, shown_path
 
 BLOCK_SIZE = 1 << 18  # bytes read, or characters handled, at once: they fit the caches
 SPOOLED_SIZE = 1 << 26  # bytes of a file that can be read only once that stay in memory
@@ -53,7 +53,7 @@ class Files:
 
     def __init__(self, files: Iterable[str | os.PathLike[str]]) -> None:
         if is_open(files) or not isinstance(files, Iterable) or isinstance(files, Mapping):
-            raise TypeError(f"files must be the name of a file or several, got {files!r:.60}")
+            raise TypeError(f"files must be the name of a file or several, got {shown(files)}")
         check_order("files", files)
         self.paths = [file_name(f"files[{i}]", file) for i, file in enumerate(files)]
         self._spools: dict[str, IO[bytes]] = {}

@@ -11,7 +11,7 @@ import numpy as np
 
 from microgpt.data.characters import code_points, distinct_characters, line_feeds
 from microgpt.engine.packing import token_array
-from microgpt.utils.arguments import string
+from microgpt.utils.arguments import shown, string
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -68,7 +68,7 @@ class Tokenizer(ABC):
         }
         kind = content.get("type") if isinstance(content, dict) else None
         if not isinstance(kind, str) or kind not in kinds:
-            raise ValueError(f"tokenizer must have a type, one of {', '.join(kinds)}, got {content!r:.60}")
+            raise ValueError(f"tokenizer must have a type, one of {', '.join(kinds)}, got {shown(content)}")
         return kinds[kind]._from_json({key: value for key, value in content.items() if key != "type"})
 
     def encode(self, text: str) -> list[int]:
@@ -122,12 +122,12 @@ class CharTokenizer(Tokenizer):
         try:
             joined = "".join(characters)
         except TypeError:
-            raise TypeError(f"characters must be a string or several, got {characters!r:.60}") from None
+            raise TypeError(f"characters must be a string or several, got {shown(characters)}") from None
         self.characters = "".join(sorted(distinct_characters(joined)))
         if not self.characters:
             raise ValueError("characters must hold at least one character, got none")
         if bos is not None and (len(string("bos", bos)) != 1 or bos not in self.characters):
-            raise ValueError(f"bos must be one of the characters, got {bos!r:.60}")
+            raise ValueError(f"bos must be one of the characters, got {shown(bos)}")
         size = len(self.characters)
         self.bos_is_text = bos is not None
         self.bos = size if bos is None else self.characters.index(bos)
@@ -192,7 +192,7 @@ class ByteTokenizer(Tokenizer):
 
     def __init__(self, bos: str | None = None) -> None:
         if bos is not None and (len(string("bos", bos)) != 1 or not bos.isascii()):
-            raise ValueError(f"bos must be one ASCII character, got {bos!r:.60}")
+            raise ValueError(f"bos must be one ASCII character, got {shown(bos)}")
         self.bos_is_text = bos is not None
         self.bos = 256 if bos is None else ord(bos)
         self.vocab_size = 256 + (bos is None)
@@ -256,5 +256,5 @@ def strings_of(content: dict[str, Any], *names: str) -> list[Any]:
         raise ValueError(f"tokenizer must have type, {', '.join(names)}, got type, {', '.join(map(str, content)):.60}")
     for name in names:
         if not isinstance(content[name], str) and (name != "bos" or content[name] is not None):
-            raise ValueError(f"tokenizer: {name} must be a string, got {content[name]!r:.60}")
+            raise ValueError(f"tokenizer: {name} must be a string, got {shown(content[name])}")
     return [content[name] for name in names]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from microgpt.utils.arguments import check_order
+from microgpt.utils.arguments import check_order, shown
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,7 +62,7 @@ def token_array(name: str, tokens: Sequence[int], vocab_size: int) -> NDArray[np
     if array.size == 0 and array.ndim == 1:
         return np.empty(0, np.int32)
     if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise TypeError(f"{name} must be a sequence of whole numbers, got {_shown(tokens)}")
+        raise TypeError(f"{name} must be a sequence of whole numbers, got {shown(tokens)}")
     outside = np.flatnonzero((array < 0) | (array >= vocab_size))
     if outside.size:
         first = int(outside[0])
@@ -84,12 +84,12 @@ def pack(sequences: Sequence[Sequence[int]], vocab_size: int) -> PackedSequences
     `TypeError` or `ValueError` names the sequence, and the token that is not a whole number in [0, vocab_size).
     """
     if isinstance(sequences, (str, bytes)) or not hasattr(sequences, "__iter__"):
-        raise TypeError(f"sequences must be a list of token sequences, got {_shown(sequences)}")
+        raise TypeError(f"sequences must be a list of token sequences, got {shown(sequences)}")
     check_order("sequences", sequences)
     arrays = []
     for i, sequence in enumerate(sequences):
         if isinstance(sequence, str) or not hasattr(sequence, "__len__"):
-            raise TypeError(f"sequences[{i}] must be a sequence of whole numbers, got {_shown(sequence)}")
+            raise TypeError(f"sequences[{i}] must be a sequence of whole numbers, got {shown(sequence)}")
         if len(sequence) < 2:
             raise ValueError(
                 f"sequences[{i}] must have at least 2 tokens, so that one can be predicted, got {len(sequence)}"
@@ -99,8 +99,3 @@ def pack(sequences: Sequence[Sequence[int]], vocab_size: int) -> PackedSequences
         raise ValueError("sequences must hold at least one token sequence, got none")
     lengths = np.array([len(array) for array in arrays], np.int64)
     return PackedSequences(np.concatenate(arrays), np.cumsum(lengths) - lengths, lengths)
-
-
-def _shown(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else f"{shown[:57]}..."

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-LONGEST_SHOWN_PATH = 300  # characters
+LONGEST_SHOWN = 60  # characters of a value in an error
+LONGEST_SHOWN_PATH = 300
 LARGEST = min(sys.maxsize, 1 << 53)  # the largest index, and the largest number to which floats count exactly
 SEED_BITS = 2048  # Python writes whole numbers up to this size as text under any limit on digits
 
@@ -23,7 +24,7 @@ def integer(name: str, value: object, minimum: int, maximum: float = LARGEST) ->
             raise TypeError
         result = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        raise TypeError(f"{name} must be a whole number, got {value!r:.60}") from None
+        raise TypeError(f"{name} must be a whole number, got {shown(value)}") from None
     if result < minimum:  # it may have any number of digits: do not print it
         raise ValueError(f"{name} must be at least {minimum}, got {'less' if result < -LARGEST else result}")
     if result > maximum:
@@ -47,11 +48,11 @@ def number(
 ) -> float:
     """`value` as a finite float, more than `above`, at least `minimum`, less than `below` and at most `maximum`."""
     if isinstance(value, (str, bytes, bool)):
-        raise TypeError(f"{name} must be a number, got {value!r:.60}")
+        raise TypeError(f"{name} must be a number, got {shown(value)}")
     try:
         result = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):  # ValueError is from an array of text
-        raise TypeError(f"{name} must be a number, got {value!r:.60}") from None
+        raise TypeError(f"{name} must be a number, got {shown(value)}") from None
     except OverflowError:  # a whole number beyond the largest float
         result = math.inf if value > 0 else -math.inf  # type: ignore[operator]
     if not (above < result < below and minimum <= result <= maximum and math.isfinite(result)):
@@ -76,9 +77,9 @@ def random_seed(name: str, value: Any) -> Any:
             value.getstate()
             return value
     except NotImplementedError:  # raised by random.SystemRandom
-        raise TypeError(f"{wanted} that has a state, got {value!r:.60}") from None
+        raise TypeError(f"{wanted} that has a state, got {shown(value)}") from None
     if isinstance(value, bool) or not isinstance(value, (int, float, str, bytes, bytearray, type(None))):
-        raise TypeError(f"{wanted}, got {value!r:.60}")
+        raise TypeError(f"{wanted}, got {shown(value)}")
     if isinstance(value, int) and value.bit_length() > SEED_BITS:
         raise ValueError(f"{name} must have at most {SEED_BITS} bits, got {value.bit_length()}")
     if isinstance(value, float):
@@ -87,7 +88,7 @@ def random_seed(name: str, value: Any) -> Any:
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise ValueError(f"{name} must be a string that UTF-8 can encode, got {value!r:.60}") from None
+            raise ValueError(f"{name} must be a string that UTF-8 can encode, got {shown(value)}") from None
     return value
 
 
@@ -101,7 +102,7 @@ def check_order(name: str, items: object) -> None:
 def string(name: str, value: object) -> str:
     """`value` if it is a string; `TypeError` otherwise."""
     if not isinstance(value, str):
-        raise TypeError(f"{name} must be a string, got {value!r:.60}")
+        raise TypeError(f"{name} must be a string, got {shown(value)}")
     return value
 
 
@@ -113,11 +114,11 @@ def file_name(name: str, value: object) -> str:
             raise TypeError
         os.fsencode(result)
     except TypeError:
-        raise TypeError(f"{name} must be the name of a file, got {value!r:.60}") from None
+        raise TypeError(f"{name} must be the name of a file, got {shown(value)}") from None
     except UnicodeEncodeError:
-        raise ValueError(f"{name} must be a name that this system can encode, got {value!r:.60}") from None
+        raise ValueError(f"{name} must be a name that this system can encode, got {shown(value)}") from None
     if "\0" in result:
-        raise ValueError(f"{name} must be a name without null characters, got {value!r:.60}")
+        raise ValueError(f"{name} must be a name without null characters, got {shown(value)}")
     return result
 
 
@@ -130,6 +131,12 @@ def ending(name: str, path: object, endings: tuple[str, ...]) -> str:
     return result
 
 
+def shown(value: object) -> str:
+    """The representation of a value as errors show it: on one line, with "..." for the end of a long one."""
+    line = " ".join(map(str.strip, repr(value).splitlines()))
+    return line if len(line) <= LONGEST_SHOWN else f"{line[: LONGEST_SHOWN - 3]}..."
+
+
 def shown_path(path: str | os.PathLike[str]) -> str:
     """A path as errors show it: on one line, and cut if it is too long for any file."""
     name = os.fspath(path)
@@ -139,5 +146,5 @@ def shown_path(path: str | os.PathLike[str]) -> str:
 def choice(name: str, value: object, choices: tuple[str, ...]) -> str:
     """`value` if it is one of `choices`; `ValueError` otherwise."""
     if value not in choices:
-        raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r:.60}")
+        raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {shown(value)}")
     return str(value)
