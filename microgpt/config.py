@@ -54,10 +54,25 @@ class GPTConfig:
 
     def parameter_shapes(self) -> dict[str, tuple[int, int]]:
         """Name and (rows, columns) of every parameter matrix, in the order in which they are drawn and stored."""
-        shapes = self._shapes_outside_layers()
+        n_embd = self.n_embd
+        shapes = {
+            "wte": (self.vocab_size, n_embd),
+            "wpe": (self.block_size, n_embd),
+            "lm_head": (self.vocab_size, n_embd),
+        }
         for i in range(self.n_layer):
-            shapes |= {f"layer{i}.{name}": shape for name, shape in self._shapes_of_a_layer().items()}
+            shapes[f"layer{i}.attn_wq"] = (n_embd, n_embd)
+            shapes[f"layer{i}.attn_wk"] = (n_embd, n_embd)
+            shapes[f"layer{i}.attn_wv"] = (n_embd, n_embd)
+            shapes[f"layer{i}.attn_wo"] = (n_embd, n_embd)
+            shapes[f"layer{i}.mlp_fc1"] = (4 * n_embd, n_embd)
+            shapes[f"layer{i}.mlp_fc2"] = (n_embd, 4 * n_embd)
         return shapes
+
+    @property
+    def num_params(self) -> int:
+        """Number of parameters: all elements of `parameter_shapes`, without listing the layers."""
+        return (2 * self.vocab_size + self.block_size) * self.n_embd + 12 * self.n_layer * self.n_embd**2
 
     def init_stds(self) -> dict[str, float]:
         """Standard deviation of the normal distribution of each parameter matrix, by name.
@@ -74,24 +89,6 @@ class GPTConfig:
             for name, (_, n_in) in self.parameter_shapes().items()
         }
 
-    def _shapes_outside_layers(self) -> dict[str, tuple[int, int]]:
-        return {
-            "wte": (self.vocab_size, self.n_embd),
-            "wpe": (self.block_size, self.n_embd),
-            "lm_head": (self.vocab_size, self.n_embd),
-        }
-
-    def _shapes_of_a_layer(self) -> dict[str, tuple[int, int]]:
-        n_embd = self.n_embd
-        return {
-            "attn_wq": (n_embd, n_embd),
-            "attn_wk": (n_embd, n_embd),
-            "attn_wv": (n_embd, n_embd),
-            "attn_wo": (n_embd, n_embd),
-            "mlp_fc1": (4 * n_embd, n_embd),
-            "mlp_fc2": (n_embd, 4 * n_embd),
-        }
-
     def check_tokenizer(self, tokenizer: Tokenizer | None) -> None:
         """Raise `ValueError` if the vocabulary sizes differ, and `TypeError` if it is not a tokenizer."""
         if tokenizer is None:
@@ -102,12 +99,3 @@ class GPTConfig:
             raise ValueError(
                 f"vocab_size must be the tokenizer's {tokenizer.vocab_size}, got a config with {self.vocab_size}"
             )
-
-    @property
-    def num_params(self) -> int:
-        """Number of parameters, computed without listing the layers."""
-        outside, layer = (
-            sum(rows * columns for rows, columns in shapes.values())
-            for shapes in (self._shapes_outside_layers(), self._shapes_of_a_layer())
-        )
-        return outside + self.n_layer * layer
