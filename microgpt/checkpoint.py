@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,7 +22,7 @@ from microgpt.data.tokenizer import Tokenizer
 from microgpt.engine.arrays import not_finite
 from microgpt.history import TrainingHistory
 from microgpt.utils.arguments import choice, file_name, integer, number, shown, shown_path
-from microgpt.utils.files import write_atomically
+from microgpt.utils.files import errors_named, write_atomically
 from microgpt.utils.json import to_json
 
 if TYPE_CHECKING:
@@ -132,18 +133,17 @@ def _read_file(path: str) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
     name = shown_path(path)
-    try:
+    with errors_named("read", path):
         if os.path.isdir(path):
             raise IsADirectoryError(0, "Is a directory")
         open(path, "rb").close()  # whatever is wrong, the library reports a missing file
-        with safe_open(path, framework="numpy") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{name} is damaged, or not a safetensors file: {_one_line(str(error))}") from None
-    except OSError as error:
-        raise ValueError(f"cannot read {name}: {error.strerror or _one_line(str(error))}") from None
-    except (ValueError, TypeError, AttributeError, KeyError) as error:  # element types that NumPy lacks
-        raise ValueError(f"{name} is damaged, or not a model: {_one_line(repr(error))}") from None
+        try:
+            with safe_open(path, framework="numpy") as file:
+                return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(f"{name} is damaged, or not a safetensors file: {_one_line(str(error))}") from None
+        except (ValueError, TypeError, AttributeError, KeyError) as error:  # element types that NumPy lacks
+            raise ValueError(f"{name} is damaged, or not a model: {_one_line(repr(error))}") from None
 
 
 def _interpret(arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Checkpoint:
@@ -203,8 +203,6 @@ def _interpret(arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Checkp
 
 def _generator_state(value: Any) -> tuple[Any, ...]:
     """A result of `random.Random.getstate`, from JSON."""
-    import random
-
     version, words, next_gauss = _typed("generator", value, list)
     if version != random.Random.VERSION:
         raise ValueError(f"generator must be of version {random.Random.VERSION}, got {shown(version)}")

@@ -434,7 +434,7 @@ def test_an_absent_package_is_named() -> None:
     result = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
     )
-    wanted = 'ImportError: this tokenizer needs the tokenizers package: pip install "microgpt-fast[tokenizers]"\n'
+    wanted = 'ImportError: tokenizers is not installed: pip install "microgpt-fast[tokenizers]"\n'
     assert result.stderr.endswith(wanted)
 
 

@@ -18,9 +18,12 @@ import numpy as np
 
 from microgpt.data.tokenizer import Tokenizer, joined, strings_of, utf8
 from microgpt.utils.arguments import file_name, shown, shown_path, string
+from microgpt.utils.files import errors_named
+from microgpt.utils.optional import require
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from tokenizers import Tokenizer as LibraryTokenizer
 
     from microgpt.data.tokenizer import Encoded
 
@@ -53,15 +56,10 @@ class HuggingFaceTokenizer(Tokenizer):
     """
 
     def __init__(self, content: str, bos: str | None = None) -> None:
-        try:
-            import tokenizers
-        except ImportError:
-            raise ImportError(
-                'this tokenizer needs the tokenizers package: pip install "microgpt-fast[tokenizers]"'
-            ) from None
+        library = require("tokenizers", extra="tokenizers")
         self._content = _settled(string("content", content))
         with _library_errors("not a tokenizers JSON file"):
-            self._tokenizer = tokenizers.Tokenizer.from_str(self._content)
+            self._tokenizer: LibraryTokenizer = library.Tokenizer.from_str(self._content)
             vocabulary = self._tokenizer.get_vocab()
             ids = self._tokenizer.get_vocab(with_added_tokens=False)
             added = _normalized(self._tokenizer)
@@ -85,14 +83,12 @@ class HuggingFaceTokenizer(Tokenizer):
     def from_file(cls, file: str | os.PathLike[str], bos: str | None = None) -> HuggingFaceTokenizer:
         """The tokenizer of a file. `ValueError` names a file that cannot be read or is not a tokenizers file."""
         name = shown_path(file_name("file", file))
+        with errors_named("read", file), open(file, "rb") as opened:
+            content = opened.read(LARGEST_FILE + 1)
+        if len(content) > LARGEST_FILE:
+            raise ValueError(f"{name}: a tokenizers JSON file must have at most {LARGEST_FILE:,} bytes, got more")
         try:
-            with open(file, "rb") as opened:
-                content = opened.read(LARGEST_FILE + 1)
-            if len(content) > LARGEST_FILE:
-                raise ValueError(f"{name}: a tokenizers JSON file must have at most {LARGEST_FILE:,} bytes, got more")
             text = content.decode()
-        except OSError as error:
-            raise ValueError(f"cannot read {name}: {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise ValueError(f"cannot read {name}: {error}") from None
         try:

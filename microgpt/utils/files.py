@@ -16,12 +16,23 @@ from microgpt.utils.arguments import file_name, shown_path
 NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
+@contextlib.contextmanager
+def errors_named(action: str, path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn an `OSError` into a `ValueError` of one line: cannot `action`, such as "read", this file, and why."""
+    try:
+        yield
+    except OSError as error:
+        reason = " ".join((error.strerror or str(error)).split())
+        folder = f" in {shown_path(os.path.dirname(os.path.realpath(path)))}" if error.errno in NO_ROOM else ""
+        raise ValueError(f"cannot {action} {shown_path(path)}: {reason}{folder}") from error
+
+
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
     """Write `content` to `path`. Whatever interrupts it, the file is complete, or as it was before.
 
     `ValueError` if it cannot be written.
     """
-    with _awaited_at_exit(), _errors_named(path):
+    with _awaited_at_exit(), errors_named("write", path):
         target = _target(path)
         with _temporary_file(target) as file:
             file.write(content)
@@ -37,7 +48,7 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
 
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Raise the `ValueError` of `write_atomically` before the work whose result is to be written."""
-    with _errors_named(path), _temporary_file(_target(path)):
+    with errors_named("write", path), _temporary_file(_target(path)):
         pass
 
 
@@ -107,15 +118,6 @@ def _wait_for_files() -> None:
 
 if hasattr(os, "register_at_fork"):  # the child does not have the threads that were writing
     os.register_at_fork(after_in_child=_in_progress.clear)
-
-
-@contextlib.contextmanager
-def _errors_named(path: str | os.PathLike[str]) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        folder = f" in {shown_path(os.path.dirname(os.path.realpath(path)))}" if error.errno in NO_ROOM else ""
-        raise ValueError(f"cannot write {shown_path(path)}: {error.strerror}{folder}") from error
 
 
 @contextlib.contextmanager
