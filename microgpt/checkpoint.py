@@ -22,8 +22,7 @@ from microgpt.data.tokenizer import Tokenizer
 from microgpt.engine.arrays import not_finite
 from microgpt.history import TrainingHistory
 from microgpt.utils.arguments import choice, file_name, integer, number, shown, shown_path
-from microgpt.utils.files import errors_named, write_atomically
-from microgpt.utils.json import to_json
+from microgpt.utils.files import errors_named, to_json, write_atomically
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

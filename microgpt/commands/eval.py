@@ -13,7 +13,7 @@ from pathlib import Path
 
 from microgpt.commands._options import add_model_arguments, load_model
 from microgpt.data.corpus import read_corpus
-from microgpt.utils.json import to_json
+from microgpt.utils.files import to_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

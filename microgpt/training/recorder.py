@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from microgpt.checkpoint import save
 from microgpt.utils.arguments import file_name, positive_integer
-from microgpt.utils.files import check_writable, write_atomically
-from microgpt.utils.json import to_json
+from microgpt.utils.files import check_writable, to_json, write_atomically
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -1,15 +1,17 @@
-"""Atomic file writes."""
+"""Files: atomic writes, errors that name the file, strict JSON."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
 import errno
+import json
+import math
 import os
 import stat
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from typing import IO
+from typing import IO, Any
 
 from microgpt.utils.arguments import file_name, shown_path
 
@@ -64,6 +66,19 @@ def check_different(
         other = arguments.setdefault(os.path.realpath(path), argument)
         if other != argument:
             raise ValueError(f"{other} and {argument} must be different files, got {shown_path(path)} for both")
+
+
+def to_json(value: Any) -> str:
+    """`value` as one line of strict JSON: numbers that are not finite become null, not NaN or Infinity."""
+    return json.dumps(_finite(value), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _target(path: str | os.PathLike[str]) -> str:
