@@ -51,7 +51,7 @@ def power(x: float, exponent: Any) -> float:
 
 
 def square(x: float) -> float:
-    """`x**2`, or infinity on overflow, for which `**` alone among the operators would raise an error."""
+    """`x**2`, but infinity on overflow, where `**`, unlike the other operators, would raise an error."""
     try:
         return x**2
     except OverflowError:

@@ -303,7 +303,7 @@ def draw_token(probabilities: Sequence[float], uniform: float) -> int:
 
 
 def next_token_probs(logits: Sequence[Value], temperature: float) -> list[float]:
-    """The softmax of logits / temperature: 1 samples the model as it is, below 1 favors likely tokens.
+    """The softmax of logits / temperature: 1 samples the model as it is, below 1 favours likely tokens.
 
     At 0, the first of the tokens with the largest logit has probability 1.
     """

@@ -46,7 +46,7 @@ class PackedSequences:
 
     @classmethod
     def joined(cls, parts: Sequence[PackedSequences]) -> PackedSequences:
-        """The sequences of several, in their order."""
+        """All sequences of several packs, in order."""
         ends = np.cumsum([len(part.tokens) for part in parts])
         starts = [part.starts + end - len(part.tokens) for part, end in zip(parts, ends)]
         lengths = [part.lengths for part in parts]
