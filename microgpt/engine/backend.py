@@ -72,13 +72,13 @@ def choose(backend: str | None = None) -> str:
 
 
 def why_pure() -> str | None:
-    """Why there is no compiled engine, as setup.py has left word of it, or None where there is one."""
-    from importlib import resources  # twenty milliseconds that the compiled engine does without
-
+    """The reason why there is no compiled engine, which setup.py has written to a file, or None if there is one."""
     if _engine:
         return None
-    word = resources.files("microgpt") / "why_pure.txt"
-    why = word.read_text("utf-8") if word.is_file() else "nothing was compiled"
+    from importlib import resources  # slow to import, and not needed by the compiled engine
+
+    file = resources.files("microgpt") / "why_pure.txt"
+    why = file.read_text("utf-8") if file.is_file() else "nothing was compiled"
     return f"this installation has no compiled engine; when it was built: {why}"
 
 
