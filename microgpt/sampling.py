@@ -1,4 +1,4 @@
-"""Drawing tokens from a model."""
+"""Sampling: drawing tokens from a model."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ if TYPE_CHECKING:
     from microgpt.engine.interface import Cache, Engine
     from microgpt.random.interface import Generator
 
-# What commands and pages draw, unless told otherwise; the first two are microgpt's.
+# Defaults of commands and pages; the first two are microgpt's.
 SAMPLES = 20  # documents
 TEMPERATURE = 0.5
-TEXT_TOKENS = 500  # of a continuous text
+TEXT_TOKENS = 500  # for continuous text
 DRAWN_TOGETHER = 64  # documents: more would gain little and take memory
-LOWEST_TEMPERATURE = 1e-30  # above 0: float32 can still divide by it
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what decoders make of bytes that are no character, or not yet
-MOST_INCOMPLETE = 3  # bytes of a character in UTF-8 that lacks its last
+LOWEST_TEMPERATURE = 1e-30  # float32 can still divide by it; below, sampling is greedy
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # decoders put it for bytes that are not a character, or not yet
+MOST_INCOMPLETE = 3  # bytes of a UTF-8 character that lacks its last byte
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """How the next token is chosen. `ValueError` or `TypeError` says which attribute is wrong.
+    """The rule by which the next token is chosen. `ValueError` or `TypeError` says which attribute is wrong.
 
     Attributes:
-        temperature: divides the logits: 1 samples the model as it is, towards 0 the likeliest token always wins. At 0,
-            and below 1e-30, that is the token with the largest logit.
-        top_k: how many of the likeliest tokens can be drawn; None: all of them. 1 is the same as temperature 0.
-        top_p: the probability, more than 0 and at most 1, that the tokens that can be drawn must have together: no more
-            of the likeliest than that takes (Holtzman et al., 2020); None: all of them. With both, `top_k` comes first.
+        temperature: divides the logits: 1 samples the model as it is; lower values favour likely tokens. At 0, and
+            below 1e-30, the token with the largest logit is always chosen.
+        top_k: draw only from the `top_k` likeliest tokens; None: from all. 1 is the same as temperature 0.
+        top_p: draw only from the fewest likeliest tokens whose probabilities add up to `top_p`, more than 0 and at most
+            1 (nucleus sampling: Holtzman et al., 2020); None: from all. With both, `top_k` is applied first.
 
-    Of tokens with the same probability, the one with the smaller id counts as the likelier.
+    Among tokens of equal probability, a smaller id counts as likelier.
     """
 
     temperature: float = 1.0
@@ -57,21 +57,19 @@ class Sampler:
             object.__setattr__(self, "top_p", number("top_p", self.top_p, above=0, maximum=1))
 
     def excludes_tokens(self, vocab_size: int) -> bool:
-        """Whether `top_k` or `top_p` keeps tokens from being drawn that the temperature would allow."""
+        """Whether `top_k` or `top_p` rules out tokens that could otherwise be drawn."""
         return self.temperature > 0 and ((self.top_k or vocab_size) < vocab_size or (self.top_p or 1) < 1)
 
     def draw(
         self, engine: Engine, cache: Cache, tokens: NDArray[np.int32], uniforms: NDArray[np.float64]
     ) -> NDArray[np.int32]:
-        """Append a token to each document of `cache`: int32, what follows, drawn with these numbers of random()."""
+        """Append `tokens` to the documents of `cache`, and draw the next one of each, int32, with these uniforms."""
         if not self.excludes_tokens(engine.config.vocab_size):
             return engine.draw_tokens(cache, tokens, self.temperature, uniforms)
-        from microgpt.engine.reference_engine import draw_tokens  # only who uses it pays for its import
-
         return draw_tokens(self.likeliest(engine.next_probabilities(cache, tokens, self.temperature)), uniforms)
 
     def likeliest(self, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The probabilities (documents, vocab_size) of the tokens that can be drawn, and 0 for the others."""
+        """`probabilities` (documents, vocab_size), with 0 for the tokens that cannot be drawn."""
         order = np.argsort(-probabilities, axis=1, kind="stable")
         falling = np.take_along_axis(probabilities, order, axis=1)
         if self.top_k is not None:
@@ -84,15 +82,23 @@ class Sampler:
         return kept
 
 
+def draw_tokens(probabilities: NDArray[np.float64], uniforms: NDArray[np.float64]) -> NDArray[np.int32]:
+    """One token for each row of `probabilities`, which `random.choices` would draw if random() gave its uniform."""
+    sums = probabilities.cumsum(axis=1)
+    below = (uniforms * sums[:, -1])[:, None] < sums[:, :-1]
+    tokens: NDArray[np.int32] = (~below).sum(axis=1, dtype=np.int32)  # where bisect ends, also for NaN
+    return tokens
+
+
 @dataclass(frozen=True)
 class Context:
-    """The beginning of a document or a text, which is to be continued.
+    """The beginning of a document or a text, to be continued.
 
     Attributes:
-        tokens: those that precede what is drawn, BOS included. In a text, BOS may be a token that training never saw;
-            then it is not among them, and there may be none.
-        bos: the token that is read where there are none. It is forgotten as soon as one has been drawn.
-        ends: whether drawing BOS ends the document; otherwise it goes on.
+        tokens: the tokens before the first one to be drawn, BOS included. In a text, BOS may be a token that training
+            never showed; then it is left out, and there may be no tokens at all.
+        bos: the token to read if there are none. The first token drawn replaces it.
+        ends: whether drawing BOS ends the document.
     """
 
     tokens: list[int]
@@ -100,7 +106,7 @@ class Context:
     ends: bool
 
     def read(self) -> list[int]:
-        """The tokens that are given to the model, at least one."""
+        """The tokens to give to the model, at least one."""
         return self.tokens or [self.bos]
 
     def is_over(self, token: int) -> bool:
@@ -109,10 +115,9 @@ class Context:
 
 
 def context_length(length: int, block_size: int) -> int:
-    """How many of `length` tokens, given to a model one after the other, it sees: the last ones, at most block_size.
+    """The number of tokens that the model sees after it has been given `length`: the last ones, at most block_size.
 
-    A token that finds the context full begins a new one, with its positions from 0, of half the length: the tokens
-    before it that fill it, and itself.
+    When the context is full, the next token restarts it with the most recent half, itself included, at position 0.
     """
     if length <= block_size:
         return length
@@ -121,12 +126,12 @@ def context_length(length: int, block_size: int) -> int:
 
 
 def room(length: int, block_size: int) -> int:
-    """How many tokens can be drawn after `length` tokens before a new context begins; at least 1."""
+    """The number of tokens, at least 1, that can be drawn after `length` tokens before the context restarts."""
     return block_size + 1 - context_length(length, block_size)
 
 
 def next_probabilities(engine: Engine, context: Context) -> NDArray[np.float64]:
-    """Probabilities (vocab_size) of the token that follows `context`, of which `context_length` tokens count."""
+    """Probabilities (vocab_size) of the token after `context`, given its last `context_length` tokens."""
     cache, tokens = engine.new_cache(1), context.read()
     for token in tokens[-context_length(len(tokens), engine.config.block_size) :]:
         probabilities = engine.next_probabilities(cache, np.array([token], np.int32), 1.0)
@@ -136,13 +141,13 @@ def next_probabilities(engine: Engine, context: Context) -> NDArray[np.float64]:
 def continue_together(
     engine: Engine, context: Context, n: int, sampler: Sampler, uniforms: Iterable[NDArray[np.float64]]
 ) -> Iterator[NDArray[np.int32]]:
-    """The next token of each of `n` documents that all begin with `context`, again and again: int32 (n,).
+    """The next token of each of `n` documents that all begin with `context`, int32 (n,), then the next, and so on.
 
-    `uniforms` has an array (n,) for each of them, from which it is drawn. It is for the caller to see where a document
-    ends. How much of what came before counts is said at `context_length`.
+    `uniforms` yields an array (n,) for each draw. The caller decides when a document ends. The model sees the last
+    `context_length` tokens.
     """
     block_size = engine.config.block_size
-    length = len(context.tokens)  # where it is 0, the first token drawn takes the place of BOS below
+    length = len(context.tokens)  # if it is 0, the first token drawn replaces BOS below
     columns = [np.full(n, token, np.int32) for token in context.read()[-context_length(length, block_size) :]]
     cache = engine.new_cache(n)
     for numbers in uniforms:
@@ -158,13 +163,13 @@ def continue_together(
 
 
 def generator_uniforms(generator: Generator) -> Iterator[NDArray[np.float64]]:
-    """Numbers for one document, from a generator."""
+    """Uniforms for one document, from a generator."""
     while True:
         yield np.array([generator.random()])
 
 
 def stream_uniforms(seed: int, documents: range) -> Iterator[NDArray[np.float64]]:
-    """Numbers for these documents, each from its own stream."""
+    """Uniforms for these documents, each from its own stream."""
     for position in count():
         yield np.array([uniform_of(seed, document, position) for document in documents])
 
@@ -176,7 +181,7 @@ def sample_one(
     max_tokens: int | None,
     uniforms: Iterable[NDArray[np.float64]],
 ) -> Iterator[int]:
-    """The tokens that follow `context` until it ends, without BOS, at most `max_tokens` of them; None: any number."""
+    """The tokens drawn after `context`, up to a BOS that ends it, at most `max_tokens`; None: any number."""
     for (token,) in islice(continue_together(engine, context, 1, sampler, uniforms), max_tokens):
         if context.is_over(token):
             return
@@ -186,9 +191,9 @@ def sample_one(
 def sample_in_turn(
     engine: Engine, generator: Generator, context: Context, n: int, sampler: Sampler, max_tokens: int
 ) -> list[list[int]]:
-    """`n` times the tokens that `sample_one` gives.
+    """The tokens of `n` documents, one after the other, each as `sample_one` draws it.
 
-    Source: the inference loop of microgpt; the generator is spent in its order, once for each token drawn.
+    Source: the inference loop of microgpt, with one number of the generator for each token, in the same order.
     """
     return [list(sample_one(engine, context, sampler, max_tokens, generator_uniforms(generator))) for _ in range(n)]
 
@@ -196,9 +201,9 @@ def sample_in_turn(
 def sample_independently(
     engine: Engine, seed: int, context: Context, n: int, sampler: Sampler, max_tokens: int
 ) -> list[list[int]]:
-    """The same with random numbers of its own for each document: document i is the same however many there are.
+    """The tokens of `n` documents, each from its own stream: document i is the same however many there are.
 
-    `seed` is that of their streams, 64 bits.
+    `seed` is the 64-bit seed of the streams.
     """
     vocab_size, block_size = engine.config.vocab_size, engine.config.block_size
     from_bos = context.ends and context.tokens == [context.bos]
@@ -225,7 +230,7 @@ def _sample_together(
 
 
 def _sample_from_bos(engine: Engine, seed: int, bos: int, n: int, temperature: float) -> list[list[int]]:
-    """The same from BOS until the context is full, in one call of the engine: much faster."""
+    """The same for documents that begin with BOS and end when the context is full: one call, much faster."""
     check_room(n * (4 * engine.config.block_size + 8), f"an n of {n:,}")  # for tokens and lengths
     tokens, lengths = engine.draw_documents(seed, n, bos, temperature)
     counted = tokens[np.arange(engine.config.block_size) < lengths[:, None]].tolist()
@@ -234,11 +239,11 @@ def _sample_from_bos(engine: Engine, seed: int, bos: int, n: int, temperature: f
 
 
 def text_pieces(decode: Callable[[list[int]], str], prompt: Sequence[int], tokens: Iterable[int]) -> Iterator[str]:
-    """What `tokens` add to the text of `prompt`, piece by piece, each as soon as no further token can change it.
+    """The text that `tokens` add to `prompt`, in pieces, each as soon as no further token can change it.
 
-    A token may be a part of a character. Joined, the pieces are what `decode` makes of all tokens, less the prompt.
+    A token may be part of a character. The pieces joined are the decoded text of all tokens, without the prompt's.
     """
-    window = list(prompt)  # a few tokens before those that are new: some decoders look at what precedes
+    window = list(prompt)  # includes a few earlier tokens, because some decoders depend on them
     text = decode(window)
     settled, shown = len(window), len(text)
     for token in tokens:

@@ -14,7 +14,7 @@ import pytest
 from microgpt import GPT, CharTokenizer, GPTConfig
 from microgpt.random.splitmix import uniform_of
 from microgpt.reference import draw_token
-from microgpt.sampling import Sampler, text_pieces
+from microgpt.sampling import Sampler, draw_tokens, text_pieces
 from microgpt.utils.arguments import LARGEST
 
 from conftest import needs_compiled
@@ -56,6 +56,16 @@ def test_draws_are_those_of_choices(backend) -> None:
             generator.random = lambda uniform=uniform: uniform
             assert generator.choices(range(7), cum_weights=list(accumulate(row))) == [token]
             del generator.random
+
+
+def test_draws_of_a_sampler_are_those_of_the_reference() -> None:
+    generator = np.random.default_rng(1)
+    probabilities = generator.random((1000, 7)) * generator.integers(0, 2, (1000, 7))
+    probabilities[:, 3] += 1e-3
+    probabilities[0] = np.nan
+    for uniforms in (generator.random(1000), np.zeros(1000), np.full(1000, 1 - 2**-53)):
+        expected = [draw_token(row.tolist(), uniform) for row, uniform in zip(probabilities, uniforms)]
+        assert draw_tokens(probabilities, uniforms).tolist() == expected
 
 
 def test_a_place_in_a_cache_is_used_again(backend) -> None:

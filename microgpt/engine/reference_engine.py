@@ -57,12 +57,6 @@ class Parameters:
         adam.m[:], adam.v[:], adam.step_count = optimizer.m, optimizer.v, optimizer.step_count
 
 
-def draw_tokens(probabilities: NDArray[np.float64], uniforms: NDArray[np.float64]) -> NDArray[np.int32]:
-    """A token for each row of `probabilities`, drawn as `random.choices` does from the row's number of `uniforms`."""
-    rows = zip(probabilities, uniforms.tolist())
-    return np.array([reference.draw_token(row.tolist(), uniform) for row, uniform in rows], np.int32)
-
-
 def batch_loss(
     documents: Sequence[Sequence[int]], state_dict: reference.StateDict, config: GPTConfig
 ) -> reference.Value:
@@ -166,7 +160,8 @@ class Engine:
         self, cache: Cache, tokens: NDArray[np.int32], temperature: float, uniforms: NDArray[np.float64]
     ) -> NDArray[np.int32]:
         """See `microgpt.engine.interface.Engine`."""
-        return draw_tokens(self.next_probabilities(cache, tokens, temperature), uniforms)
+        rows = zip(self.next_probabilities(cache, tokens, temperature), uniforms)
+        return np.array([reference.draw_token(row.tolist(), uniform) for row, uniform in rows], np.int32)
 
     def draw_documents(
         self, seed: int, n: int, bos: int, temperature: float
