@@ -1,4 +1,4 @@
-"""How well a model predicts."""
+"""Evaluation: measuring how well a model predicts."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from microgpt.engine.packing import PackedSequences
 if TYPE_CHECKING:
     from microgpt.engine.interface import Engine
 
-EVALUATED_ROWS = 1024  # positions in a batch: more would not fit the caches
+EVALUATED_ROWS = 1024  # positions in a batch; more would not fit into the CPU's caches
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `GPT.evaluate` returns.
+    """The result of `GPT.evaluate`.
 
     Attributes:
         nats: the mean over all tokens of -log(probability of the token).
-        bits_per_character: the sum of the same, in bits, for each character of the text.
-        perplexity: e to the power of `nats`: among how many equally likely tokens the model might as well choose.
-        tokens, characters: how many were predicted; the end of a document is one of each. The first token of a
-            continuous text without line feeds is not predicted, though its characters count.
+        bits_per_character: the sum of these in bits, divided by the number of characters.
+        perplexity: e to the power of `nats`: the number of equally likely tokens that would be as hard to guess.
+        tokens, characters: how many were predicted; the end of a document counts as one of each. The first token of a
+            continuous text without line feeds is not predicted, but its characters count.
     """
 
     nats: float
@@ -37,13 +37,13 @@ class Evaluation:
 
 
 def mean_loss(engine: Engine, pieces: PackedSequences, check: Callable[[], object] = lambda: None) -> float:
-    """Mean over all tokens, but the first of each piece, of -log(probability of the token), in nats.
+    """Mean over all tokens, except the first of each piece, of -log(probability of the token), in nats.
 
-    The loss of held-out data, in training as in `GPT.evaluate`, is this one: a token counts as much as any other,
-    however long its piece is. Pieces fit the context. After each batch, `check` may raise what ends the evaluation.
+    This is the loss of held-out data, in training and in `GPT.evaluate`: every token counts the same, however long its
+    piece is. Each piece must fit the context. `check` is called after each batch, and may raise to stop.
     """
     total = 0.0
-    for length in np.unique(pieces.lengths).tolist():  # of pieces of one length, an engine's mean of means is the mean
+    for length in np.unique(pieces.lengths).tolist():  # the engine's mean of means is the mean where lengths agree
         alike = np.flatnonzero(pieces.lengths == length)
         count = max(1, EVALUATED_ROWS // (length - 1))
         for start in range(0, len(alike), count):
@@ -54,14 +54,14 @@ def mean_loss(engine: Engine, pieces: PackedSequences, check: Callable[[], objec
 
 
 def count_tokens(pieces: PackedSequences) -> int:
-    """Number of tokens that are predicted: all but the first of each piece."""
+    """Number of predicted tokens: all but the first of each piece."""
     return int((pieces.lengths - 1).sum())
 
 
 def evaluate(engine: Engine, sequences: PackedSequences, characters: int) -> Evaluation:
-    """Predict every token of these sequences but their first once, in pieces that fit the context.
+    """Predict every token of these sequences but the first of each, in pieces that fit the context.
 
-    `characters` is how many characters the text has that they come from, its ends included.
+    `characters` is the length of their text, with one more for the end of each document.
     """
     pieces = sequences.split(engine.config.block_size)
     nats, tokens = mean_loss(engine, pieces), count_tokens(pieces)

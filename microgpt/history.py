@@ -1,4 +1,4 @@
-"""What a model remembers of its training."""
+"""The history of a model's training, and the progress of a run."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ if TYPE_CHECKING:
 
 
 def falls_below(loss: float, lowest: float) -> bool:
-    """Whether a loss is lower than the lowest before it; NaN is the highest, also as the lowest of none."""
+    """Whether `loss` is below the lowest one before it. NaN counts as highest; as `lowest`, it means none yet."""
     return not math.isnan(loss) and not loss >= lowest
 
 
 def lowest_validation_loss(pairs: list[tuple[int, float]]) -> tuple[int, float]:
-    """Of at least one pair of a number of steps made and a loss, the first with the lowest; NaN is the highest."""
+    """The first (step, loss) pair with the lowest loss; NaN counts as highest."""
     return min(pairs, key=lambda pair: (math.isnan(pair[1]), pair[1]))
 
 
 @dataclass(frozen=True)
 class TrainingHistory:
-    """How a model became what it is.
+    """The history of a model's training.
 
     Attributes:
-        losses: float64, one for each step, in nats: the loss of the step's documents before the step.
-        validation_losses: pairs of a number of steps made and the loss of held-out data by then: the mean over its
-            tokens, in nats, as `GPT.evaluate` gives it.
-        options: what `train` was told, see `Recipe`.
-        seconds: how long training took.
-        validation_tokens: how many tokens each validation predicted.
-        held_out_tokens: how many there were to predict in all held-out data; where more, the losses are estimates.
+        losses: float64, one for each step, in nats: the loss of the step's batch, before the update.
+        validation_losses: pairs (steps completed, loss of the held-out data): the mean over its tokens, in nats, as
+            `GPT.evaluate` computes it.
+        options: the options of `train`, see `Recipe`.
+        seconds: duration of training.
+        validation_tokens: number of tokens that each validation predicted.
+        held_out_tokens: number of tokens to predict in the held-out data; if there are more, the losses are estimates.
     """
 
     losses: NDArray[np.float64]
@@ -45,15 +45,15 @@ class TrainingHistory:
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """How far a run has come: the argument of the `progress` that `train` calls.
+    """The progress of a run: what `train` passes to its `progress` callback.
 
     Attributes:
-        step: number of steps made.
-        steps: number of steps of the whole run; None where the clock decides.
-        loss: mean of the last 100 steps, or of as many as there are, in nats; NaN before the first step.
-        learning_rate: that of the last step; NaN before the first step of this call.
-        tokens_per_second: positions computed in a second, on average over this call; NaN before its first step.
-        seconds: duration of all steps so far, those before an interruption included.
+        step: number of steps completed.
+        steps: number of steps of the whole run; None if a time limit ends it.
+        loss: mean loss of the last 100 steps, or of all if there are fewer, in nats; NaN before the first step.
+        learning_rate: of the last step; NaN before the first step of this call.
+        tokens_per_second: positions computed per second, averaged over this call; NaN before its first step.
+        seconds: duration of all steps so far, including those before an interruption.
         validation: the latest of `TrainingHistory.validation_losses`, or None.
     """
 

@@ -1,4 +1,4 @@
-"""Adam, over the parameters of a model."""
+"""Adam on the parameters of a model. The arithmetic: `Adam` in reference.py, and csrc/kernels/adam.h."""
 
 from __future__ import annotations
 
@@ -14,24 +14,23 @@ if TYPE_CHECKING:
     from microgpt.engine.interface import Parameters
     from microgpt.reference import Value
 
-SMALLEST_EPS = {"float64": 1e-100, "float32": 1e-30}  # with room for what divides by it
+SMALLEST_EPS = {"float64": 1e-100, "float32": 1e-30}  # dividing by it must not overflow
 
 
 class Adam:
-    """Adam (Kingma and Ba, 2015) with the defaults of microgpt, and what AdamW (Loshchilov and Hutter, 2019) adds.
+    """Adam (Kingma and Ba, 2015) with microgpt's defaults, and optionally AdamW (Loshchilov and Hutter, 2019).
 
     Args:
         model: what to train: a `GPT`, or the `Value`s that are the parameters of a model of your own.
         learning_rate: step size; at least 0.
         beta1, beta2: decay of the running means of the gradients and of their squares; in [0, 1).
         eps: added to the root of the mean square; at least 1e-100, in float32 1e-30.
-        weight_decay: how much of each parameter a step takes away, times the learning rate; at least 0.
-        max_grad_norm: where the norm of all gradients together is more than this, they are scaled down to it (Pascanu
-            et al., 2013); above 0, or None.
+        weight_decay: each step multiplies the parameters by 1 - learning_rate * weight_decay; at least 0.
+        max_grad_norm: clip the norm of all gradients together to this (Pascanu et al., 2013); above 0, or None.
 
     Attributes:
         m, v: the running means, flat, in the order of the model's parameters.
-        step_count: how many steps have been made.
+        step_count: number of steps completed.
     """
 
     def __init__(
@@ -60,20 +59,20 @@ class Adam:
         self.step_count = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        """What copies and pickles are made from: the model brings its parameters."""
+        """The state for copies and pickles: everything but the parameters, which the model brings."""
         return {name: value for name, value in vars(self).items() if name != "_parameters"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Become an optimizer of the model in `state`, with memory of its own."""
+        """Restore an optimizer of the model in `state`, with memory of its own."""
         vars(self).update(state)
         self._parameters, _, dtype = _parameters_of(self.model)
         self.m, self.v = (aligned_copy(moments, dtype, "Adam") for moments in (self.m, self.v))
 
     def step(self, learning_rate: float | None = None) -> None:
-        """Move the parameters against their gradients.
+        """Update the parameters with their gradients.
 
-        Those of a `GPT` are what its last `loss_and_gradients` left; those of `Value`s are their `grad`, which is then
-        set to 0. `learning_rate` holds for this step; without it, the optimizer's own.
+        A `GPT` keeps the gradients of its last `loss_and_gradients`; a `Value` has its `grad`, which is then set to 0.
+        `learning_rate` overrides the optimizer's own for this step.
         """
         if learning_rate is not None:
             learning_rate = number("learning_rate", learning_rate, minimum=0)
@@ -81,7 +80,7 @@ class Adam:
 
 
 def _parameters_of(model: GPT | list[Value]) -> tuple[Parameters, int, str]:
-    """What moves the parameters of a model, how many there are, and their type."""
+    """The parameters of a model as `adam_step` takes them, their number and their dtype."""
     if isinstance(model, GPT):
         return model.engine, model.num_params, model.dtype
     return *backend.new_parameters(model), "float64"
