@@ -1,4 +1,4 @@
-"""The model: one class, whichever engine runs it."""
+"""The model: one class for both engines."""
 
 from __future__ import annotations
 
@@ -39,30 +39,31 @@ if TYPE_CHECKING:
     from microgpt.data.corpus import Corpus
     from microgpt.engine.interface import Engine
 
-SEED = 42  # as in microgpt, wherever none is given
+SEED = 42  # the default everywhere, as in microgpt
 
 
 class GPT:
-    """A GPT of the given architecture, its parameters drawn from normal distributions, see `GPTConfig.init_stds`.
+    """A GPT of the given architecture, with parameters drawn from normal distributions, see `GPTConfig.init_stds`.
 
     Args:
         config: the architecture of the model.
-        seed: a number, a text or anything else that `random.Random` takes, or a `random.Random`, whose state is copied.
-            Parameters are drawn from it in the order of the original; what `generate` draws comes after them.
-        dtype: "float64" gives exactly the numbers of microgpt, "float32" the same to its own precision, faster.
-        backend: "compiled" or "reference"; by default what `backend_info()` tells.
-        threads: how many threads may share the work of a large batch; by default as many as there are physical cores.
-            It changes no bit of any result. Small batches are faster on one, and stay there. The reference has one.
-        tokenizer: what `generate` turns tokens into text with.
-        format: "lines" for a model of documents, "text" for one of continuous text, as `train` was told; it decides
-            how text is read and drawn. By default "text" where BOS is a character of the tokenizer's, else "lines".
+        seed: a number, a string or anything else that `random.Random` takes, or a `random.Random`, whose state is
+            copied. Parameters are drawn in the order of the original, and `generate` continues with the same generator.
+        dtype: "float64" gives exactly the numbers of microgpt; "float32" is faster.
+        backend: "compiled" or "reference"; by default the one that `backend_info()` names.
+        threads: number of threads that may share a large batch; by default the number of physical cores. It changes no
+            bit of any result. Small batches run on one thread, which is faster. The reference has only one.
+        tokenizer: turns text into tokens and back, for `generate` and `evaluate`.
+        format: "lines" for a model of documents, "text" for one of continuous text, as in `train`; it decides how text
+            is read and drawn. By default "text" if BOS is a character of the tokenizer, else "lines".
 
-    Copies share no memory with the model, nor do pickles, which also open, in float64, where only the reference is.
+    Copies and pickles share no memory with the model. A pickle also loads where only the reference backend exists, as
+    float64.
 
     Source: the model of microgpt, after GPT-2 (Radford et al., 2019).
 
     Attributes:
-        history: how it was trained, a `TrainingHistory`, or None.
+        history: the `TrainingHistory` of the model, or None.
     """
 
     def __init__(
@@ -105,13 +106,13 @@ class GPT:
         return backends.new_engine(self.backend, self.config, self._parameters, self._gradients, self.threads)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What copies and pickles are made from: no engine, and of the generator what every backend understands."""
+        """The state for copies and pickles: no engine, and the generator's state in a form that every backend reads."""
         state = {**vars(self), "generator": self.generator.getstate()}
         del state["engine"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Become a model with memory of its own; on the reference backend, in float64, where there is no other."""
+        """Restore a model with memory of its own; on the reference backend in float64 if there is no other."""
         vars(self).update(state)
         if not backends.compiled_engine():
             self.backend, self.dtype, self.threads = "reference", "float64", 1
@@ -133,25 +134,26 @@ class GPT:
 
     @property
     def reads_bos(self) -> bool:
-        """Whether BOS precedes what the model reads and draws: always, unless training never showed it.
+        """Whether BOS is put before what the model reads and draws.
 
-        So it is in continuous text where the tokenizer has no token for a line feed. Then nothing precedes.
+        It is unless the model was trained on continuous text and its tokenizer has no token for a line feed: training
+        never showed it BOS.
         """
         return self.format == "lines" or (self.tokenizer is not None and self.tokenizer.bos_is_text)
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """The parameters by name, each a matrix (outputs, inputs), in the order in which they were drawn.
 
-        No copies: what is written into these arrays is what the model computes with.
+        The arrays are views: writing into them changes the model.
         """
         return self.by_name(self._parameters)
 
     def is_finite(self) -> bool:
-        """Whether all parameters are finite numbers; if not, `save`, `evaluate` and `generate` raise `ValueError`."""
+        """Whether all parameters are finite; if not, `save`, `evaluate` and `generate` raise `ValueError`."""
         return bool(np.isfinite(self._parameters).all())
 
     def load_state_dict(self, arrays: Mapping[str, ArrayLike]) -> None:
-        """Copy parameters from arrays by name. `ValueError` names what is missing, unknown or of the wrong shape."""
+        """Copy parameters from arrays by name. `ValueError` names those missing, unknown or of the wrong shape."""
         if not isinstance(arrays, Mapping):
             raise TypeError(f"arrays must be a dict of arrays by name, got {arrays!r:.60}")
         own = self.state_dict()
@@ -174,39 +176,39 @@ class GPT:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model, its tokenizer and its history to a safetensors file; `load` reads it.
 
-        The file is whole, or it is what it was before. `ValueError` where it cannot be written, or where there are
-        parameters that are not finite numbers.
+        The file is replaced as a whole or not at all. `ValueError` if it cannot be written, or if parameters are not
+        finite.
         """
         checkpoint.save(path, self)
 
     def loss(self, sequences: Sequence[Sequence[int]]) -> float:
         """Mean over the sequences of the mean over their positions of -log(probability of the next token), in nats.
 
-        Each sequence has at least 2 tokens, in [0, vocab_size); its first block_size positions count. For text, use
-        `tokenizer.encode_document`.
+        Each sequence has at least 2 tokens, in [0, vocab_size); only its first block_size positions count. For text,
+        use `tokenizer.encode_document`.
         """
         return self.engine.loss(pack(sequences, self.config.vocab_size))
 
     def loss_and_gradients(self, sequences: Sequence[Sequence[int]]) -> tuple[float, dict[str, NDArray[Any]]]:
-        """The loss, as `loss` gives it, and its derivatives by the parameters, with the shapes of `state_dict`.
+        """The loss, as `loss` returns it, and its gradients by parameter name, with the shapes of `state_dict`.
 
-        Where the loss is not finite, neither are they: all are NaN.
-        The arrays are the caller's own. `Adam(model).step()` uses the model's copy of them.
+        If the loss is not finite, all gradients are NaN. The returned arrays are copies: `Adam(model).step()` uses the
+        model's own.
         """
         loss = self.engine.loss(pack(sequences, self.config.vocab_size), gradients=True)
         return loss, self.by_name(self._gradients.copy())
 
     def logits(self, tokens: Sequence[int]) -> NDArray[Any]:
-        """Logits over what follows each token, shape (len(tokens), vocab_size); 1 to block_size tokens."""
+        """Logits for the token after each of 1 to block_size tokens, shape (len(tokens), vocab_size)."""
         return self.engine.logits_of(context_array(tokens, self.config.vocab_size, self.config.block_size))
 
     def evaluate(self, documents: Iterable[str]) -> Evaluation:
-        """How well the model predicts these documents: every token of each once, and its end.
+        """Measure how well the model predicts these documents: every token of each once, and its end.
 
-        A document longer than the context is split into pieces of block_size tokens, and predicted piece by piece. A
-        model of continuous text takes texts, which have no end to predict; their first token is what follows BOS, or
-        is not predicted where the model does not read BOS (`reads_bos`). Lines with their ends, as `readlines` gives
-        them, are read as `train` reads them.
+        A document longer than the context is split into pieces of block_size tokens, which are predicted separately. A
+        model of continuous text takes texts, which have no end to predict; their first token is predicted only if the
+        model reads BOS before it (`reads_bos`). Lines that end in line feeds, as from `readlines`, are read as `train`
+        reads them.
 
         `TypeError` or `ValueError` names a document that is not a string or has characters the tokenizer does not know.
         """
@@ -222,9 +224,9 @@ class GPT:
         return evaluate(self.engine, pack(sequences, self.config.vocab_size), max(1, characters))
 
     def evaluate_corpora(self, corpora: Sequence[Corpus]) -> Evaluation:
-        """How well the model predicts what `read_corpus` gave for its format and tokenizer; see `evaluate`.
+        """`evaluate` for corpora that `read_corpus` read with the model's format and tokenizer.
 
-        `ValueError` where there is nothing to predict.
+        `ValueError` if there is nothing to predict.
         """
         self.check_finite("evaluate")
         sequences = PackedSequences.joined([corpus.documents() for corpus in corpora])
@@ -235,15 +237,16 @@ class GPT:
         return evaluate(self.engine, sequences, characters)
 
     def perplexity(self, documents: Iterable[str]) -> float:
-        """e to the power of the mean over all tokens of -log(probability of the token); see `evaluate`."""
+        """Perplexity: e to the power of the mean over all tokens of -log(probability of the token); see `evaluate`."""
         return self.evaluate(documents).perplexity
 
     def next_token_probabilities(self, prompt: str = "") -> dict[str, float]:
-        """The probability of each token that can follow `prompt`, by its text, the likeliest first.
+        """The probability of each token that can follow `prompt`, by its text, likeliest first.
 
-        The prompt is read after BOS. A model that does not read BOS (`reads_bos`) reads it alone, and BOS where it is
-        empty. BOS is "<BOS>" unless it is a character of the text. Tokens of the same text, such as bytes that are no
-        character by themselves, count together. A prompt beyond the context counts as in `generate_tokens`.
+        The prompt is read after BOS, or alone if the model does not read BOS (`reads_bos`) and the prompt is not empty.
+        BOS is shown as "<BOS>" unless it is a character of the text. The probabilities of tokens with the same text are
+        added up, such as bytes that are not characters by themselves. A prompt longer than the context is treated as in
+        `generate_tokens`.
         """
         tokenizer = self._tokenizer_for("next_token_probabilities")
         self.check_finite("next_token_probabilities")
@@ -266,7 +269,7 @@ class GPT:
         top_p: float | None = None,
         max_tokens: int | None = None,
     ) -> list[str]:
-        """`n` documents drawn from the model, as text, each beginning with `prompt`; see `generate_tokens`."""
+        """`n` documents sampled from the model, as text, each beginning with `prompt`; see `generate_tokens`."""
         tokenizer = self._tokenizer_for("generate")
         tokens = tokens_of(tokenizer, "prompt", prompt)
         documents = self.generate_tokens(
@@ -285,26 +288,26 @@ class GPT:
         top_p: float | None = None,
         max_tokens: int | None = None,
     ) -> list[list[int]]:
-        """`n` documents drawn from the model, as token ids without BOS, each up to the first BOS that is drawn.
+        """`n` documents sampled from the model, as token ids without BOS, each up to the first BOS drawn.
 
         Args:
-            n: how many.
+            n: number of documents.
             temperature: divides the logits: 1 samples the model as it is, 0 always takes the likeliest token.
-            seed: without it, one after the other is drawn with the model's own generator, in the order of microgpt.
-                With it, each has random numbers of its own, and many are drawn at once: much faster, and document i is
-                the same however many there are. Whatever is a seed of `GPT` is one here.
-            prompt: what each document begins with, here and in what is returned.
-            top_k: only this many of the likeliest tokens can be drawn; 1 is the same as temperature 0.
-            top_p: only the likeliest that together have this probability can be drawn; see `Sampler`.
-            max_tokens: how many tokens are drawn at most; by default as many as fit the context, block_size without a
-                prompt.
+            seed: without a seed, documents are drawn one after the other with the model's own generator, in the order
+                of microgpt. With a seed, as for `GPT`, each document has its own stream of random numbers, and many are
+                drawn at once: this is much faster, and document i is the same however many there are.
+            prompt: tokens that each document begins with; they are part of what is returned.
+            top_k: draw only from this many of the likeliest tokens; 1 is the same as temperature 0.
+            top_p: draw only from the likeliest tokens that together have this probability; see `Sampler`.
+            max_tokens: most tokens to draw for each document; by default as many as fit the context, which is
+                block_size without a prompt.
 
-        Beyond block_size tokens, the prompt's included, a new context begins with the last half of the one before, its
-        positions from 0, and again each time that it is full. The same holds in a prompt longer than the context.
+        When the context is full, it restarts with its most recent half, at position 0. The same happens within a prompt
+        that is longer than the context.
 
-        BOS is the tokenizer's, which in continuous text is the line feed, so that a document is a line; or without a
-        tokenizer the last token of the vocabulary, as in microgpt. A continuous text without line feeds has no end: it
-        goes on for `max_tokens`.
+        BOS is the tokenizer's: in continuous text, the line feed, so that a document is a line. Without a tokenizer it
+        is the last token of the vocabulary, as in microgpt. A continuous text without line feeds has no end; it stops
+        after `max_tokens`.
         """
         n, sampler = integer("n", n, 0), Sampler(temperature, top_k, top_p)
         self.check_finite("generate")
@@ -327,10 +330,10 @@ class GPT:
         top_p: float | None = None,
         max_tokens: int | None = None,
     ) -> Iterator[str]:
-        """What follows `prompt`, without it, in pieces of text, as they are drawn.
+        """The continuation of `prompt`, without the prompt, in pieces of text as they are drawn.
 
-        A document ends where `generate` ends it, and is the same. A continuous text goes on through every line feed
-        for `max_tokens`, or without them endlessly. The other arguments are `generate_tokens`'s.
+        A document is the same as `generate` returns. A continuous text does not end at a line feed, but after
+        `max_tokens`, or never. The other arguments are those of `generate_tokens`.
         """
         tokenizer, sampler = self._tokenizer_for("stream"), Sampler(temperature, top_k, top_p)
         self.check_finite("stream")
@@ -344,7 +347,7 @@ class GPT:
         return text_pieces(tokenizer.decode, tokens, sample_one(self.engine, context, sampler, limit, uniforms))
 
     def _context(self, tokens: list[int], ends: bool = True) -> Context:
-        """The beginning of a document with these tokens of text, which BOS `ends` where the model knows it."""
+        """The beginning of a document with these tokens, which BOS ends if `ends` and the model reads BOS."""
         bos = [self.bos] if self.reads_bos else []
         return Context(bos + tokens, self.bos, ends and self.reads_bos)
 
@@ -354,7 +357,7 @@ class GPT:
         return integer("max_tokens", max_tokens, 0)
 
     def check_finite(self, method: str) -> None:
-        """`ValueError` where not all parameters are finite numbers, with which this method would make no sense."""
+        """`ValueError` if not all parameters are finite; `method` is the one that needs them, for the message."""
         if not self.is_finite():
             names = not_finite(self.state_dict())
             raise ValueError(f"{method} needs finite parameters, but not all of {names} are: training has diverged")
@@ -365,7 +368,7 @@ class GPT:
         return self.tokenizer
 
     def by_name(self, flat: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """Views of the parts of an array with a number for each parameter, by the names and shapes of `state_dict`."""
+        """Views of a flat array with an element for each parameter, with the names and shapes of `state_dict`."""
         arrays, start = {}, 0
         for name, (rows, columns) in self.config.parameter_shapes().items():
             arrays[name] = flat[start : start + rows * columns].reshape(rows, columns)
@@ -373,8 +376,8 @@ class GPT:
         return arrays
 
     def _repr_html_(self) -> str:
-        """What notebooks show: a table of the model's sizes, and how it computes."""
-        from microgpt.display.html import facts_table  # only notebooks pay for its import
+        """The table that notebooks show: the model's sizes, and how it computes."""
+        from microgpt.display.html import facts_table  # imported here because only notebooks need it
         from microgpt.display.summary import describe_model
 
         return facts_table("GPT", describe_model(self))
@@ -384,7 +387,7 @@ class GPT:
 
 
 def tokens_of(tokenizer: Tokenizer, name: str, text: str) -> list[int]:
-    """The tokens of a text; errors begin with this name for it."""
+    """The tokens of a text; error messages begin with `name`."""
     try:
         return tokenizer.encode(string(name, text))
     except ValueError as error:
@@ -398,10 +401,10 @@ def load(
     backend: str | None = None,
     threads: int | None = None,
 ) -> GPT:
-    """The model in a file that `GPT.save`, or `train` with `out`, has written.
+    """Load a model from a file that `GPT.save`, or `train` with `out`, has written.
 
-    `dtype` is the file's unless another is given; what the reference backend does not know becomes "float64".
-    `backend` and `threads` are those of `GPT`. `ValueError` says in one line what is wrong with a file.
+    `dtype` is by default the file's, or "float64" on the reference backend, which has no other. `backend` and `threads`
+    are those of `GPT`. `ValueError` says in one line what is wrong with a file.
     """
     return from_checkpoint(checkpoint.read(path), dtype, backend, threads)
 
@@ -409,7 +412,7 @@ def load(
 def from_checkpoint(
     content: checkpoint.Checkpoint, dtype: str | None = None, backend: str | None = None, threads: int | None = None
 ) -> GPT:
-    """The model that a checkpoint holds; for the other arguments see `load`."""
+    """The model in a checkpoint; see `load` for the other arguments."""
     if dtype is None:
         dtype = content.dtype if backends.choose(backend) == "compiled" else "float64"
     model = GPT(content.config, 0, dtype, backend, threads, content.tokenizer, content.format)
