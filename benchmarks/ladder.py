@@ -27,7 +27,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from microgpt.training.run import prepare
+from microgpt.training.train import prepare
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = {0: 25, 1: 250, 2: 1000, 3: 2000}

@@ -24,7 +24,7 @@ _MODULES = {  # where the public names are defined
     "load": "model",
     "read_documents": "data.documents",
     "read_text": "data.documents",
-    "train": "training.run",
+    "train": "training.train",
 }
 _OF_BACKENDS = ("Value", "compute_softmax", "linear", "rmsnorm", "softmax")  # each backend has these
 __all__ = [*_MODULES, *_OF_BACKENDS]  # noqa: PLE0604 (they are strings)
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from microgpt.reference import softmax as softmax
     from microgpt.training.recipe import Recipe as Recipe
     from microgpt.training.run import TrainingResult as TrainingResult
-    from microgpt.training.run import train as train
+    from microgpt.training.train import train as train
 else:
 
     def __getattr__(name):

@@ -26,8 +26,9 @@ from safetensors.numpy import load_file
 from microgpt import GPT, GPTConfig, load, read_documents, train
 from microgpt.checkpoint import VERSION, read
 from microgpt.evaluation import mean_loss
-from microgpt.training.run import Run, prepare
+from microgpt.training.run import Run
 from microgpt.training.signals import ENDINGS
+from microgpt.training.train import prepare
 from microgpt.utils.arguments import LARGEST
 
 from conftest import needs_compiled, needs_processes
@@ -292,7 +293,7 @@ def test_the_best_model_is_kept(tmp_path: Path) -> None:
     best = load(tmp_path / "model.best.safetensors")
     assert best.history.validation_losses[-1] == (step, loss)
     assert mean_loss(best.engine, prepare(NAMES, **options).batches.held_out(LARGEST)) == loss
-    with pytest.raises(ValueError, match="holds a model, but no run that could go on"):
+    with pytest.raises(ValueError, match="holds a model, but no run to resume"):
         train(NAMES, out=tmp_path / "model.best.safetensors", resume=True, **options)
 
 

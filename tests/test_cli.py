@@ -20,7 +20,7 @@ from microgpt import load
 from microgpt.commands.cli import COMMANDS, build_parser, hyphenated
 from microgpt.engine import backend as backends
 from microgpt.training.recipe import Recipe, defaults_of
-from microgpt.training.run import prepare
+from microgpt.training.train import prepare
 from microgpt.utils.arguments import LARGEST
 
 from conftest import compiled, needs_compiled, needs_processes

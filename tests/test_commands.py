@@ -20,7 +20,8 @@ from microgpt.commands.cli import main
 from microgpt.commands.train import live_line
 from microgpt.display.summary import describe_training
 from microgpt.engine.backend import new_generator
-from microgpt.training.run import Run, prepare
+from microgpt.training.run import Run
+from microgpt.training.train import prepare
 from microgpt.utils.arguments import LARGEST
 
 from conftest import needs_compiled, needs_processes

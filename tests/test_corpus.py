@@ -13,7 +13,7 @@ from microgpt import CharTokenizer, train
 from microgpt.data.batches import DocumentBatches, TextBatches
 from microgpt.data.corpus import Corpus, read_corpus
 from microgpt.engine.backend import new_generator
-from microgpt.training.run import prepare
+from microgpt.training.train import prepare
 from microgpt.utils.arguments import LARGEST
 
 from conftest import sequences
@@ -85,7 +85,7 @@ def test_a_corpus_beyond_memory_is_the_same(format, in_memory) -> None:
 def test_a_model_trains_alike_beyond_memory(backend, monkeypatch, format) -> None:
     options = {**SMALL, "format": format, "steps": 3, "batch_size": 2, "val_fraction": 0.3, "backend": backend}
     expected = train(NAMES * 3, **options)
-    monkeypatch.setattr("microgpt.training.run.read_corpus", functools.partial(read_corpus, in_memory=10))
+    monkeypatch.setattr("microgpt.training.train.read_corpus", functools.partial(read_corpus, in_memory=10))
     run = prepare(NAMES * 3, **options)
     assert isinstance(run.corpus.tokens.base, np.memmap)
     assert run.train().losses.tolist() == expected.losses.tolist()

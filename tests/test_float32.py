@@ -11,7 +11,7 @@ import pytest
 
 from microgpt import GPT, Adam, GPTConfig, train
 from microgpt.engine import backend as backends
-from microgpt.training.run import prepare
+from microgpt.training.train import prepare
 
 from conftest import needs_compiled
 

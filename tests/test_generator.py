@@ -10,7 +10,7 @@ import pytest
 
 from microgpt import GPT, GPTConfig, Recipe, load, train
 from microgpt.engine.backend import new_generator
-from microgpt.training.run import prepare
+from microgpt.training.train import prepare
 
 SMALL = {"steps": 1, "n_embd": 4, "n_head": 2, "block_size": 4}
 

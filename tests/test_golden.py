@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import microgpt
-from microgpt.training.run import prepare
+from microgpt.training.train import prepare
 
 from conftest import GOLDEN_FILES, Golden, compiled, digest
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from microgpt import Recipe, train
-from microgpt.training.run import prepare
 from microgpt.training.schedule import learning_rates
+from microgpt.training.train import prepare
 from microgpt.utils.arguments import LARGEST
 
 SMALL = {"n_embd": 4, "n_head": 2, "block_size": 4}
@@ -78,7 +78,7 @@ def test_runs_may_be_as_long_or_short_as_can_be_told(options, backend: str) -> N
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"steps": 5, "epochs": 1}, ValueError, "of steps, epochs and time, only one can be given"),
+        ({"steps": 5, "epochs": 1}, ValueError, "only one of steps, epochs and time can be given"),
         ({"epochs": 0}, ValueError, "epochs must be more than 0, got 0"),
         ({"time": -1}, ValueError, "time must be more than 0, got -1"),
         ({"schedule": "step"}, ValueError, "schedule must be 'linear' or 'cosine' or 'constant', got 'step'"),

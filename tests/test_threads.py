@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from microgpt import GPT, Adam, GPTConfig, train
 from microgpt.commands.train import live_line
-from microgpt.training.run import prepare
+from microgpt.training.train import prepare
 
 from conftest import needs_compiled
 

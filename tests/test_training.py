@@ -22,7 +22,8 @@ from microgpt import GPT, Adam, GPTConfig, TrainingProgress, load, read_document
 from microgpt.engine.backend import new_generator
 from microgpt.evaluation import mean_loss
 from microgpt.training.recipe import Recipe, RecipeOptions, defaults_of
-from microgpt.training.run import VALIDATIONS, Run, TrainOptions, prepare, round_interval
+from microgpt.training.run import VALIDATIONS, Run, round_interval
+from microgpt.training.train import TrainOptions, prepare
 from microgpt.utils.arguments import LARGEST
 
 from conftest import needs_compiled, sequences

@@ -20,7 +20,8 @@ from microgpt.config import DTYPES, GPTConfig
 from microgpt.engine import backend as backends
 from microgpt.engine.packing import PackedSequences
 from microgpt.sampling import TEMPERATURE
-from microgpt.training.run import Run, prepare
+from microgpt.training.run import Run
+from microgpt.training.train import prepare
 from microgpt.utils.arguments import positive_integer
 
 if TYPE_CHECKING:

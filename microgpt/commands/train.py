@@ -31,7 +31,8 @@ from microgpt.engine.backend import why_pure
 from microgpt.history import TrainingProgress, lowest_validation_loss
 from microgpt.sampling import SAMPLES, TEMPERATURE, Sampler
 from microgpt.training.recipe import defaults_of
-from microgpt.training.run import VALIDATIONS, Run, prepare
+from microgpt.training.run import VALIDATIONS, Run
+from microgpt.training.train import prepare
 from microgpt.utils.arguments import integer, shown_path
 from microgpt.utils.files import check_different
 

@@ -1,1 +1,1 @@
-"""A training run: its recipe, the run itself, what it writes, how it is interrupted."""
+"""Training: the recipe of a run, its loop, the files it writes, and the signals that interrupt it."""

@@ -1,4 +1,4 @@
-"""What a training run is told: every option that decides what comes out of it, with its default."""
+"""The options of a training run that determine its result, with their defaults."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from microgpt.training.schedule import SCHEDULES
 from microgpt.utils.arguments import LARGEST, choice, integer, number, positive_integer, random_seed
 
 DEFAULT_STEPS = 1000
-DEFAULT_EVAL_TOKENS = 32_768  # more would tell little more
+DEFAULT_EVAL_TOKENS = 32_768  # more would hardly improve the estimate
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def defaults_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """What each argument of a function, or of a class, is where it is not given."""
+    """The default of each argument of a function or class."""
     return {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
 
 
 def with_arguments_of(other: Callable[..., Any]) -> Callable[[F], F]:
-    """Let `help` and editors show what the `**options` of a function are: the arguments of another, or of a class."""
+    """Make `help` show the arguments of another function or class in place of a function's `**options`."""
 
     def described(function: F) -> F:
         signature = inspect.signature(function)
@@ -43,7 +43,7 @@ def with_arguments_of(other: Callable[..., Any]) -> Callable[[F], F]:
 
 
 class RecipeOptions(TypedDict, total=False):
-    """The attributes of `Recipe` as type checkers and editors want the `**options` of a function told."""
+    """The attributes of `Recipe`, for type checkers and editors: the `**options` of a function."""
 
     format: str
     tokenizer: Any
@@ -78,22 +78,22 @@ class Recipe:
 
     Attributes:
         format: "lines": each line of a file is a document; "text": the file is one text, and each step trains on
-            windows of it, drawn with the model's generator.
-        tokenizer: "characters", "bytes", the path of a JSON file of the Hugging Face `tokenizers`, or a `Tokenizer`.
-        long_documents: "cut" trains on nothing beyond the context, "split" makes further documents of it.
-        val_fraction: the share of the documents, or of the text, at its end, that is held out: no step trains on it.
-        eval_tokens: how many tokens of it each validation predicts at most; 32,768 unless given. Where there are more,
-            the validation loss is an estimate, always on the same part.
-        steps: number of steps of Adam; 1000 unless `epochs` or `time` is given.
-        epochs: instead, how often to go through the data.
-        time: instead, for how many seconds to train. How many steps that makes depends on the machine.
-        seed: shuffles the documents, draws the parameters, and then what is generated; a number, a text or
-            anything else that `random.Random` takes, or a `random.Random`, whose state is copied.
+            random windows of it.
+        tokenizer: "characters", "bytes", the path of a JSON file of Hugging Face's `tokenizers`, or a `Tokenizer`.
+        long_documents: what to do with tokens beyond the context: "cut" drops them, "split" makes further documents.
+        val_fraction: fraction of the shuffled documents, or of the text, at the end, that is held out for validation.
+        eval_tokens: most tokens of it that each validation predicts, by default 32,768. If there are more, the
+            validation loss is an estimate, always on the same part.
+        steps: number of optimizer steps, by default 1000.
+        epochs: instead of `steps`: number of passes over the data.
+        time: instead of `steps`: seconds to train. The number of steps then depends on the machine.
+        seed: shuffles the documents, draws the parameters, and then the samples; a number, a string or anything else
+            that `random.Random` takes, or a `random.Random`, whose state is copied.
         n_layer, n_embd, block_size, n_head, activation, init_std: the architecture of the model, see `GPTConfig`.
-        batch_size: documents in a step; the loss is the mean of theirs.
-        learning_rate: the highest of the run.
-        schedule: how the learning rate falls: "linear" or "cosine", to 0, or "constant".
-        warmup_steps: in which the learning rate rises to its highest, before it falls.
+        batch_size: number of documents, or windows, per step; the loss is the mean of their losses.
+        learning_rate: the highest learning rate of the run.
+        schedule: the learning rate after warmup: "linear" or "cosine", falling to 0, or "constant".
+        warmup_steps: number of steps in which the learning rate first rises.
         beta1, beta2, eps, weight_decay, max_grad_norm: see `Adam`.
         dtype: "float64": the numbers of microgpt, bit for bit; "float32": faster.
     """
@@ -125,13 +125,13 @@ class Recipe:
     dtype: str = "float64"
 
     def __post_init__(self) -> None:
-        """Check what the recipe itself is asked for; the model's sizes and Adam's numbers are checked where they go."""
+        """Check the recipe's own options; `GPTConfig` and `Adam` check theirs."""
         for field in fields(self):
-            if isinstance(value := getattr(self, field.name), np.generic):  # a checkpoint knows Python's numbers only
+            if isinstance(value := getattr(self, field.name), np.generic):  # JSON takes only Python's numbers
                 object.__setattr__(self, field.name, value.item())
         lengths = {name: getattr(self, name) for name in ("steps", "epochs", "time")}
         if sum(value is not None for value in lengths.values()) > 1:
-            raise ValueError("of steps, epochs and time, only one can be given")
+            raise ValueError("only one of steps, epochs and time can be given")
         checked = {
             "format": choice("format", self.format, FORMATS),
             "long_documents": choice("long_documents", self.long_documents, LONG_DOCUMENTS),
@@ -151,10 +151,10 @@ class Recipe:
         if self.eval_tokens is not None and not self.val_fraction:
             raise ValueError("eval_tokens needs validation losses: val_fraction must be more than 0")
         if self.long_documents == "split" and self.format == "text":
-            raise ValueError("long_documents is for documents, but format is 'text', of which all is trained on")
+            raise ValueError("long_documents is for documents, but format is 'text', which is trained on as a whole")
 
     def step_count(self, sequences: int) -> int | None:
-        """How many steps to make over so many sequences; None where the clock decides."""
+        """Number of steps over this many sequences; None if `time` ends the run."""
         if self.time is not None:
             return None
         if self.epochs is not None:
@@ -165,11 +165,11 @@ class Recipe:
         return DEFAULT_STEPS if self.steps is None else self.steps
 
     def most_eval_tokens(self) -> int:
-        """How many held-out tokens each validation predicts at most."""
+        """Most held-out tokens that a validation predicts."""
         return DEFAULT_EVAL_TOKENS if self.eval_tokens is None else self.eval_tokens
 
     def config(self, vocab_size: int) -> GPTConfig:
-        """The sizes of the model, for a vocabulary of this size."""
+        """The configuration of the model for a vocabulary of this size."""
         return GPTConfig(
             vocab_size=vocab_size,
             n_layer=self.n_layer,
@@ -193,5 +193,5 @@ class Recipe:
         )
 
     def options(self) -> dict[str, Any]:
-        """All of them by name."""
+        """All options by name."""
         return dict(vars(self))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from microgpt.model import GPT
     from microgpt.optimizer import Adam
 
-LOG_EVERY = 10  # steps, unless told otherwise
+LOG_EVERY = 10  # steps, by default
 
 
 class Recorder:
@@ -26,15 +26,15 @@ class Recorder:
     Args:
         out: the checkpoint, or None for none.
         keep_best: also keep the best model, see `best_path`.
-        log: the metrics, one JSON object a line, or None for none.
-        log_every: steps from one line to the next; None for `LOG_EVERY`. The last line may be of fewer.
+        log: the metrics, one JSON object per line, or None for none.
+        log_every: steps from one line to the next; None for `LOG_EVERY`. The last line may cover fewer.
 
     Attributes:
-        files: those that it writes, by the arguments that name them.
-        best: where the best model is kept, or None.
+        files: the paths of the files to write, by argument.
+        best: the path of the best model, or None.
 
-    What has no file is not written, and no error. `ValueError` names an argument without the file it needs, and a file
-    that cannot be written.
+    Methods do nothing if their file is None. `ValueError` names an argument without the file it needs, or a file that
+    cannot be written.
     """
 
     def __init__(
@@ -57,9 +57,9 @@ class Recorder:
             check_writable(path)
 
     def start_log(self, step: int, is_over: bool) -> None:
-        """Begin the log, or for a run that goes on from `step`, keep the lines that are not beyond it.
+        """Begin the log; for a run resumed after `step`, keep the lines up to it.
 
-        The line that `log_rest` wrote at that step goes, unless the run is over: its steps come again in the next line.
+        The line that `log_rest` wrote at that step is dropped, unless the run is over: the next line covers its steps.
         """
         if self.log is None:
             return
@@ -68,18 +68,18 @@ class Recorder:
             lines = [line for line in lines if not (line["step"] == step and "loss" in line)]
         write_atomically(self.log, "".join(map(_to_line, lines)).encode())
 
-    def log_steps(self, first: int, losses: NDArray[Any], learning_rates: NDArray[Any], seconds: float) -> None:
-        """Log the steps after `first`: `losses` are those of all steps so far, `learning_rates` of the new ones."""
+    def log_steps(self, begin: int, losses: NDArray[Any], learning_rates: NDArray[Any], seconds: float) -> None:
+        """Log the steps from `begin`, counted from 0: `losses` has all steps so far, `learning_rates` the new ones."""
         if self.log is None:
             return
         every = self.log_every
         self._append(
-            _steps_line(step, losses[step - every : step], float(learning_rates[step - 1 - first]), seconds)
-            for step in range(first + every - first % every, len(losses) + 1, every)
+            _steps_line(step, losses[step - every : step], float(learning_rates[step - 1 - begin]), seconds)
+            for step in range(begin + every - begin % every, len(losses) + 1, every)
         )
 
     def log_rest(self, losses: NDArray[Any], learning_rate: float, seconds: float) -> None:
-        """Log the last steps of a run that ends, where they are too few for a line of `log_every`."""
+        """Log the last steps of a run if they are too few for a line of `log_every`."""
         rest = len(losses) % self.log_every
         if self.log is not None and rest:
             self._append([_steps_line(len(losses), losses[-rest:], learning_rate, seconds)])
@@ -108,7 +108,7 @@ class Recorder:
 
 
 def best_path(out: str | os.PathLike[str]) -> str:
-    """Where the best model is kept: `names.best.safetensors` beside `names.safetensors`."""
+    """The path of the best model: `names.best.safetensors` next to `names.safetensors`."""
     root, ending = os.path.splitext(os.fspath(out))
     return f"{root}.best{ending}"
 
@@ -127,7 +127,7 @@ def _to_line(metrics: dict[str, Any]) -> str:
 
 
 def _lines_up_to(log: str | os.PathLike[str], step: int) -> list[dict[str, Any]]:
-    """The lines of a log that are not beyond `step`, without what a run that was killed left of a line."""
+    """The lines of a log up to `step`; a partial last line, left by a killed run, is dropped."""
     try:
         with open(log, "rb") as file:
             lines = file.readlines()

@@ -1,4 +1,4 @@
-"""Everything in one call: documents in, a trained model out."""
+"""A training run: its loop, what is due when, and how it is resumed."""
 
 from __future__ import annotations
 
@@ -9,49 +9,45 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from microgpt.checkpoint import plain, read
-from microgpt.data.batches import Batches, DocumentBatches, TextBatches
-from microgpt.data.corpus import Corpus, read_corpus
-from microgpt.data.documents import Data
-from microgpt.engine import backend as backends
+from microgpt.data.batches import Batches
+from microgpt.data.corpus import Corpus
 from microgpt.evaluation import count_tokens, mean_loss
 from microgpt.history import TrainingHistory, TrainingProgress, falls_below
 from microgpt.model import GPT
 from microgpt.optimizer import Adam
-from microgpt.training.recipe import Recipe, RecipeOptions, with_arguments_of
+from microgpt.training.recipe import Recipe
 from microgpt.training.recorder import Recorder
 from microgpt.training.schedule import learning_rates
-from microgpt.training.signals import ENDINGS, HeldBack, Stopped
-from microgpt.utils.arguments import positive_integer
-from microgpt.utils.files import check_different
+from microgpt.training.signals import ENDINGS, DeferredSignals, Stopped
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-# One call of the engine gets a block of at most so many steps: the sequences of all steps are not laid out at once.
+# The engine runs a block of steps in one call. A block is limited, so that its batches fit into memory.
 BLOCK_STEPS = 10_000
 BLOCK_TOKENS = 1 << 22
-PAUSE = 0.5  # seconds of work from one look at the clock to the next, where anything depends on the clock
+PAUSE = 0.5  # seconds between checks of the clock, in runs where anything depends on it
 
-MINUTE = 60.0  # from one checkpoint to the next, unless told otherwise
-VALIDATIONS = 40  # in a run, about, unless told otherwise
-RECENT = 100  # steps, over whose losses progress gives the mean
+MINUTE = 60.0  # default interval between checkpoints, in seconds
+VALIDATIONS = 40  # default number of validations in a run, about
+RECENT = 100  # number of steps over which progress averages the loss
 
 OnProgress = Callable[[TrainingProgress], object]
 
 
 class DivergedError(ValueError):
-    """The loss, or a parameter, is no finite number any more: no further step could be made."""
+    """The loss or a parameter is no longer finite, so training cannot continue."""
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What `train` returns.
+    """The result of `train`.
 
     Attributes:
         model: the trained model, with its tokenizer and its history.
@@ -61,23 +57,23 @@ class TrainingResult:
 
     @property
     def history(self) -> TrainingHistory:
-        """How the model was trained."""
+        """The history of the model's training."""
         assert self.model.history is not None
         return self.model.history
 
     @property
     def losses(self) -> NDArray[np.float64]:
-        """One for each step, in nats: the loss of the step's documents before the step."""
+        """The loss of each step's batch before the update, in nats."""
         return self.history.losses
 
     @property
     def validation_losses(self) -> list[tuple[int, float]]:
-        """Pairs of a number of steps made and the loss of the held-out data by then, in nats: see `TrainingHistory`."""
+        """Pairs (steps completed, loss of the held-out data in nats), see `TrainingHistory`."""
         return self.history.validation_losses
 
     def _repr_html_(self) -> str:
-        """What notebooks show: tables of the model and its training, and with matplotlib the curves of its losses."""
-        from microgpt.display.html import facts_table  # only notebooks pay for its import
+        """What notebooks show: tables of the model and its training, and with matplotlib its loss curves."""
+        from microgpt.display.html import facts_table  # imported here because only notebooks need it
         from microgpt.display.plots import losses_svg
         from microgpt.display.summary import describe_training
 
@@ -89,7 +85,7 @@ class TrainingResult:
 
 
 def round_interval(steps: int, times: int) -> int:
-    """The interval at which something happens about so many `times` in `steps`: 1, 2, 5, 10, 20, 25, 50, 100, ..."""
+    """A round interval, 1, 2, 5, 10, 20, 25, 50, 100, ..., that fits about `times` times into `steps`."""
     wanted = max(1.0, steps / times)
     magnitude = 10 ** (len(str(int(wanted))) - 1)
     factors = (1, 2, 2.5, 5, 10) if magnitude > 1 else (1, 2, 5, 10)
@@ -97,23 +93,23 @@ def round_interval(steps: int, times: int) -> int:
 
 
 class Run:
-    """A training run that is ready to start, or to go on: the function `train` is `prepare` and then `Run.train`.
+    """A training run, ready to start or to resume: the function `train` is `prepare` and then `Run.train`.
 
     Attributes:
-        recipe: the options that decide what comes out.
-        model: the model, with freshly drawn parameters, or those of the checkpoint.
-        corpus: the documents, or as a single one, the text, as token ids.
-        steps: number of steps of the whole run; None where the clock decides.
-        losses: float64, one for each step made, and room for more; grows as the run proceeds.
-        learning_rates: those of the last steps.
-        validation_losses: pairs of a number of steps made and a loss; appended to as the run proceeds.
-        seconds: duration of all steps so far, interruptions not counted; up to date when progress is reported.
-        eval_every: steps from one validation to the next; None where the clock decides.
-        tokens_per_step: how many positions a step computes, on average.
+        recipe: the options that determine the result.
+        model: the model, with freshly drawn parameters or those of the checkpoint.
+        corpus: the documents as token ids; a text is a single document.
+        steps: number of steps of the whole run; None if a time limit ends it.
+        losses: float64, one for each completed step, then room for more; grows during the run.
+        learning_rates: of the latest block of steps.
+        validation_losses: pairs (steps completed, loss); grows during the run.
+        seconds: duration of all steps so far, without interruptions; up to date when progress is reported.
+        eval_every: steps from one validation to the next; None if the clock decides.
+        tokens_per_step: positions computed in a step, on average.
         held_out_tokens: number of tokens to predict in the held-out data.
         validation_tokens: how many of them each validation predicts.
         saved_step: the step of the latest checkpoint, or None.
-        has_saved: whether `train` has written a checkpoint, and not only found the run to be over.
+        has_saved: whether `train` has written a checkpoint; false if the run was already over.
     """
 
     def __init__(
@@ -146,36 +142,36 @@ class Run:
         self.validation_tokens = 0 if self._held_out is None else count_tokens(self._held_out)
         self.saved_step: int | None = None
         self.has_saved = False
-        self._saved_validations = 0  # how many of them are in the latest checkpoint
+        self._saved_validations = 0  # number of validations in the latest checkpoint
         self._saved_at = time.monotonic()
-        self._validated_at = -math.inf  # seconds of training
+        self._validated_at = -math.inf  # in seconds of training
         self._most_seconds = math.inf if recipe.time is None else recipe.time
         self._pace = PAUSE  # seconds a step
-        self._begin, self._begin_seconds = 0, 0.0  # where this call of `train` has begun
-        self._lowest = math.nan  # validation loss, of those that patience counts
-        self._waited = 0  # how many of them there have been since
-        self._best = math.nan  # validation loss of the best model that is kept
-        self._checked = 0  # the last step after which the model is known to be finite, or to come from a file
-        self._reported = 0  # the last step that progress has been reported of
+        self._begin, self._begin_seconds = 0, 0.0  # step and seconds at the beginning of this call of `train`
+        self._lowest = math.nan  # lowest validation loss, among those that patience counts
+        self._waited = 0  # number of validations since then
+        self._best = math.nan  # validation loss of the best model, which `keep_best` writes
+        self._checked = 0  # last step after which the model is known to be finite
+        self._reported = 0  # last step reported to `progress`
 
     @cached_property
     def fingerprint(self) -> str:
-        """The data's: what a run that goes on is compared by."""
+        """Hash of the data, which a resumed run must match."""
         return self.corpus.fingerprint()
 
     @property
     def files(self) -> list[tuple[str, str | os.PathLike[str]]]:
-        """Those that are read and written, each after the argument that names it."""
+        """(argument, path) of every file that the run reads or writes."""
         return [*self.corpus.files, *self.recorder.files.items()]
 
     @property
     def step(self) -> int:
-        """Number of steps made."""
+        """Number of steps completed."""
         return self.optimizer.step_count
 
     @property
     def history(self) -> TrainingHistory:
-        """Everything that has happened so far."""
+        """The history so far, as a copy."""
         return TrainingHistory(
             losses=self.losses[: self.step].copy(),
             validation_losses=list(self.validation_losses),
@@ -186,7 +182,7 @@ class Run:
         )
 
     def is_over(self) -> bool:
-        """Whether there is nothing left to do."""
+        """Whether the run has reached its end: its steps, its time, or the end of its patience."""
         if self.patience is not None and self._waited >= self.patience:
             return True
         if self.steps is None:
@@ -196,22 +192,22 @@ class Run:
     def train(self, progress: OnProgress | None = None) -> TrainingResult:
         """Train to the end.
 
-        `progress` is called now and then, and after each validation. With a checkpoint, Ctrl-C, SIGTERM and SIGHUP let
-        the step end and save it before they do what they always do; where their handler returns, the run goes on. It is
-        saved, too, before an error of `progress`, or of the log, goes on. It is not saved, and `DivergedError` says so,
-        where the parameters, or the loss that the next step would have, are not finite numbers.
+        `progress` is called now and then, and after each validation. If there is a checkpoint to write, Ctrl-C, SIGTERM
+        and SIGHUP wait for the step to end and the checkpoint to be written; if their handler returns, training
+        continues. An error in `progress`, or in writing the log, also saves the run before it propagates. A run whose
+        parameters, or whose next loss, are not finite is not saved: `DivergedError`.
         """
         self._begin, self._begin_seconds = self.step, self.seconds
         if self.recorder.best is not None and not os.path.exists(self.recorder.best):
             self._best = math.nan
-        with HeldBack(*(ENDINGS if self.recorder.out is not None else ())) as signals:
+        with DeferredSignals(*(ENDINGS if self.recorder.out is not None else ())) as signals:
             self.recorder.start_log(self.step, self.is_over())
             try:
                 self._loop(signals, progress)
             except DivergedError:
                 raise
             except Exception:
-                if self.step > self._begin:  # or a model that is there would give way to an untrained one
+                if self.step > self._begin:  # never replace a file with an untrained model
                     with contextlib.suppress(DivergedError):
                         self._save()
                 raise
@@ -221,13 +217,13 @@ class Run:
         self._remember()
         return TrainingResult(self.model)
 
-    def _loop(self, signals: HeldBack, progress: OnProgress | None) -> None:
+    def _loop(self, signals: DeferredSignals, progress: OnProgress | None) -> None:
         while True:
             if self._validation_is_due():
                 self._validate(signals, progress)
             if signals.number is not None:
                 self._save()
-                signals.let_go()
+                signals.deliver()
                 continue
             if self._checkpoint_is_due():
                 self._save()
@@ -236,44 +232,45 @@ class Run:
                 return
             self._advance(signals, progress)
 
-    def _advance(self, signals: HeldBack, progress: OnProgress | None) -> None:
-        """Run a block of steps; nothing is due until after the last."""
-        first, count, seconds, begin = self.step, self._block_steps(), self.seconds, time.perf_counter()
+    def _advance(self, signals: DeferredSignals, progress: OnProgress | None) -> None:
+        """Run a block of steps; nothing else is due until after the last."""
+        begin, count = self.step, self._block_steps()
+        seconds, started = self.seconds, time.perf_counter()
         batch_size = self.recipe.batch_size
-        rates = self._learning_rates(first, count)
-        if len(self.losses) < first + count:
+        rates = self._learning_rates(begin, count)
+        if len(self.losses) < begin + count:
             self.losses = np.concatenate([self.losses, np.zeros(max(count, len(self.losses)))])
 
-        def look_up(completed: int) -> None:
-            if first + completed > self._reported:
-                self._reported = first + completed
-                self.seconds = seconds + time.perf_counter() - begin
+        def report(completed: int) -> None:
+            if begin + completed > self._reported:
+                self._reported = begin + completed
+                self.seconds = seconds + time.perf_counter() - started
                 if progress:
                     progress(self._progress(self._reported, float(rates[completed - 1])))
             signals.check()
 
         try:
             completed = self.model.engine.train(
-                self.batches.batch(first, count, batch_size),
+                self.batches.batch(begin, count, batch_size),
                 batch_size,
                 rates,
                 self.optimizer,
-                self.losses[first : first + count],
-                look_up,
+                self.losses[begin : begin + count],
+                report,
             )
-            look_up(completed)
+            report(completed)
         except BaseException as error:
             self.batches.rewind(self.step, batch_size)
             if not isinstance(error, Stopped):
                 raise
             return
-        finally:  # however they ended
-            if self.step > first:
-                self.learning_rates = rates[: self.step - first]
-                self.recorder.log_steps(first, self.losses[: self.step], self.learning_rates, self.seconds)
+        finally:  # after an interruption, too
+            if self.step > begin:
+                self.learning_rates = rates[: self.step - begin]
+                self.recorder.log_steps(begin, self.losses[: self.step], self.learning_rates, self.seconds)
         if completed < count:
             raise DivergedError(
-                f"the loss is {self.losses[first + completed]:g} at step {first + completed + 1}:"
+                f"the loss is {self.losses[begin + completed]:g} at step {begin + completed + 1}:"
                 " try a smaller learning_rate"
             )
         if not self.model.is_finite():
@@ -281,7 +278,7 @@ class Run:
         self._pace = (self.seconds - seconds) / count
 
     def _block_steps(self) -> int:
-        """How many steps to make before anything else is due."""
+        """Number of steps to run before anything else is due."""
         count: float = min(BLOCK_STEPS, BLOCK_TOKENS // (self.recipe.batch_size * (self.recipe.block_size + 1)))
         if self.steps is None or self.recorder.out is not None or self.recorder.log is not None:
             count = min(count, PAUSE / self._pace)
@@ -298,8 +295,8 @@ class Run:
             count = min(count, self.steps - self.step)
         return max(1, int(count))
 
-    def _learning_rates(self, first: int, count: int) -> NDArray[np.float64]:
-        recipe, steps = self.recipe, np.arange(first, first + count)
+    def _learning_rates(self, begin: int, count: int) -> NDArray[np.float64]:
+        recipe, steps = self.recipe, np.arange(begin, begin + count)
         if self.steps is None:
             done = np.full(count, min(1.0, self.seconds / self._most_seconds))
         else:
@@ -321,7 +318,7 @@ class Run:
     def _validation_is_due(self) -> bool:
         if not self._held_out:
             return False
-        if self.validation_losses and self.validation_losses[-1][0] == self.step:  # by the run that this one resumes
+        if self.validation_losses and self.validation_losses[-1][0] == self.step:  # before it was resumed
             return False
         if self.is_over():
             return True
@@ -333,11 +330,11 @@ class Run:
         """Seconds of training since the latest validation."""
         return self.seconds - self._validated_at
 
-    def _validate(self, signals: HeldBack, progress: OnProgress | None) -> None:
+    def _validate(self, signals: DeferredSignals, progress: OnProgress | None) -> None:
         assert self._held_out is not None
         try:
             loss = mean_loss(self.model.engine, self._held_out, signals.check)
-        except Stopped:  # a run that goes on will look again
+        except Stopped:  # a resumed run will validate again
             return
         is_best = math.isfinite(loss) and falls_below(loss, self._best)
         self._add_validation(self.step, loss)
@@ -354,7 +351,7 @@ class Run:
         self._validated_at = self.seconds
         if falls_below(loss, self._best):
             self._best = loss
-        if self.eval_every is not None and step % self.eval_every:  # the end of a shorter run, or of this one
+        if self.eval_every is not None and step % self.eval_every:  # at the end of a run, not counted
             return
         self._waited += 1
         if falls_below(loss, self._lowest):
@@ -372,7 +369,7 @@ class Run:
         return time.monotonic() - self._saved_at > MINUTE
 
     def _check_finite(self) -> None:
-        """`DivergedError` where the next step could not be made. It need not come: a model must not be useless."""
+        """`DivergedError` if the next step would fail: even the last step must leave a model that works."""
         if self.step == self._checked:
             return
         if not self.model.is_finite():
@@ -398,15 +395,15 @@ class Run:
         self.model.history = self.history
 
     def resume(self, path: str | os.PathLike[str]) -> None:
-        """Go on from a checkpoint as if nothing had happened.
+        """Continue from a checkpoint as if the run had never stopped.
 
-        `ValueError` where it was begun with other data or another recipe; only `steps`, `epochs` and `time` may differ,
-        and where the same tokenizer comes from.
+        `ValueError` if the checkpoint has other data or another recipe; only `steps`, `epochs`, `time` and the source
+        of the same tokenizer may differ.
         """
         checkpoint = read(path)
         progress, history = checkpoint.progress, checkpoint.history
         if progress is None or history is None:
-            raise ValueError(f"{path} holds a model, but no run that could go on")
+            raise ValueError(f"{path} holds a model, but no run to resume")
         if not isinstance(self.recipe.seed, (int, float, str)):
             raise ValueError(f"seed must be a number or a text for a run that is resumed, got {self.recipe.seed!r:.60}")
         for name, value in plain(self.recipe.options()).items():
@@ -427,109 +424,3 @@ class Run:
         for step, loss in history.validation_losses:
             self._add_validation(step, loss)
         self._saved_validations = len(self.validation_losses)
-
-
-@with_arguments_of(Recipe)
-def prepare(
-    data: Data = None,
-    *,
-    eval_every: int | None = None,
-    patience: int | None = None,
-    out: str | os.PathLike[str] | None = None,
-    resume: bool = False,
-    checkpoint_every: int | None = None,
-    keep_best: bool = False,
-    log: str | os.PathLike[str] | None = None,
-    log_every: int | None = None,
-    backend: str | None = None,
-    threads: int | None = None,
-    **options: Unpack[RecipeOptions],
-) -> Run:
-    """Check every argument of `train`, read the data, shuffle documents and draw the model's parameters."""
-    for name in options:
-        if name not in Recipe.__dataclass_fields__:
-            raise TypeError(f"train() got an unexpected option {name!r}")
-    recipe = Recipe(**options)
-    for name, given in (("eval_every", eval_every), ("patience", patience), ("keep_best", keep_best or None)):
-        if given is not None and not recipe.val_fraction:
-            raise ValueError(f"{name} needs validation losses: val_fraction must be more than 0")
-    for name, given in (("resume", resume or None), ("checkpoint_every", checkpoint_every)):
-        if given is not None and out is None:
-            raise ValueError(f"{name} needs out, the file of the checkpoint")
-    eval_every = None if eval_every is None else positive_integer("eval_every", eval_every)
-    patience = None if patience is None else positive_integer("patience", patience)
-    checkpoint_every = None if checkpoint_every is None else positive_integer("checkpoint_every", checkpoint_every)
-    recorder = Recorder(out, keep_best, log, log_every)
-    generator = backends.new_generator(backends.choose(backend), recipe.seed)
-    corpus = read_corpus(data, recipe.format, recipe.tokenizer)
-    check_different(recorder.files, corpus.files)
-    order = generator.permutation(len(corpus)) if recipe.format == "lines" else None
-    config = recipe.config(corpus.tokenizer.vocab_size)
-    model = GPT(config, generator, recipe.dtype, backend, threads, corpus.tokenizer, recipe.format)
-    batches: Batches
-    if order is not None:
-        batches = DocumentBatches(corpus, order, config.block_size + 1, recipe.val_fraction, recipe.long_documents)
-    else:
-        batches = TextBatches(corpus, config.block_size + 1, model.generator, recipe.val_fraction)
-    run = Run(
-        recipe,
-        model,
-        corpus,
-        batches,
-        recipe.optimizer(model),
-        recorder,
-        eval_every=eval_every,
-        patience=patience,
-        checkpoint_every=checkpoint_every,
-    )
-    if resume and out is not None and os.path.exists(out):
-        run.resume(out)
-    return run
-
-
-class TrainOptions(RecipeOptions, total=False):
-    """The arguments of `prepare` as type checkers and editors want the `**options` of `train` told."""
-
-    eval_every: int | None
-    patience: int | None
-    out: str | os.PathLike[str] | None
-    resume: bool
-    checkpoint_every: int | None
-    keep_best: bool
-    log: str | os.PathLike[str] | None
-    log_every: int | None
-    backend: str | None
-    threads: int | None
-
-
-@with_arguments_of(prepare)
-def train(
-    data: Data = None,
-    *,
-    progress: OnProgress | None = None,
-    **options: Unpack[TrainOptions],
-) -> TrainingResult:
-    """Train a model on documents, by default exactly as microgpt does.
-
-    Args:
-        data: a text file, several as `pathlib.Path`s, or the documents as strings; "-" is standard input, and what ends
-            in .gz is decompressed. By default the US first names in the package. Strings that each end with their only
-            line feed, as those of `readlines`, are lines of a file, and give the same as the file.
-        progress: called now and then, and after each validation, with a `TrainingProgress`.
-        eval_every: steps from one validation, which gives the loss of the held-out data, to the next. By default, there
-            are about 40 in a run, whatever its length: at round numbers of steps, or with `time`, when the clock says.
-        patience: end after so many validations in which that loss has not fallen below its lowest; None to never do so.
-            Only those at multiples of `eval_every` count, and not the one at the end of a run that this one resumes.
-        out: a checkpoint to write while training and at its end.
-        resume: go on from `out`, bit for bit as if never interrupted; where it does not exist, begin.
-        checkpoint_every: steps from one checkpoint to the next; by default there is one a minute.
-        keep_best: also keep the model with the lowest validation loss, beside `out` under a name with ".best" in it.
-        log: a file of metrics, one JSON object a line, every `log_every` steps, by default 10, and for those that are
-            left at the end, and with each validation.
-        backend, threads: see `GPT`.
-        options: everything that decides what comes out, see `Recipe`.
-
-    `ValueError` or `TypeError` names the argument, file or line that is wrong, and the step where the loss or the
-    parameters stopped being finite numbers. Source: the training loop of microgpt.
-    """
-    return prepare(data, **options).train(progress)

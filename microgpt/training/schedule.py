@@ -1,4 +1,4 @@
-"""The learning rate from step to step."""
+"""Learning rate schedules."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def learning_rates(
 ) -> NDArray[np.float64]:
     """The learning rate of each of these steps, counted from 0.
 
-    `done` is the share of the run that is over before each step, in [0, 1], not counting the warmup: in the first
-    `warmup_steps` the learning rate rises linearly towards `learning_rate`, after them it follows the schedule, which
-    goes from 1 to 0, or stays at 1. Source: "linear" without warmup is microgpt's.
+    In the first `warmup_steps`, it rises linearly towards `learning_rate`; after them it is `learning_rate` times the
+    schedule, which goes from 1 to 0 or stays at 1. `done` is the fraction of the run, without the warmup, completed
+    before each step, in [0, 1]. Source: "linear" without warmup is microgpt's.
     """
-    rates = np.array([learning_rate * SCHEDULES[schedule](share) for share in done.tolist()])
+    rates = np.array([learning_rate * SCHEDULES[schedule](fraction) for fraction in done.tolist()])
     rising = np.minimum(1, (steps + 1) / (warmup_steps + 1))
     return np.where(steps < warmup_steps, learning_rate * rising, rates)

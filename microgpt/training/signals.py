@@ -1,4 +1,4 @@
-"""Signals that ask a long run to end, held back until it can."""
+"""Signals that ask a long run to end, deferred until it can."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-# Ctrl-C, what asks a service to end, and, where there is such a thing, a terminal that is closed.
+# Ctrl-C, a request to terminate, and, if the system has it, a closed terminal.
 ENDINGS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class Stopped(BaseException):
-    """A signal is held back."""
+    """A deferred signal has come."""
 
 
-class HeldBack:
-    """Signals that do not interrupt what is inside `with`, until it lets them go to do what they always do.
+class DeferredSignals:
+    """A context in which signals are deferred until `deliver` is called, or the context ends without an error.
 
-    The second one is not held back, and none is that is ignored, or handled outside of Python. Signals reach the main
-    thread only: in others, this does nothing.
+    Only the first signal is deferred; a second one acts at once. Signals that are ignored, or handled outside Python,
+    are left alone. Python delivers signals to the main thread only: in other threads, this does nothing.
 
     Args:
-        numbers: the signals.
+        numbers: the signals to defer.
 
     Attributes:
         number: the signal that has come, or None.
@@ -34,26 +34,26 @@ class HeldBack:
         self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        self._hold()
+        self._defer()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None) -> None:
         self._restore()
         if kind is None:
-            self._deliver()
+            self._raise()
 
     def check(self) -> None:
-        """Raise `Stopped` where a signal has come."""
+        """Raise `Stopped` if a signal has come."""
         if self.number is not None:
             raise Stopped
 
-    def let_go(self) -> None:
-        """Hand the signal to its own handler; where that lets the program go on, hold back the next one."""
+    def deliver(self) -> None:
+        """Pass the signal to its own handler; if that returns, defer the next signal."""
         self._restore()
-        self._deliver()
-        self._hold()
+        self._raise()
+        self._defer()
 
-    def _hold(self) -> None:
+    def _defer(self) -> None:
         for number in self._numbers:
             handler = signal.getsignal(number)
             if handler is not signal.SIG_IGN and handler is not None:
@@ -68,10 +68,10 @@ class HeldBack:
         while self._handlers:
             signal.signal(*self._handlers.popitem())
 
-    def _deliver(self) -> None:
+    def _raise(self) -> None:
         number, self.number = self.number, None
         if number is None:
             return
-        if signal.getsignal(number) is signal.SIG_DFL:  # would end the process without any cleaning up
+        if signal.getsignal(number) is signal.SIG_DFL:  # would end the process without cleaning up
             raise SystemExit(128 + number)
         signal.raise_signal(number)

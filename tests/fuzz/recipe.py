@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fuzz.extremes import bits, number, some_instruction_set
-from microgpt.training.run import prepare
+from microgpt.training.train import prepare
 
 TEST_CASES = 100
 

@@ -1,0 +1,123 @@
+"""Everything in one call: documents in, a trained model out."""
+
+from __future__ import annotations
+
+import os
+from typing import Unpack
+
+from microgpt.data.batches import Batches, DocumentBatches, TextBatches
+from microgpt.data.corpus import read_corpus
+from microgpt.data.documents import Data
+from microgpt.engine import backend as backends
+from microgpt.model import GPT
+from microgpt.training.recipe import Recipe, RecipeOptions, with_arguments_of
+from microgpt.training.recorder import Recorder
+from microgpt.training.run import OnProgress, Run, TrainingResult
+from microgpt.utils.arguments import positive_integer
+from microgpt.utils.files import check_different
+
+
+@with_arguments_of(Recipe)
+def prepare(
+    data: Data = None,
+    *,
+    eval_every: int | None = None,
+    patience: int | None = None,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    checkpoint_every: int | None = None,
+    keep_best: bool = False,
+    log: str | os.PathLike[str] | None = None,
+    log_every: int | None = None,
+    backend: str | None = None,
+    threads: int | None = None,
+    **options: Unpack[RecipeOptions],
+) -> Run:
+    """Check every argument of `train`, read the data, shuffle the documents and draw the model's parameters."""
+    for name in options:
+        if name not in Recipe.__dataclass_fields__:
+            raise TypeError(f"train() got an unexpected option {name!r}")
+    recipe = Recipe(**options)
+    for name, given in (("eval_every", eval_every), ("patience", patience), ("keep_best", keep_best or None)):
+        if given is not None and not recipe.val_fraction:
+            raise ValueError(f"{name} needs validation losses: val_fraction must be more than 0")
+    for name, given in (("resume", resume or None), ("checkpoint_every", checkpoint_every)):
+        if given is not None and out is None:
+            raise ValueError(f"{name} needs out, the file of the checkpoint")
+    eval_every = None if eval_every is None else positive_integer("eval_every", eval_every)
+    patience = None if patience is None else positive_integer("patience", patience)
+    checkpoint_every = None if checkpoint_every is None else positive_integer("checkpoint_every", checkpoint_every)
+    recorder = Recorder(out, keep_best, log, log_every)
+    generator = backends.new_generator(backends.choose(backend), recipe.seed)
+    corpus = read_corpus(data, recipe.format, recipe.tokenizer)
+    check_different(recorder.files, corpus.files)
+    order = generator.permutation(len(corpus)) if recipe.format == "lines" else None
+    config = recipe.config(corpus.tokenizer.vocab_size)
+    model = GPT(config, generator, recipe.dtype, backend, threads, corpus.tokenizer, recipe.format)
+    batches: Batches
+    if order is not None:
+        batches = DocumentBatches(corpus, order, config.block_size + 1, recipe.val_fraction, recipe.long_documents)
+    else:
+        batches = TextBatches(corpus, config.block_size + 1, model.generator, recipe.val_fraction)
+    run = Run(
+        recipe,
+        model,
+        corpus,
+        batches,
+        recipe.optimizer(model),
+        recorder,
+        eval_every=eval_every,
+        patience=patience,
+        checkpoint_every=checkpoint_every,
+    )
+    if resume and out is not None and os.path.exists(out):
+        run.resume(out)
+    return run
+
+
+class TrainOptions(RecipeOptions, total=False):
+    """The `**options` of `train`, for type checkers and editors: the arguments of `prepare`."""
+
+    eval_every: int | None
+    patience: int | None
+    out: str | os.PathLike[str] | None
+    resume: bool
+    checkpoint_every: int | None
+    keep_best: bool
+    log: str | os.PathLike[str] | None
+    log_every: int | None
+    backend: str | None
+    threads: int | None
+
+
+@with_arguments_of(prepare)
+def train(
+    data: Data = None,
+    *,
+    progress: OnProgress | None = None,
+    **options: Unpack[TrainOptions],
+) -> TrainingResult:
+    """Train a model on documents, by default exactly as microgpt does.
+
+    Args:
+        data: the path of a text file, a list of `pathlib.Path`s, or a list of documents as strings; "-" is standard
+            input, and files that end in .gz are decompressed. By default the US first names in the package. A list of
+            lines from `readlines` gives the same as the file.
+        progress: called now and then, and after each validation, with a `TrainingProgress`.
+        eval_every: steps between validations, which compute the loss of the held-out data. By default there are about
+            40 in a run: at round numbers of steps, or with `time`, at regular times.
+        patience: early stopping: end after this many validations without a new lowest loss; None: never. Only
+            validations at multiples of `eval_every` count.
+        out: the checkpoint file, written during training and at its end.
+        resume: continue from `out`, bit for bit as if never interrupted; start a new run if it does not exist.
+        checkpoint_every: steps between checkpoints; by default there is one a minute.
+        keep_best: also keep the model with the lowest validation loss, next to `out`, with ".best" in its name.
+        log: a file of metrics, one JSON object per line: one for every `log_every` steps, by default 10, one for the
+            steps left at the end, and one for each validation.
+        backend, threads: see `GPT`.
+        options: the options that determine the result, see `Recipe`.
+
+    `ValueError` or `TypeError` names the argument, file or line that is wrong, or the step at which the loss or the
+    parameters stopped being finite. Source: the training loop of microgpt.
+    """
+    return prepare(data, **options).train(progress)
