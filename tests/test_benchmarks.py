@@ -56,7 +56,7 @@ def test_bench_prints_each_backend_beside_the_floor(capsys, monkeypatch, has_eng
     if has_engine:
         assert re.search(r"^compiled, float32 +[\d,.]+ +[\d,]+ +[\d,.]+$", printed, re.MULTILINE)
         assert re.search(r"^the same +2( +[\d,.]+){4}$", printed, re.MULTILINE)
-        assert re.search(r"^sampling .* million tokens a second$", printed, re.MULTILINE)
+        assert re.search(r"^sampling .* million tokens per second$", printed, re.MULTILINE)
 
 
 @needs_compiled
@@ -66,5 +66,5 @@ def test_bench_needs_threads_to_measure_what_they_do_at_most(capsys, monkeypatch
 
     monkeypatch.setattr(threading.Thread, "start", refused)
     assert main(["bench", "--repeats=1"]) == 2
-    expected = "microgpt: error: cannot measure what threads=1 do at most: can't start new thread\n"
+    expected = "microgpt: error: cannot measure the peak of threads=1: can't start new thread\n"
     assert capsys.readouterr().err == expected

@@ -357,5 +357,5 @@ def test_a_run_that_is_over_says_that_it_writes_nothing(tmp_path: Path) -> None:
     assert second.returncode == 0
     assert "saved" not in second.stdout
     assert second.stdout.endswith(
-        "nothing left to do: the run in model.safetensors is over, and its file is left as it was\n"
+        "nothing to do: the run in model.safetensors is complete, and the file is unchanged\n"
     )

@@ -16,8 +16,8 @@ from types import SimpleNamespace
 import pytest
 
 from microgpt import GPT, CharTokenizer, Evaluation, GPTConfig, TrainingProgress, load, train
+from microgpt.commands._progress import live_line
 from microgpt.commands.cli import main
-from microgpt.commands.train import live_line
 from microgpt.display.summary import describe_training
 from microgpt.engine.backend import new_generator
 from microgpt.training.run import Run
@@ -231,7 +231,7 @@ def test_validations_in_quick_succession_do_not_flood_a_terminal(
     is_terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
-    monkeypatch.setattr("microgpt.commands.train.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("microgpt.commands._progress.time", SimpleNamespace(monotonic=lambda: now))
     monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal, raising=False)
     training = prepare(["anna", "bob"], steps=50, n_embd=4, val_fraction=0.5)
     with live_line(training) as watch:
@@ -272,7 +272,7 @@ def test_info_tells_what_a_file_holds(capsys: pytest.CaptureFixture[str], tmp_pa
     shared = {"parameters": "248", "vocab_size": "5", "n_embd": "4", "tokenizer": "CharTokenizer", "steps": "2"}
     for file, facts in (
         (first, {"dtype": "float32", "resumable": "yes"}),
-        (second, {"dtype": "float64", "resumable": "no: saved without what the optimizer remembers"}),
+        (second, {"dtype": "float64", "resumable": "no: saved without the state of the optimizer"}),
     ):
         lines = output(capsys, "info", str(file)).splitlines()
         told = dict(line.split(maxsplit=1) for line in lines)

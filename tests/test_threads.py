@@ -15,7 +15,7 @@ import pytest
 from tqdm import tqdm
 
 from microgpt import GPT, Adam, GPTConfig, train
-from microgpt.commands.train import live_line
+from microgpt.commands._progress import live_line
 from microgpt.training.train import prepare
 
 from conftest import needs_compiled

@@ -1,5 +1,5 @@
-"""The commands of the command line, one module each: `add_arguments` says what it takes, `run` does it.
+"""The commands of the command line, one module each: `add_arguments` declares the arguments, `run` runs the command.
 
-The first line of a module's docstring is what `microgpt --help` says about it, the rest what its own help says below
-the options.
+The first line of a module's docstring is its description in `microgpt --help`; the rest follows the options in the
+command's own help.
 """

@@ -1,4 +1,4 @@
-"""The arguments that several commands share: the machine that computes, a trained model."""
+"""Arguments that several commands share: the machine, a trained model."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from microgpt.utils.arguments import shown_path
 
 
 def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
-    """--backend and --threads, as `GPT` takes them."""
+    """Add --backend and --threads, as `GPT` takes them."""
     group = parser.add_argument_group("machine")
-    group.add_argument("--backend", choices=BACKENDS, help="default: compiled where there is one")
+    group.add_argument("--backend", choices=BACKENDS, help="default: compiled, if it is installed")
     group.add_argument(
         "--threads",
         type=int,
         metavar="N",
-        help="that share large batches; by default as many as there are physical cores",
+        help="threads for large batches; default: the number of physical cores",
     )
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """MODEL, and what it runs on."""
-    parser.add_argument("model", metavar="MODEL", help="what microgpt train --out wrote, a .safetensors file")
+    """Add MODEL, --backend and --threads."""
+    parser.add_argument("model", metavar="MODEL", help="a .safetensors file from microgpt train --out")
     add_machine_arguments(parser)
 
 
 def load_model(parsed: argparse.Namespace) -> tuple[GPT, Tokenizer]:
-    """The model that these arguments name, and its tokenizer. `ValueError` without one: commands speak of text."""
-    from microgpt.model import load  # commands that take no model start without it
+    """Load the model that these arguments name, and its tokenizer. `ValueError` if it has none."""
+    from microgpt.model import load  # imported here so that commands without a model start faster
 
     model = load(parsed.model, backend=parsed.backend, threads=parsed.threads)
     if model.tokenizer is None:

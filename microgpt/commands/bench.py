@@ -10,14 +10,14 @@ import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """FILE, and how often."""
-    parser.add_argument("file", metavar="FILE", nargs="?", help="default: US first names that come with the package")
-    parser.add_argument("--repeats", type=int, default=7, metavar="N", help="runs, of which the median counts")
+    """Add FILE and --repeats."""
+    parser.add_argument("file", metavar="FILE", nargs="?", help="default: the US first names in the package")
+    parser.add_argument("--repeats", type=int, default=7, metavar="N", help="number of runs; medians are printed")
 
 
 def run(parsed: argparse.Namespace) -> None:
     """Print the tables of `microgpt.commands.benchmark`."""
-    from microgpt.commands import benchmark  # only who uses it pays for its import
+    from microgpt.commands import benchmark  # imported here because it is slow and rarely needed
 
     for line in benchmark.report(parsed.file, parsed.repeats):
         print(line, flush=True)

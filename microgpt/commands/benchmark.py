@@ -1,6 +1,6 @@
-"""What `microgpt bench` measures: how long models train on each backend, beside what this machine could do at most.
+"""The measurements of `microgpt bench`: training times on each backend, next to the peak of this machine.
 
-Absolute times mean nothing on a shared machine; the ratios, from one run, do.
+On a shared machine absolute times mean little; ratios within one run do.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 REFERENCE_STEPS = 3  # the reference is four orders of magnitude slower
 SAMPLED = 10_000  # documents
-TEXT_CHARACTERS = 65  # of a synthetic text: as many as Shakespeare's
+TEXT_CHARACTERS = 65  # of the random text: as many as Shakespeare's
 
 
 @dataclass(frozen=True)
 class Case:
-    """A model and what it is trained on: names, or with `text` random windows as long as its context.
+    """A model and its data: names, or with `text` windows of a random text as long as its context.
 
-    `steps` is how many make one measurement, of a few hundredths of a second or more.
+    `steps` is the number of steps in one measurement, which takes a few hundredths of a second or more.
     """
 
     name: str
@@ -69,18 +69,18 @@ CASES = [
 
 
 @dataclass(frozen=True)
-class Ceiling:
-    """What some threads of this machine do at most, in registers, with the arithmetic of a dtype.
+class Peak:
+    """The peak rates of this machine with some threads, in registers, with the arithmetic of a dtype.
 
-    In float64 a multiply-add is a multiply and an add, each rounded; in float32 it is fused.
+    In float64 a multiply-add is a multiplication and an addition, each rounded; in float32 it is fused.
     """
 
     multiply_adds_per_second: float
     divisions_and_roots_per_second: float
 
 
-def measure_ceiling(dtype: str, threads: int = 1, seconds: float = 0.02) -> Ceiling:
-    """Run the kernels' two loops, each for about `seconds`, in so many threads at once."""
+def measure_peak(dtype: str, threads: int = 1, seconds: float = 0.02) -> Peak:
+    """Run the kernels' two loops, each for about `seconds`, in all threads at once."""
     from microgpt.engine import _engine as engine
 
     instruction_set = backends.instruction_set()
@@ -100,39 +100,39 @@ def measure_ceiling(dtype: str, threads: int = 1, seconds: float = 0.02) -> Ceil
             try:
                 return sum(pool.map(rate, [loop] * threads))
             except RuntimeError as error:  # a process limit
-                raise ValueError(f"cannot measure what threads={threads} do at most: {error}") from error
+                raise ValueError(f"cannot measure the peak of threads={threads}: {error}") from error
 
-    return Ceiling(rates(engine.multiply_adds), rates(engine.divisions_and_roots))
+    return Peak(rates(engine.multiply_adds), rates(engine.divisions_and_roots))
 
 
 def count_multiply_adds(config: GPTConfig, lengths: NDArray[np.int64]) -> int:
-    """Multiply-adds of training on sequences of these numbers of positions: forward, and twice that backward."""
+    """Multiply-adds of training on sequences of these lengths, in positions: forward, and twice that backward."""
     shapes = config.parameter_shapes()
     products = sum(rows * columns for name, (rows, columns) in shapes.items() if name not in ("wte", "wpe"))
-    pairs = int((lengths * (lengths + 1) // 2).sum())  # of a position and one that it attends to
+    pairs = int((lengths * (lengths + 1) // 2).sum())  # a position, and one that it attends to
     return 3 * (int(lengths.sum()) * products + 2 * pairs * config.n_embd * config.n_layer)
 
 
-def floor(run: Run, packed: PackedSequences, ceiling: Ceiling) -> float:
-    """Seconds a step would take at the ceiling: all multiply-adds, and one division and root for each parameter."""
+def floor(run: Run, packed: PackedSequences, peak: Peak) -> float:
+    """Seconds of a step at the peak rates: its multiply-adds, and one division and root for each parameter."""
     lengths = np.minimum(packed.lengths - 1, run.model.config.block_size)
     steps = len(packed) / run.recipe.batch_size
     return (
-        count_multiply_adds(run.model.config, lengths) / steps / ceiling.multiply_adds_per_second
-        + run.model.num_params / ceiling.divisions_and_roots_per_second
+        count_multiply_adds(run.model.config, lengths) / steps / peak.multiply_adds_per_second
+        + run.model.num_params / peak.divisions_and_roots_per_second
     )
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds a step, and the floor measured beside it, where there is an engine to measure it with."""
+    """Seconds per step, and the floor measured next to it, or None without a compiled engine."""
 
     seconds: float
     floor: float | None
 
 
 class Stopwatch:
-    """Trains the model of a case, again and again on the same sequences."""
+    """Trains the model of a case repeatedly on the same sequences."""
 
     def __init__(self, case: Case, file: str | os.PathLike[str] | None) -> None:
         options: dict[str, Any] = {**case.sizes, "batch_size": case.batch_size, "dtype": case.dtype, "steps": 0}
@@ -147,7 +147,7 @@ class Stopwatch:
             self.packed = typical(self.run.batches.batch(0, 1000, 1), case.steps)
 
     def seconds(self) -> float:
-        """What a step takes, in one measurement."""
+        """Seconds per step, in one measurement."""
         run, steps = self.run, self.case.steps
         schedule = run.optimizer.learning_rate * (1 - np.arange(steps) / steps)
         begin = time.perf_counter()
@@ -155,33 +155,33 @@ class Stopwatch:
         return (time.perf_counter() - begin) / steps
 
     def time(self) -> Timing:
-        """The same, and the floor beside it."""
+        """Seconds per step, and the floor."""
         if not backends.compiled_engine():
             return Timing(self.seconds(), None)
-        ceiling = measure_ceiling(self.case.dtype, self.case.threads)
-        return Timing(self.seconds(), floor(self.run, self.packed, ceiling))
+        peak = measure_peak(self.case.dtype, self.case.threads)
+        return Timing(self.seconds(), floor(self.run, self.packed, peak))
 
 
 def random_text() -> str:
-    """A text of so many different characters, in no order."""
+    """A text of TEXT_CHARACTERS different characters in random order."""
     draw = random.Random(0)
     return "".join(chr(ord("0") + draw.randrange(TEXT_CHARACTERS)) for _ in range(100_000))
 
 
 def typical(packed: PackedSequences, n: int) -> PackedSequences:
-    """`n` of these sequences, evenly spread over their lengths: they cost what all cost on average."""
+    """`n` of these sequences, spread evenly over their lengths: they cost as much as all on average."""
     by_length = np.argsort(packed.lengths, kind="stable")
     return packed.select(by_length[(np.arange(n) * len(packed) + len(packed) // 2) // n])
 
 
 def take_turns(watches: list[Stopwatch], repeats: int) -> list[list[Timing]]:
-    """`repeats` timings with each: what else the machine does hits all of them."""
+    """`repeats` timings with each, interleaved, so that other load on the machine affects all of them."""
     turns = [[watch.time() for watch in watches] for _ in range(repeats)]
     return [list(timings) for timings in zip(*turns)]
 
 
 def sampling_rate(file: str | os.PathLike[str] | None) -> float:
-    """Tokens a second, drawing many documents at once from a model trained by the recipe."""
+    """Tokens per second when many documents are drawn at once, from a model trained by the recipe."""
     model = prepare(file, dtype="float32", backend="compiled", threads=1).train().model
     begin = time.perf_counter()
     documents = model.generate_tokens(SAMPLED, TEMPERATURE, seed=1)
@@ -190,23 +190,23 @@ def sampling_rate(file: str | os.PathLike[str] | None) -> float:
 
 
 def report(file: str | os.PathLike[str] | None = None, repeats: int = 7) -> Iterator[str]:
-    """The lines of `microgpt bench`: the recipe of microgpt against the reference, and all models against the floor.
+    """The lines of `microgpt bench`: microgpt's recipe against the reference, and all models against the floor.
 
-    What is compared takes turns; ratios are those of neighbours, and all figures medians.
+    Measurements that are compared are interleaved; ratios are of neighbours, and all figures are medians.
     """
     repeats = positive_integer("repeats", repeats)
     has_engine = backends.compiled_engine() is not None
     recipe = RECIPE if has_engine else RECIPE[:1]
-    watches = [Stopwatch(case, file) for case in recipe]  # which refuses a file that is not there
+    watches = [Stopwatch(case, file) for case in recipe]  # fails now if the file is missing
     if has_engine:
         for dtype in DTYPES:
-            ceiling = measure_ceiling(dtype)
+            peak = measure_peak(dtype)
             yield (
-                f"{dtype} ceiling of a thread: {2e-9 * ceiling.multiply_adds_per_second:.1f} GFLOP/s of multiply-adds, "
-                f"{1e-6 * ceiling.divisions_and_roots_per_second:,.0f} million divisions and roots a second "
+                f"{dtype} peak of one thread: {2e-9 * peak.multiply_adds_per_second:.1f} GFLOP/s of multiply-adds, "
+                f"{1e-6 * peak.divisions_and_roots_per_second:,.0f} million divisions and roots per second "
                 f"({backends.instruction_set()})"
             )
-    yield f"training by the recipe of microgpt, medians of {repeats}"
+    yield f"training with microgpt's recipe, medians of {repeats}"
     yield f"{'engine':<40}{'us/step':>12}{'x reference':>14}{'x floor':>12}"
     timings = take_turns(watches, repeats)
     for case, own in zip(recipe, timings):
@@ -228,10 +228,10 @@ def report(file: str | os.PathLike[str] | None = None, repeats: int = 7) -> Iter
             f"{times_floor(own):>10}{speedup:>12}"
         )
     rate = median(sampling_rate(file) for _ in range(repeats))
-    yield f"sampling {SAMPLED:,} documents at once, one thread: {1e-6 * rate:.2f} million tokens a second"
+    yield f"sampling {SAMPLED:,} documents at once, one thread: {1e-6 * rate:.2f} million tokens per second"
 
 
 def times_floor(timings: list[Timing]) -> str:
-    """How many times the floor a step takes; nothing where there is none."""
+    """The time of a step as a multiple of the floor; empty without one."""
     ratios = [timing.seconds / timing.floor for timing in timings if timing.floor is not None]
     return f"{median(ratios):,.2f}" if ratios else ""

@@ -1,4 +1,4 @@
-"""The command line: which commands there are."""
+"""The command line and its commands."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ COMMANDS: dict[str, ModuleType] = {
 GUIDE = """\
 microgpt trains and samples tiny GPTs, with the numbers of microgpt.
 
-  microgpt train                                     train on names that come with the package, and sample
+  microgpt train                                     train on the names in the package, and sample
   microgpt train FILE --out MODEL.safetensors        train on your own file, one document a line, and keep the model
   microgpt sample MODEL.safetensors --prompt jo      draw from it
-  microgpt eval MODEL.safetensors FILE               say how well it predicts
-  microgpt report MODEL.safetensors                  show what is inside, on a page of its own
-  microgpt info MODEL.safetensors                    say what it is
+  microgpt eval MODEL.safetensors FILE               measure how well it predicts
+  microgpt report MODEL.safetensors                  write a page that shows what is inside
+  microgpt info MODEL.safetensors                    show its size, tokenizer and training
   microgpt bench                                     time training against the limits of this machine
 
-Each command explains itself: microgpt train --help
+Each command has its own help: microgpt train --help
 """
 
 
@@ -42,7 +42,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""
 
     def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """As its base class, but what is left over is an error of this command, not of the one that called it."""
+        """Like the base class, but unknown arguments are an error of this command, not of the main parser."""
         parsed, left_over = super().parse_known_args(args, namespace)
         if left_over:
             hint = "; files must stand together" if "files" in parsed and not left_over[0].startswith("-") else ""
@@ -50,16 +50,16 @@ class Parser(argparse.ArgumentParser):
         return parsed, left_over
 
     def error(self, message: str) -> NoReturn:
-        """Print it, and how to get help, and exit."""
+        """Print the message and how to get help, and exit."""
         self.exit(USAGE, f"{self.prog}: error: {visible(message, layout='')} (see {self.prog} --help)\n")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows the defaults that there are, and leaves examples as they are."""
+    """Shows defaults, and prints examples as they are."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         default = action.default
-        has_default = not (default is None or default is False or default == "")  # 0 is one
+        has_default = not (default is None or default is False or default == "")  # 0 counts
         return super()._get_help_string(action) if has_default else action.help
 
 
@@ -80,18 +80,18 @@ def build_parser() -> Parser:
 
 
 def hyphenated(arguments: Sequence[str]) -> list[str]:
-    """Arguments with - for _ in the names of options, which Python, nanoGPT and our own errors spell with _."""
-    end = arguments.index("--") if "--" in arguments else len(arguments)  # of the options
+    """The arguments with - for _ in option names, since Python, nanoGPT and our own errors spell them with _."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)  # end of the options
     spelled = [re.sub(r"^--[\w-]+(?==|$)", lambda name: name[0].replace("_", "-"), each) for each in arguments[:end]]
     return [*spelled, *arguments[end:]]
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Run a command line; an error or `SystemExit` where it is wrong."""
+    """Run a command line. Raises an error or `SystemExit` if it is wrong."""
     parsed = build_parser().parse_args(hyphenated(arguments))
     parsed.run(parsed)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run a command line; see `exit_status` for what it returns."""
+    """Run a command line and return its `exit_status`."""
     return exit_status(lambda: run(arguments))

@@ -1,4 +1,4 @@
-"""Say how well a trained model predicts text files.
+"""Measure how well a trained model predicts text files.
 
 examples:
   microgpt eval names.safetensors names.txt
@@ -17,14 +17,14 @@ from microgpt.utils.files import to_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """MODEL and FILE."""
+    """Add MODEL and FILE."""
     add_model_arguments(parser)
     parser.add_argument("files", metavar="FILE", nargs="+", type=Path, help="in the format the model was trained on")
     parser.add_argument("--json", action="store_true", help="print a JSON object")
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Print what `GPT.evaluate` gives for the documents of all files, or for the text of each."""
+    """Print the result of `GPT.evaluate` for the documents of all files, or for their texts."""
     model, tokenizer = load_model(parsed)
     texts = [[file] for file in parsed.files] if model.format == "text" else [parsed.files]
     result = model.evaluate_corpora([read_corpus(files, model.format, tokenizer) for files in texts])

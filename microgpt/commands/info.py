@@ -1,4 +1,4 @@
-"""Say which engine runs and why, or what is in a model.
+"""Show which engine runs and why, or what is in a model file.
 
 examples:
   microgpt info
@@ -15,12 +15,12 @@ from microgpt.utils.text import visible
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """MODEL."""
-    parser.add_argument("model", metavar="MODEL", nargs="?", help="what train --out wrote, a .safetensors file")
+    """Add MODEL."""
+    parser.add_argument("model", metavar="MODEL", nargs="?", help="a .safetensors file from microgpt train --out")
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Print what `backend_info` tells, or what a file holds."""
+    """Print the result of `backend_info`, or the contents of a file."""
     facts = backend_facts() if parsed.model is None else file_facts(parsed.model)
     width = max(map(len, facts)) + 2
     for name, fact in facts.items():  # a file may hold anything
@@ -28,7 +28,7 @@ def run(parsed: argparse.Namespace) -> None:
 
 
 def backend_facts() -> dict[str, str]:
-    """The engine, and why it is this one."""
+    """The engine, and the reason for it."""
     info = backend_info()
     return {
         "backend": f"{info.backend}: {info.reason}",
@@ -38,7 +38,7 @@ def backend_facts() -> dict[str, str]:
 
 
 def file_facts(path: str) -> dict[str, str]:
-    """A checkpoint: the file, the model and its training."""
+    """The contents of a checkpoint: the file, the model and its training."""
     from microgpt.checkpoint import FORMAT, VERSION, read
     from microgpt.display.summary import describe_model, describe_training
     from microgpt.model import from_checkpoint
@@ -49,5 +49,5 @@ def file_facts(path: str) -> dict[str, str]:
     facts |= describe_model(model) | {"dtype": checkpoint.dtype}
     if model.history is None:
         return facts | {"training": "none"}
-    resumable = "yes" if checkpoint.progress else "no: saved without what the optimizer remembers"
+    resumable = "yes" if checkpoint.progress else "no: saved without the state of the optimizer"
     return facts | {"resumable": resumable} | describe_training(model)

@@ -1,7 +1,7 @@
-"""Whether the files of this package are those that were installed.
+"""Detection of a damaged installation.
 
-Another project on the package index, `microgpt`, has files of the same names: installed later, it overwrites ours, and
-uninstalled, it takes them along.
+The project `microgpt` on the package index has files of the same names as ours: installing it later overwrites them,
+and uninstalling it removes them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ REPAIR = f"pip install --force-reinstall --no-deps {DISTRIBUTION}"
 
 
 def damage() -> str | None:
-    """One line: which files are not as installed, and how to repair that. None where all are."""
+    """One line that names files not as installed, and the command that repairs them; None if all are intact."""
     replaced, missing = [], []
     for file in _installed_files():
         path = Path(str(file.locate()))
@@ -26,7 +26,7 @@ def damage() -> str | None:
             replaced.append(path)
     owners = metadata.packages_distributions().get("microgpt", [])
     other = next((owner for owner in owners if owner != DISTRIBUTION), None)
-    if replaced and other:  # without another owner, whoever uses the package has changed it
+    if replaced and other:  # without another owner, the user has changed it on purpose
         what = f"{_listed(replaced)} of {DISTRIBUTION} replaced by another project, {other}"
         return f"{what}: pip uninstall {other}, then {REPAIR}"
     if missing:
@@ -35,7 +35,7 @@ def damage() -> str | None:
 
 
 def _installed_files() -> list[metadata.PackagePath]:
-    """The package's files that the installer has recorded; none for a zip file or an editable installation."""
+    """The files of the package that the installer recorded; none for a zip file or an editable installation."""
     try:
         recorded = metadata.files(DISTRIBUTION) or []
     except metadata.PackageNotFoundError:

@@ -18,17 +18,20 @@ from microgpt.utils.files import check_different
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """MODEL, and what is shown of it."""
+    """Add MODEL, and the options of the page."""
     add_model_arguments(parser)
-    parser.add_argument("--text", help="what the model is watched reading; default: the first sample")
+    parser.add_argument("--text", help="text for predictions and attention; default: the first sample")
     parser.add_argument("--out", default="report.html", metavar="FILE", help="the page, a .html file")
-    parser.add_argument("--samples", type=int, default=SAMPLES, metavar="N", help="documents to sample")
-    parser.add_argument("--seed", type=int, default=SEED, metavar="N", help="of the samples")
+    parser.add_argument("--samples", type=int, default=SAMPLES, metavar="N", help="number of documents to sample")
+    parser.add_argument("--seed", type=int, default=SEED, metavar="N", help="random seed of the samples")
 
 
 def run(parsed: argparse.Namespace) -> None:
     """Write the page of `microgpt.report`."""
-    from microgpt.report.page import check_report_path, write_report  # only who uses it pays for its import
+    from microgpt.report.page import (  # imported here because it is slow and rarely needed
+        check_report_path,
+        write_report,
+    )
 
     check_report_path(parsed.out)
     check_different({"out": parsed.out}, [("model", parsed.model)])

@@ -22,10 +22,12 @@ SEPARATOR = "-" * 15  # nanoGPT's
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """MODEL, and what `GPT.generate` takes."""
+    """Add MODEL, and the arguments of `GPT.generate`."""
     add_model_arguments(parser)
-    parser.add_argument("-n", type=int, metavar="N", help=f"documents, by default {SAMPLES}, or texts, by default 1")
-    parser.add_argument("--prompt", default="", metavar="TEXT", help="what each begins with")
+    parser.add_argument(
+        "-n", type=int, metavar="N", help=f"number of documents, default {SAMPLES}, or texts, default 1"
+    )
+    parser.add_argument("--prompt", default="", metavar="TEXT", help="the beginning of each")
     parser.add_argument(
         "--temperature",
         type=float,
@@ -34,24 +36,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="0: always the likeliest token; 1: the model as it is",
     )
     parser.add_argument("--top-k", type=int, metavar="N", help="draw from this many of the likeliest tokens")
-    parser.add_argument("--top-p", type=float, metavar="X", help="draw from the likeliest that have this probability")
+    parser.add_argument(
+        "--top-p", type=float, metavar="X", help="draw from the fewest likeliest tokens with this total probability"
+    )
     parser.add_argument(
         "--seed",
         type=int,
         metavar="N",
-        help="of the random numbers; by default those that follow training, and so the same samples every time",
+        help="random seed; by default the state after training, so that every call gives the same samples",
     )
     parser.add_argument(
         "--max-tokens",
         type=int,
         metavar="N",
-        help=f"by default what fits the context, or {TEXT_TOKENS} of continuous text",
+        help=f"default: as many as fit the context, or {TEXT_TOKENS} of continuous text",
     )
-    parser.add_argument("--json", action="store_true", help="print a JSON object on each line: text, seed, prompt")
+    parser.add_argument("--json", action="store_true", help="print JSON objects, one per line: text, seed, prompt")
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Print documents one on each line, and continuous text as it is drawn."""
+    """Print documents, one per line, or continuous text as it is drawn."""
     model, _ = load_model(parsed)
     options = {name: getattr(parsed, name) for name in ("prompt", "temperature", "top_k", "top_p", "max_tokens")}
     if model.format == "text":
@@ -61,14 +65,14 @@ def run(parsed: argparse.Namespace) -> None:
 
 
 def print_documents(parsed: argparse.Namespace, model: GPT, options: dict[str, Any]) -> None:
-    """One on each line."""
+    """Print documents, one per line."""
     n = SAMPLES if parsed.n is None else parsed.n
     for text in model.generate(n, seed=parsed.seed, **options):
         print(json_line(text, parsed.seed, parsed.prompt) if parsed.json else printed(text))
 
 
 def print_texts(parsed: argparse.Namespace, model: GPT, options: dict[str, Any]) -> None:
-    """One after the other, each with the next seed, so that every one can be had again alone."""
+    """Print texts one after the other, each with the next seed, so that each can be drawn again alone."""
     n = 1 if parsed.n is None else integer("n", parsed.n, 0)
     if options["max_tokens"] is None:
         options["max_tokens"] = TEXT_TOKENS
@@ -87,5 +91,5 @@ def print_texts(parsed: argparse.Namespace, model: GPT, options: dict[str, Any])
 
 
 def json_line(text: str, seed: int | None, prompt: str) -> str:
-    """A sample, and what it takes to draw it again, as JSON."""
+    """A sample and what is needed to draw it again, as JSON."""
     return json.dumps({"text": text, "seed": seed, "prompt": prompt})

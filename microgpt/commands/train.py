@@ -10,19 +10,15 @@ examples:
 from __future__ import annotations
 
 import argparse
-import contextlib
-import math
 import os
 import re
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from microgpt.commands._options import add_machine_arguments
+from microgpt.commands._progress import live_line, printed_lines
 from microgpt.commands.output import printed
 from microgpt.config import ACTIVATIONS
 from microgpt.display.plots import check_plot_path, plot_losses
@@ -38,7 +34,7 @@ from microgpt.utils.files import check_different
 
 
 def duration(text: str) -> float:
-    """Seconds of a text such as 90, 60s, 5m or 1.5h."""
+    """Parse a time such as 90, 60s, 5m or 1.5h into seconds."""
     match = re.fullmatch(r"(\d+\.?\d*)(s|m|h|)", text)
     if not match:
         raise argparse.ArgumentTypeError(f"must be a time such as 60s, 5m or 1.5h, got {text!r}")
@@ -46,7 +42,7 @@ def duration(text: str) -> float:
 
 
 def number_or_scaled(text: str) -> float | str:
-    """The number that a text is, or the text itself, for `GPTConfig` to judge."""
+    """Parse a number; other text stays as it is, for `GPTConfig` to check."""
     try:
         return float(text)
     except ValueError:
@@ -56,60 +52,61 @@ def number_or_scaled(text: str) -> float | str:
 Option = tuple[Callable[[str], Any] | None, str]  # the type, or None for a flag, and the help
 OPTIONS: dict[str, dict[str, Option]] = {
     "data": {
-        "format": (str, "lines: each line is a document; text: it is all one text, of which each step draws windows"),
+        "format": (
+            str,
+            "lines: each line is a document; text: one text, of which each step takes random windows",
+        ),
         "tokenizer": (str, "characters, bytes, or a FILE.json of Hugging Face's tokenizers"),
-        "long_documents": (str, "train of documents longer than the context on, cut: the beginning; split: all pieces"),
-        "val_fraction": (float, "share of the data to hold out, for validation; 0.1 is a good one"),
-        "seed": (int, "of the random numbers: the same seed gives the same model"),
+        "long_documents": (str, "documents longer than the context: cut trains on the beginning, split on all pieces"),
+        "val_fraction": (float, "fraction of the data to hold out for validation, such as 0.1"),
+        "seed": (int, "random seed: the same seed gives the same model"),
     },
     "model": {
         "n_layer": (int, "transformer blocks"),
         "n_embd": (int, "width of the model, a multiple of --n-head"),
         "block_size": (int, "longest context, in tokens"),
         "n_head": (int, "attention heads"),
-        "activation": (str, f"of the MLP: {' or '.join(ACTIVATIONS)}"),
-        "init_std": (number_or_scaled, "standard deviation of fresh parameters, or scaled: by their fan-in"),
+        "activation": (str, f"activation of the MLP: {', '.join(ACTIVATIONS)}"),
+        "init_std": (number_or_scaled, "standard deviation of initial parameters, or scaled: by fan-in and depth"),
         "dtype": (str, "float64: the numbers of microgpt, bit for bit; float32: faster"),
     },
     "training": {
-        "steps": (int, "steps of Adam; 1000 unless --epochs or --time is given"),
-        "epochs": (float, "instead of --steps: how often to go through the data"),
+        "steps": (int, "number of optimizer steps; default: 1000, unless --epochs or --time is given"),
+        "epochs": (float, "instead of --steps: number of passes over the data"),
         "time": (duration, "instead of --steps: how long to train, such as 60s, 5m or 1.5h"),
-        "batch_size": (int, "documents, or windows, in a step"),
-        "learning_rate": (float, "the highest of the run"),
-        "schedule": (str, "how it falls: linear or cosine, to 0, or constant"),
-        "warmup_steps": (int, "in which it rises first"),
+        "batch_size": (int, "documents, or windows, per step"),
+        "learning_rate": (float, "highest learning rate of the run"),
+        "schedule": (str, "linear or cosine, falling to 0, or constant"),
+        "warmup_steps": (int, "steps in which the learning rate first rises"),
         "beta1": (float, "decay of Adam's mean of the gradients"),
         "beta2": (float, "decay of Adam's mean of their squares"),
-        "eps": (float, "added to the root of that mean"),
-        "weight_decay": (float, "of AdamW: how much parameters shrink in a step, times the learning rate"),
-        "max_grad_norm": (float, "clip the gradients where their norm is more than this"),
-        "patience": (int, "end after so many validations without a new lowest loss"),
+        "eps": (float, "added to the square root of that mean"),
+        "weight_decay": (float, "AdamW's weight decay"),
+        "max_grad_norm": (float, "clip gradients to this norm"),
+        "eval_every": (int, "steps between validations; default: about 40 validations in a run"),
+        "eval_tokens": (int, "most held-out tokens to predict in a validation; default: 32,768"),
+        "patience": (int, "early stopping: end after this many validations without a new lowest loss"),
     },
     "files": {
-        "out": (Path, "checkpoint to write: the model, and all that a run needs to go on"),
-        "resume": (None, "go on from --out, bit for bit as if never interrupted, where it exists"),
-        "checkpoint_every": (int, "steps from one checkpoint to the next; by default there is one a minute"),
-        "keep_best": (None, "also keep the model with the lowest validation loss, beside --out"),
-        "log": (Path, "metrics, one JSON object a line"),
-        "log_every": (int, "steps from one line of --log to the next; by default 10"),
-        "eval_every": (int, "steps from one validation to the next; by default there are about 40 in a run"),
-        "eval_tokens": (int, "held-out tokens that each validation predicts, at most; by default 32,768"),
+        "out": (Path, "checkpoint file: the model, and all that is needed to resume"),
+        "resume": (None, "continue from --out, if it exists, bit for bit as if never interrupted"),
+        "checkpoint_every": (int, "steps between checkpoints; default: one checkpoint a minute"),
+        "keep_best": (None, "also keep the model with the lowest validation loss, next to --out"),
+        "log": (Path, "file for metrics, one JSON object per line"),
+        "log_every": (int, "steps between lines of --log; default: 10"),
     },
 }
 METAVARS = {int: "N", float: "X", str: "NAME", Path: "FILE", duration: "TIME", number_or_scaled: "X"}
-LINES = 10  # of progress, where there is no terminal
-LINE_PAUSE = 0.5  # seconds at least from one line of a validation to the next, on a terminal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """FILE, what `prepare` takes, and what the report looks like."""
+    """Add FILE, the arguments of `prepare`, and the options of the output."""
     parser.add_argument(
         "files",
         metavar="FILE",
         nargs="*",
         type=Path,
-        help="UTF-8; .gz is decompressed, - is standard input; default: US first names that come with the package",
+        help="UTF-8 text; .gz is decompressed, - is standard input; default: the US first names in the package",
     )
     defaults = defaults_of(prepare)
     for title, options in OPTIONS.items():
@@ -120,12 +117,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             else:
                 group.add_argument(option(name), type=kind, default=defaults[name], metavar=METAVARS[kind], help=text)
     add_machine_arguments(parser)
-    group = parser.add_argument_group("what is printed")
-    group.add_argument("--samples", type=int, default=SAMPLES, metavar="N", help="documents to sample after training")
+    group = parser.add_argument_group("output")
+    group.add_argument("--samples", type=int, default=SAMPLES, metavar="N", help="number of documents to sample")
     group.add_argument(
-        "--temperature", type=float, default=TEMPERATURE, metavar="X", help="of the samples; 0: the likeliest"
+        "--temperature",
+        type=float,
+        default=TEMPERATURE,
+        metavar="X",
+        help="of the samples; 0: the likeliest token",
     )
-    group.add_argument("--plot", metavar="FILE", help="draw the losses into a .png, .svg or .pdf")
+    group.add_argument("--plot", metavar="FILE", help="plot the losses to a .png, .svg or .pdf file")
     group.add_argument("--plain", action="store_true", help="print exactly what microgpt prints")
 
 
@@ -135,8 +136,8 @@ def option(name: str) -> str:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Train, and print what a person, or with --plain a program, wants to read."""
-    integer("samples", parsed.samples, 0), Sampler(parsed.temperature)  # refused before training, not after it
+    """Train, and print a report, or with --plain what microgpt prints."""
+    integer("samples", parsed.samples, 0), Sampler(parsed.temperature)  # fail before training, not after it
     if parsed.plot is not None:
         check_plot_path(parsed.plot)
     options = {name: getattr(parsed, name) for group in OPTIONS.values() for name in group}
@@ -149,7 +150,7 @@ def run(parsed: argparse.Namespace) -> None:
     except (KeyboardInterrupt, SystemExit):
         if training.saved_step == training.step:
             print(
-                f"stopped after step {training.step:,}: {shown_path(parsed.out)} is saved, --resume goes on",
+                f"stopped after step {training.step:,}: {shown_path(parsed.out)} is saved; continue with --resume",
                 file=sys.stderr,
             )
         raise
@@ -158,12 +159,12 @@ def run(parsed: argparse.Namespace) -> None:
 
 
 def plain_report(parsed: argparse.Namespace, run: Run) -> None:
-    """Byte for byte what microgpt prints."""
+    """Train, and print byte for byte what microgpt prints."""
     if run.steps is None:
-        raise ValueError("plain needs a number of steps or epochs, which it prints, not a time")
+        raise ValueError("plain prints the number of steps: it needs steps or epochs, not a time")
     print(f"num docs: {len(run.corpus)}")
     print(f"vocab size: {run.model.config.vocab_size}")
-    print(f"num params: {run.model.num_params}", flush=True)  # or a pipe would keep it until it is full
+    print(f"num params: {run.model.num_params}", flush=True)  # or a pipe would buffer it
     printed = run.step
 
     def watch(progress: TrainingProgress) -> None:
@@ -179,7 +180,7 @@ def plain_report(parsed: argparse.Namespace, run: Run) -> None:
 
 
 def human_report(parsed: argparse.Namespace, run: Run) -> None:
-    """What is trained on what, how far it is, and the samples."""
+    """Train, and print the data, the model, the progress, the result and samples."""
     config, model = run.model.config, run.model
     kind = "documents" if parsed.format == "lines" else "characters"
     count = len(run.corpus) if parsed.format == "lines" else run.corpus.characters
@@ -199,7 +200,7 @@ def human_report(parsed: argparse.Namespace, run: Run) -> None:
     first, seconds = run.step, run.seconds
     if first:
         print(f"resumed {shown_path(parsed.out)} after step {first:,}")
-    with live_line(run) if sys.stderr.isatty() else quiet_lines(run) as watch:
+    with live_line(run) if sys.stderr.isatty() else printed_lines(run) as watch:
         result = run.train(watch)
     steps, seconds = run.step - first, run.seconds - seconds
     if steps:
@@ -213,83 +214,10 @@ def human_report(parsed: argparse.Namespace, run: Run) -> None:
         step, loss = lowest_validation_loss(result.validation_losses)
         print(f"lowest validation loss {loss:.4f}, after step {step:,}")
     if parsed.out is not None and not run.has_saved:
-        print(f"nothing left to do: the run in {shown_path(parsed.out)} is over, and its file is left as it was")
+        print(f"nothing to do: the run in {shown_path(parsed.out)} is complete, and the file is unchanged")
     elif parsed.out is not None:
         best = run.recorder.best
         and_best = f" and {shown_path(best)}" if best is not None and os.path.exists(best) else ""
         print(f"saved   {shown_path(parsed.out)}{and_best}")
     for text in model.generate(parsed.samples, parsed.temperature):
         print(f"        {printed(text)}")
-
-
-Watcher = Callable[[TrainingProgress], None]
-
-
-@contextlib.contextmanager
-def live_line(run: Run) -> Iterator[Watcher]:
-    """Step, losses, tokens/s and the time left on one line of the terminal.
-
-    The latest validation is there, too. Those that come in quick succession have no line of their own on a terminal.
-    """
-    left = "{remaining} left" if run.steps is not None else "{elapsed}"
-    layout = "step {n_fmt}" + ("/{total_fmt}" if run.steps is not None else "") + "{postfix} | " + left
-    first, shown, is_terminal = run.step, latest_validation(run), sys.stdout.isatty()
-    unprinted, printed_at = None, -math.inf
-    tqdm.monitor_interval = 0  # no thread of its own: with miniters=1, it would have nothing to do
-    with tqdm(total=run.steps, initial=first, bar_format=layout, leave=False, miniters=1) as line:
-
-        def watch(progress: TrainingProgress) -> None:
-            nonlocal shown, unprinted, printed_at
-            if progress.validation != shown:
-                shown, unprinted = progress.validation, validation_line(progress)
-                if not is_terminal or time.monotonic() - printed_at >= LINE_PAUSE:
-                    tqdm.write(unprinted, file=sys.stdout)
-                    unprinted, printed_at = None, time.monotonic()
-            if progress.step == first:
-                return
-            validation = "" if shown is None else f"  validation loss {shown[1]:.4f}"
-            speed = f"{progress.tokens_per_second:,.0f} tokens/s"
-            line.set_postfix_str(f"loss {progress.loss:.4f}{validation} | {speed}", refresh=False)
-            line.update(progress.step - line.n)
-
-        yield watch
-        if unprinted is not None:
-            tqdm.write(unprinted, file=sys.stdout)
-
-
-@contextlib.contextmanager
-def quiet_lines(run: Run) -> Iterator[Watcher]:
-    """A line now and then, for a log that nobody watches."""
-    printed, shown = lines_due(run, run.step), latest_validation(run)
-
-    def watch(progress: TrainingProgress) -> None:
-        nonlocal printed, shown
-        if progress.validation != shown:
-            print(validation_line(progress), flush=True)
-            shown = progress.validation
-        due = lines_due(run, progress.step)
-        if due > printed:
-            printed = due
-            of_all = f"  {progress.seconds:.1f} s" if progress.steps is None else f"/{progress.steps:,}"
-            print(f"step {progress.step:,}{of_all}  loss {progress.loss:.4f}", file=sys.stderr)
-
-    yield watch
-
-
-def latest_validation(run: Run) -> tuple[int, float] | None:
-    """Step and loss of the latest validation, which an interrupted run may have printed already."""
-    return run.validation_losses[-1] if run.validation_losses else None
-
-
-def lines_due(run: Run, step: int) -> int:
-    """How many of LINES there are by this step: they are spread over all steps, or all the time."""
-    if run.recipe.time is not None:
-        return int(min(LINES, LINES * run.seconds / run.recipe.time))
-    return LINES * step // (run.steps or 1)
-
-
-def validation_line(progress: TrainingProgress) -> str:
-    """Step, time and validation loss."""
-    assert progress.validation is not None
-    step, loss = progress.validation
-    return f"step {step:>7,}  {progress.seconds:6.1f} s  validation loss {loss:.4f}"
