@@ -1,1 +1,1 @@
-"""A model and its training in words, tables and plots."""
+"""Views of a model and its training: words, tables and plots."""

@@ -1,4 +1,4 @@
-"""Pieces of HTML, with everything escaped that comes from outside."""
+"""Pieces of HTML, with all data escaped."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from microgpt.utils.text import visible
 
 
 def escaped(content: str) -> str:
-    """`content` as text of a page or inside a quoted attribute: no markup, and nothing that UTF-8 cannot hold."""
+    """`content` as text of a page or of a quoted attribute: no markup, and nothing that UTF-8 cannot encode."""
     return escape(visible(content))
 
 
 def facts_table(caption: str, facts: Mapping[str, str]) -> str:
-    """A table with a row for each fact: its name, and what it is."""
+    """A table with a row for each fact: its name and its value."""
     rows = "".join(
         f'<tr><th scope="row" style="text-align: left">{escaped(name)}</th>'
         f'<td style="text-align: left">{escaped(fact)}</td></tr>\n'

@@ -1,4 +1,4 @@
-"""Tokens made visible: what a reader of a figure or a table gets to see of them."""
+"""Labels of tokens in figures and tables."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ LONGEST = 12  # characters of a token's label
 
 
 def token_labels(model: GPT, tokens: Iterable[int]) -> list[str]:
-    """A short, visible name for each of these tokens of `model`, never empty.
+    """A short, visible label for each of these tokens of `model`, never empty.
 
-    A space is ␣, other characters that do not show are spelled as in a Python string, and a BOS which is no text is
-    BOS. What has no text of its own, such as a part of a character, or any token of a model without a tokenizer, is
-    named by its number, as #7.
+    A space is ␣, other invisible characters are escaped as in a Python string, and a BOS without text is BOS. A token
+    without text of its own, such as part of a character or any token of a model without a tokenizer, is its number, #7.
     """
     return [_token_label(model, token) for token in tokens]
 
@@ -31,6 +30,6 @@ def _token_label(model: GPT, token: int) -> str:
     if not text or "\ufffd" in text:
         return f"#{token}"
     label = "".join(c if c.isprintable() else spelled(c) for c in text).replace(" ", "␣")
-    if unicodedata.category(label[0]).startswith("M"):  # a mark that needs something to sit on
+    if unicodedata.category(label[0]).startswith("M"):  # a combining mark needs a base
         label = "◌" + label
     return label if len(label) <= LONGEST else label[: LONGEST - 1] + "…"

@@ -1,4 +1,4 @@
-"""Curves of losses, drawn by matplotlib."""
+"""Loss curves, drawn by matplotlib."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
     from microgpt.history import TrainingHistory
 
-# The formats, and what matplotlib would write into each of itself and of the time: left out, so that the same history
-# has the same bytes.
+# File formats, each with the metadata that matplotlib would add about itself and the time: left out, so that the same
+# history gives the same bytes.
 FORMATS = {
     "png": ("Software",),
     "svg": ("Date", "Creator", "Format", "Type"),
     "pdf": ("CreationDate", "Creator", "Producer"),
 }
-DRAWN_POINTS = 1000  # of a curve: a figure is not wider, and its file stays small
+DRAWN_POINTS = 1000  # per curve: as many as a figure can show, and its file stays small
 INK, TRAINING, VALIDATION = "#3a3b3c", "#4080eb", "#e0662f"
 STYLE: dict[str, Any] = {
     "text.color": INK,
@@ -34,13 +34,13 @@ STYLE: dict[str, Any] = {
     "ytick.color": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "svg.fonttype": "none",  # text stays text: to be searched, copied and read out
-    "svg.hashsalt": "microgpt",  # ids come from what they name, not from chance
+    "svg.fonttype": "none",  # keep text as text, to be searched, copied and read aloud
+    "svg.hashsalt": "microgpt",  # ids are the same every time
 }
 
 
 def check_plot_path(path: str | os.PathLike[str]) -> None:
-    """Refuse before training what `plot_losses` would refuse after it, with the same errors."""
+    """Raise before training the errors that `plot_losses` would raise after it."""
     _format(path)
     check_writable(path)
     require("matplotlib", "plot")
@@ -49,8 +49,8 @@ def check_plot_path(path: str | os.PathLike[str]) -> None:
 def plot_losses(history: TrainingHistory, path: str | os.PathLike[str]) -> None:
     """Draw the losses of a training run, in nats, over its steps: training, its running mean, and validation.
 
-    `path` ends in .png, .svg or .pdf. `ValueError` names one that does not, or cannot be written; `ImportError` says
-    what to install where matplotlib is absent.
+    `path` ends in .png, .svg or .pdf. `ValueError` names a path that does not, or cannot be written; `ImportError`
+    says what to install if matplotlib is missing.
     """
     format = _format(path)
     check_writable(path)
@@ -58,7 +58,7 @@ def plot_losses(history: TrainingHistory, path: str | os.PathLike[str]) -> None:
 
 
 def losses_svg(history: TrainingHistory) -> str:
-    """The figure of `plot_losses` as an <svg> element for a page, its ink in the colour of the text around it."""
+    """The figure of `plot_losses` as an <svg> element, whose ink has the colour of the surrounding text."""
     document = _draw(history, "svg", transparent=True).decode()
     return document[document.index("<svg") :].replace(INK, "currentColor")
 
@@ -92,7 +92,7 @@ def _draw(history: TrainingHistory, format: str, **options: Any) -> bytes:
 
 
 def _outline(losses: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Steps and losses of a line with the look of all of them: of many, the least and the greatest of each stretch."""
+    """Steps and losses of a line that looks like all of them: if there are many, the extremes of each interval."""
     if len(losses) <= DRAWN_POINTS:
         return np.arange(1, len(losses) + 1), losses
     starts = np.arange(DRAWN_POINTS // 2, dtype=np.int64) * len(losses) // (DRAWN_POINTS // 2)
@@ -101,7 +101,7 @@ def _outline(losses: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np
 
 
 def _running_mean(losses: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64], int]:
-    """Steps, the mean of the losses of some steps up to each, and of how many: a twentieth of all."""
+    """Steps, the mean loss of a window that ends at each, and the window: a twentieth of all steps."""
     window = max(1, len(losses) // 20)
     ends = np.unique(np.linspace(window, len(losses), DRAWN_POINTS).astype(np.int64))
     sums = np.concatenate([[0.0], np.cumsum(losses)])

@@ -1,4 +1,4 @@
-"""A model and its training in a few words: what tables and commands say about them."""
+"""Facts about a model and its training, for tables and commands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def describe_model(model: GPT) -> dict[str, str]:
-    """The sizes of a model, how it computes and its tokenizer, each under its name in the API."""
+    """The sizes of a model, its dtype, backend and tokenizer, under their names in the API."""
     return {
         "parameters": f"{model.num_params:,}",
         **{name: _shown(value) for name, value in asdict(model.config).items()},
@@ -26,16 +26,16 @@ def _shown(value: float | str) -> str:
 
 
 def describe_held_out(validation_tokens: int, held_out_tokens: int) -> str:
-    """How much of the held-out data a validation predicts."""
+    """The part of the held-out data that a validation predicts, in words."""
     if validation_tokens < held_out_tokens:
         return f"{validation_tokens:,} of the {held_out_tokens:,} held-out tokens"
     return f"all {held_out_tokens:,} held-out tokens"
 
 
 def describe_training(model: GPT) -> dict[str, str]:
-    """How long a model was trained, where its losses (in nats) ended, and what `train` was told.
+    """The length of a model's training, its last losses in nats, and the options of `train`.
 
-    Of that, nothing is said that `describe_model` says: the model may have changed since. Empty without a history.
+    Options that `describe_model` shows are left out: the model may have changed since. Empty without a history.
     """
     history = model.history
     if history is None:
@@ -49,6 +49,6 @@ def describe_training(model: GPT) -> dict[str, str]:
         step, loss = history.validation_losses[-1]
         part = describe_held_out(history.validation_tokens, history.held_out_tokens)
         facts["validation loss"] = f"{loss:.4f} nats, after {step:,} steps, on {part}"
-    said = describe_model(model) | facts
-    told = {name: str(value) for name, value in history.options.items() if value is not None}
-    return facts | {name: value for name, value in told.items() if name not in said}
+    shown = describe_model(model) | facts
+    options = {name: str(value) for name, value in history.options.items() if value is not None}
+    return facts | {name: value for name, value in options.items() if name not in shown}

@@ -1,1 +1,1 @@
-"""A page about a model: `page` puts together what `inspection` finds and `figures` draw."""
+"""A page about a model: `page` combines the results of `inspection` with the drawings of `figures`."""

@@ -1,6 +1,6 @@
-"""Drawings of attention and embeddings for a page, whose fonts and colours they take: SVG.
+"""SVG drawings of attention and embeddings, in the fonts and colours of their page.
 
-Their classes are styled, and named, in page.html.
+page.html styles their classes.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from microgpt.display.plots import TRAINING as ACCENT
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-LEGEND = (0.0, 0.05, 0.25, 0.5, 1.0)  # weights
+LEGEND = (0.0, 0.05, 0.25, 0.5, 1.0)  # attention weights
 
 
 def attention_legend() -> str:
-    """What the colours of the maps stand for."""
+    """The legend for the colours of the maps."""
     opacities = _opacity(np.array(LEGEND)).tolist()
     items = "".join(
         f'<li><i style="--opacity: {100 * opacity:.0f}%"></i>{weight:g}</li>'
@@ -32,7 +32,7 @@ def attention_legend() -> str:
 
 
 def attention_axes(labels: list[str]) -> str:
-    """The labels of all maps of a page, which has to have them once: rows left of the origin, columns above it."""
+    """The labels of all maps, needed once per page: rows left of the origin, columns above it."""
     rows = "".join(
         f'<text x="-0.3" y="{i + 0.5}" text-anchor="end" dominant-baseline="central">{escaped(label)}</text>'
         for i, label in enumerate(labels)
@@ -49,7 +49,7 @@ def attention_axes(labels: list[str]) -> str:
 
 
 def attention_map(labels: list[str], weights: NDArray[np.float64], name: str) -> str:
-    """The attention weights of one head, (tokens, tokens), between the labels of `attention_axes`."""
+    """The attention weights of one head, (tokens, tokens), with the labels of `attention_axes`."""
     size, extent = len(labels), _extent(labels)
     box = f"{size - extent:g} {size - extent:g} {extent:g} {extent:g}"
     return (
@@ -60,13 +60,13 @@ def attention_map(labels: list[str], weights: NDArray[np.float64], name: str) ->
 
 
 def attention_map_width(labels: list[str]) -> float:
-    """The width of a map in rem, of which a row of the page has 59: four maps of a short text, two of a long one."""
+    """The width of a map in rem; a row of the page has 59: four maps of a short text, two of a long one."""
     extent = _extent(labels)
     return min(28.0, max(0.75 * extent, min(1.4 * extent, 13.5)))
 
 
 def token_plane(labels: list[str], points: NDArray[np.float64]) -> str:
-    """Tokens at `points`, (tokens, 2), upwards and to the right: the first of them as `labels`, the others as dots."""
+    """Tokens at `points`, (tokens, 2), x to the right and y up: the first ones as `labels`, the others as dots."""
     width, height = np.ptp(points, axis=0)
     scale = 100 / max(width, 1e-12)
     height *= scale
@@ -83,18 +83,18 @@ def token_plane(labels: list[str], points: NDArray[np.float64]) -> str:
 
 
 def _extent(labels: list[str]) -> float:
-    """The width, and the height, of a map with its labels, where each position takes 1."""
+    """The width and height of a map with its labels, in positions."""
     return len(labels) + 0.5 + 0.55 * max(map(len, labels))
 
 
 def _opacity(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How opaque weights are: their square roots, so that small ones are still seen."""
+    """The opacity of weights: their square roots, so that small ones remain visible."""
     return np.sqrt(weights)
 
 
 def _png(weights: NDArray[np.float64]) -> str:
-    """A picture with a pixel for each weight, as an address: the accent colour, more or less opaque."""
-    from matplotlib.image import imsave  # an extra
+    """A data URL of a picture with a pixel for each weight: the accent colour, more or less opaque."""
+    from matplotlib.image import imsave  # an optional dependency
 
     pixels = np.empty((*weights.shape, 4), np.uint8)
     pixels[..., :3] = list(bytes.fromhex(ACCENT[1:]))

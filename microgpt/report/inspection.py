@@ -1,4 +1,4 @@
-"""What happens inside a model: its forward pass in NumPy, with what the engines do not keep."""
+"""Inspection of a model: its forward pass in NumPy, with the attention weights that engines do not return."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ MATRICES = ("attn_wq", "attn_wk", "attn_wv", "attn_wo", "mlp_fc1", "mlp_fc2")  #
 
 @dataclass(frozen=True)
 class Activations:
-    """What `forward` finds.
+    """The result of `forward`.
 
     Attributes:
-        attention: float64 (n_layer, n_head, tokens, tokens): how much each position, a row, looks at each, a column.
-            Rows sum to 1, and are 0 behind the diagonal.
-        logits: float64 (tokens, vocab_size): what `GPT.logits` gives, but for the last bits.
+        attention: float64 (n_layer, n_head, tokens, tokens): the weights with which each position, a row, attends to
+            each position, a column. Rows sum to 1, and are 0 above the diagonal.
+        logits: float64 (tokens, vocab_size): as from `GPT.logits`, up to rounding.
     """
 
     attention: NDArray[np.float64]
@@ -34,7 +34,7 @@ class Activations:
 
 
 def forward(model: GPT, tokens: Sequence[int]) -> Activations:
-    """The activations of `model` over 1 to block_size tokens, in float64 whatever its dtype.
+    """The activations of `model` on 1 to block_size tokens, in float64 whatever its dtype.
 
     Source: `gpt` in microgpt/reference.py, all positions at once.
     """
@@ -65,16 +65,16 @@ def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def principal_components(rows: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The plane in which `rows`, a matrix of at least one row and column, vary most.
+    """Project `rows`, a matrix of at least one row and column, onto the plane in which they vary most.
 
-    Returns the coordinates of the rows in it, (rows, 2), and the share of all variance that lies along its two axes,
-    (2,). The largest part of each axis points upwards, so that the same rows give the same picture.
+    Returns the coordinates of the rows in it, (rows, 2), and the fraction of the variance along each of its two axes,
+    (2,). The largest component of each axis is positive, so that the same rows give the same picture.
 
     Source: principal component analysis (Pearson, 1901).
     """
     centred = np.asarray(rows, np.float64)
     centred = centred - centred.mean(axis=0)
-    _, lengths, axes = np.linalg.svd(np.linalg.qr(centred, mode="r"))  # R has the axes of its matrix, and fewer rows
+    _, lengths, axes = np.linalg.svd(np.linalg.qr(centred, mode="r"))  # R has the same axes and fewer rows
     axes = axes[:2] * np.sign([axis[np.abs(axis).argmax()] for axis in axes[:2]])[:, None]
     missing = 2 - len(axes)  # rows of a single number
     lengths = np.pad(lengths, (0, 2))

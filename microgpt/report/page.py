@@ -1,4 +1,4 @@
-"""One page about a model: its training, what it writes, and what happens inside. Needs nothing but the page."""
+"""A self-contained page about a model: its training, its samples, and what happens inside."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ from microgpt.utils.optional import require
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# A page has to stay readable, and below a few megabytes, whatever the model.
-POSITIONS = 64  # of the text, that are looked at
+# Limits that keep a page readable, and below a few megabytes, for any model.
+POSITIONS = 64  # of the text
 CANDIDATES = 5  # for the next token
 MAPS = 144  # of attention
-LABELS = 300  # of tokens in the plane
-POINTS = 5000  # in it, labelled or not
+LABELS = 300  # tokens labelled in the plane
+POINTS = 5000  # tokens in the plane
 LISTED_TOKENS = 100  # of the vocabulary
 
 
 def write_report(
     model: GPT, path: str | os.PathLike[str], *, text: str | None = None, samples: int = SAMPLES, seed: Any = SEED
 ) -> None:
-    """Write the page that `report_page` gives to `path`, whole or not at all.
+    """Write the page of `report_page` to `path`, as a whole or not at all.
 
-    `path` ends in .html or .htm. `ValueError` names one that does not, or cannot be written.
+    `path` ends in .html or .htm. `ValueError` names a path that does not, or cannot be written.
     """
     check_report_path(path)
     write_atomically(path, report_page(model, text=text, samples=samples, seed=seed).encode())
 
 
 def check_report_path(path: str | os.PathLike[str]) -> None:
-    """Refuse what `write_report` would refuse for its name or place, before the work that is to be saved."""
+    """Raise the errors that `write_report` would raise about its path, before the work is done."""
     ending("a report", path, ("html", "htm"))
     check_writable(path)
 
@@ -55,12 +55,13 @@ def report_page(model: GPT, *, text: str | None = None, samples: int = SAMPLES, 
     """An HTML page about `model` that needs no other file, no network and no script.
 
     Args:
-        text: what the model is watched reading, up to its context or 64 tokens; by default the first sample with any.
-        samples: how many documents to draw, at temperature 0.5; of a model of continuous text, 500 tokens are drawn.
-        seed: of the samples: the same model and seed give the same page.
+        text: the text whose predictions and attention are shown, up to the context or 64 tokens; by default the first
+            sample that is not empty.
+        samples: number of documents to draw at temperature 0.5; from a model of continuous text, 500 tokens are drawn.
+        seed: random seed of the samples: the same model and seed give the same page.
 
-    `ValueError` names a character of `text` that the model does not know; `ImportError` says what to install where
-    matplotlib is absent.
+    `ValueError` names a character of `text` that the model does not know; `ImportError` says what to install if
+    matplotlib is missing.
     """
     require("matplotlib", "plot")
     model.check_finite("report")
@@ -89,7 +90,7 @@ def report_page(model: GPT, *, text: str | None = None, samples: int = SAMPLES, 
 
 
 def _text_tokens(model: GPT, text: str | None, documents: list[list[int]]) -> list[int]:
-    """The tokens of `text`, or else of the first document that has any, BOS before them where the model reads it."""
+    """The tokens of `text`, or of the first document that has any, after BOS if the model reads it."""
     if text is None:
         tokens = next(filter(None, documents), [])
     elif model.tokenizer is None:
@@ -120,9 +121,9 @@ def _facts(model: GPT) -> str:
 
 def _losses(model: GPT) -> str:
     if model.history is None:
-        return "<p>The model does not know how it was trained.</p>\n"
+        return "<p>The model has no record of its training.</p>\n"
     return (
-        "<p>How surprised the model was by each step’s documents before it learnt from them. Guessing blindly "
+        "<p>The loss of each step’s documents, before the model learnt from them. Guessing blindly "
         f"among {_counted(model.config.vocab_size, 'token')} costs {math.log(model.config.vocab_size):.2f} nats.</p>\n"
         f'<figure class="losses" role="img" aria-label="Loss in nats over the steps of training">\n'
         f"{losses_svg(model.history)}</figure>\n"
@@ -166,8 +167,8 @@ def _probabilities(model: GPT, tokens: list[int], labels: list[str], probabiliti
     losses = [-math.log(max(probabilities[i, token], 1e-300)) for i, token in enumerate(following)]
     mean = f" Its mean loss here is <strong>{sum(losses) / len(losses):.2f} nats</strong>." if losses else ""
     return (
-        "<p>After each token of the text, from the first row down, what the model expects next, likeliest first. What "
-        f"really came next is outlined.{mean}</p>\n"
+        "<p>For each token of the text, from top to bottom, the tokens that the model expects next, likeliest first. "
+        f"The token that came next is outlined.{mean}</p>\n"
         f'{_cut(model, tokens, labels)}<figure class="scroll">\n<table class="probabilities">\n<thead><tr>'
         f'<th scope="col">after</th><th scope="colgroup" colspan="{likeliest.shape[1]}">likeliest next</th>'
         f'<th scope="col">came next</th></tr></thead>\n<tbody>\n{"".join(rows)}</tbody>\n</table>\n</figure>\n'
@@ -193,7 +194,7 @@ def _attention(labels: list[str], attention: NDArray[np.float64]) -> str:
     n_layer, n_head = attention.shape[:2]
     heads = min(n_head, MAPS)
     layers = min(n_layer, MAPS // heads)
-    shown = f" Shown are {heads} of {n_head} heads in {layers} of {n_layer} layers."
+    shown = f" {heads} of {n_head} heads in {layers} of {n_layer} layers are shown."
     maps = "".join(
         f'<h3>Layer {layer}</h3>\n<div class="heads">\n'
         + "".join(
@@ -205,8 +206,8 @@ def _attention(labels: list[str], attention: NDArray[np.float64]) -> str:
         for layer in range(layers)
     )
     return (
-        "<p>Each row is a position of the text, and shows how much each head looks back from it at the positions in "
-        f"the columns: the weights of a row add up to 1.{shown if heads * layers < n_head * n_layer else ''}</p>\n"
+        "<p>Each row is a position of the text, and shows how much the head attends from it to the positions in the "
+        f"columns: the weights of a row add up to 1.{shown if heads * layers < n_head * n_layer else ''}</p>\n"
         f"{attention_legend()}{attention_axes(labels)}{maps}"
     )
 
@@ -216,8 +217,9 @@ def _embedding(model: GPT) -> str:
     labels = token_labels(model, range(min(LABELS, len(points))))
     unlabelled = f" The first {len(labels)} tokens are labelled." if len(points) > LABELS else ""
     return (
-        "<p>Every token is a point in a space of as many dimensions as the model is wide. This is its shadow on the "
-        f"plane in which the points differ most (principal components): {100 * shares[0]:.0f}% of the variance lies "
-        f"along the horizontal axis, {100 * shares[1]:.0f}% along the vertical.{unlabelled}</p>\n"
+        "<p>The embedding of a token is a point in a space with as many dimensions as the model is wide. Here the "
+        "points are projected onto the plane in which they differ most (principal components): "
+        f"{100 * shares[0]:.0f}% of the variance lies along the horizontal axis, "
+        f"{100 * shares[1]:.0f}% along the vertical.{unlabelled}</p>\n"
         f'<figure class="embedding">{token_plane(labels, points)}</figure>\n'
     )
