@@ -3,9 +3,9 @@
     python benchmarks/frameworks.py                 # two threads; PyTorch where it is installed
     python benchmarks/frameworks.py --threads 1 --cases small
 
-Each framework trains in processes of its own, which take turns; times are medians over all of them, memory is the peak
-of a process. PyTorch runs eagerly and compiled, with fused Adam and its own attention; NumPy does what one would write
-by hand. The first losses are compared: they are all from the same parameters.
+Each framework trains in processes of its own, which are interleaved; times are medians over the processes, memory is
+the peak of a process. PyTorch runs eagerly and compiled, with fused Adam and its own attention; NumPy runs a
+hand-written forward and backward pass. The first losses are printed for comparison: all start from the same parameters.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CASES = {  # sizes, batch size, steps of a measurement
     "shakespeare": ({"n_layer": 4, "n_embd": 128, "n_head": 4, "block_size": 64}, 12, 10),
     "large": ({"n_layer": 6, "n_embd": 384, "n_head": 6, "block_size": 256}, 8, 1),
 }
-Steps = Callable[[int], float]  # makes so many steps; returns the last loss
+Steps = Callable[[int], float]  # runs this many steps and returns the last loss
 
 
 def tokens_of(case: str) -> np.ndarray:
@@ -43,7 +43,7 @@ def tokens_of(case: str) -> np.ndarray:
 
 
 def new_model(case: str, threads: int = 1) -> microgpt.GPT:
-    """Where all frameworks start, with parameters small enough for every depth."""
+    """The initial model of all frameworks, with parameters small enough for every depth."""
     model = microgpt.GPT(
         microgpt.GPTConfig(vocab_size=VOCAB_SIZE, **CASES[case][0]), seed=1, dtype="float32", threads=threads
     )
@@ -202,7 +202,7 @@ def numpy_steps(case: str, threads: int) -> Steps:
 
 
 def repeated(step: Callable[[], float]) -> Steps:
-    """`step`, as often as wanted."""
+    """Steps that call `step`."""
     return lambda n: [step() for _ in range(n)][-1]
 
 
@@ -215,7 +215,7 @@ FRAMEWORKS: dict[str, Callable[[str, int], Steps]] = {
 
 
 def measure(framework: str, case: str, threads: int, seconds: float = 3.0) -> dict[str, Any]:
-    """In this process: the first three losses, seconds a step, several times, and the peak of memory in MB."""
+    """Measure in this process: the first three losses, several timings in seconds per step, peak memory in MB."""
     import resource
 
     steps, count = FRAMEWORKS[framework](case, threads), CASES[case][2]
@@ -229,7 +229,7 @@ def measure(framework: str, case: str, threads: int, seconds: float = 3.0) -> di
 
 
 def measure_in_a_process(framework: str, case: str, threads: int) -> dict[str, Any]:
-    """The same in a process of its own."""
+    """`measure` in a process of its own."""
     command = [sys.executable, __file__, "--measure", framework, "--cases", case, "--threads", str(threads)]
     limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
     done = subprocess.run(command, env=os.environ | limits, capture_output=True, check=False)
@@ -241,7 +241,7 @@ def measure_in_a_process(framework: str, case: str, threads: int) -> dict[str, A
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), metavar="CASE", help=", ".join(CASES))
-    parser.add_argument("--threads", type=int, default=2, help="of every framework (default: 2)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of each framework (default: 2)")
     parser.add_argument("--repeats", type=int, default=5, help="processes of each framework (default: 5)")
     parser.add_argument("--measure", choices=FRAMEWORKS, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -249,7 +249,7 @@ def main() -> None:
         print(json.dumps(measure(options.measure, options.cases[0], options.threads)))
         return
     frameworks = [name for name in FRAMEWORKS if "PyTorch" not in name or find_spec("torch")]
-    print(f"threads {options.threads}, medians of {options.repeats} processes each, in turns")
+    print(f"threads {options.threads}, medians of {options.repeats} processes each, interleaved")
     print(f"{'case':12} {'framework':18} {'ms/step':>10} {'microgpt/it':>12} {'memory MB':>10}   first losses")
     for case in options.cases:
         turns = [

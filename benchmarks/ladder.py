@@ -1,14 +1,14 @@
-"""The ladder: the original, piece by piece replaced by imports from microgpt, against itself under the same Python.
+"""The ladder: the original against versions of it in which imports from microgpt replace more and more of its code.
 
-    python benchmarks/ladder.py microgpt.py            # a few steps of each rung, in turns; prints the table
+    python benchmarks/ladder.py microgpt.py            # a few steps of each rung, interleaved; prints the table
     python benchmarks/ladder.py microgpt.py --full     # and all steps of rungs 1 and 2 against the golden output
 
-microgpt.py is the original, which is not part of this repository (see tools/make_golden.py), nor are the scripts that
-the rungs make of it.
+microgpt.py is the original, which is not part of this repository (see tools/make_golden.py), nor are the scripts made
+from it.
 
-Times are medians over the repeats, in which the rungs take turns. They are per token, because a faster rung trains on
-more names, to be measured for about as long. With the same names, it must print, byte for byte, what the original
-prints.
+Times are medians over the repeats, in which the rungs are interleaved. They are per token, because a faster rung trains
+on more names, so that all run for about as long. On the same names, every rung must print, byte for byte, what the
+original prints.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STEPS = {0: 25, 1: 250, 2: 1000, 3: 2000}
 WARM_UP_STEPS = 5
 
-# Put at the head of each step: writes down when it began, how many tokens it has, and the peak of the memory so far.
+# Inserted at the head of each step: prints the time, the number of tokens, and the peak memory so far.
 PROBE = """
     import resource, sys, time
     print(time.perf_counter(), len(docs[step % len(docs)]) + 1, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
@@ -75,7 +75,7 @@ NAMES = {
 
 
 class Runner:
-    """Runs scripts in a folder of their own, where they find their data."""
+    """Runs scripts in a folder that holds their data."""
 
     def __init__(self, folder: str, data: Path) -> None:
         self.folder = folder
@@ -83,7 +83,7 @@ class Runner:
         self.environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
     def run(self, script: str) -> tuple[bytes, list[list[float]]]:
-        """What it prints to stdout, and the lines of numbers on stderr."""
+        """Run a script; return its stdout, and the lines of numbers on its stderr."""
         done = subprocess.run(
             [sys.executable, "-c", script], cwd=self.folder, env=self.environment, capture_output=True, check=False
         )
@@ -93,14 +93,14 @@ class Runner:
 
 
 def probed(script: str, steps: int | None = None) -> str:
-    """`script` with a probe in each of its steps, and only so many of them."""
+    """`script` with a probe in each step, and with this many steps."""
     head = "for step in range(num_steps):\n"
     assert script.count(head) == 1
     return script.replace(head, (head if steps is None else f"for step in range({steps}):\n") + PROBE)
 
 
 def engine_time_per_token(data: Path, dtype: str) -> float:
-    """Of the difference between two runs through the engine, in which preparing cancels out."""
+    """Seconds per token: the difference between two runs, so that preparation cancels out."""
     times, tokens = [], 0
     for steps in (STEPS[3], 2 * STEPS[3]):
         run = prepare(data, steps=steps, dtype=dtype)
@@ -112,7 +112,7 @@ def engine_time_per_token(data: Path, dtype: str) -> float:
 
 
 def check(original: str, runner: Runner) -> None:
-    """Run as few steps of each script as of the original, and compare what they print."""
+    """Run a few steps of every script, and compare their output with the original's."""
     printed = {rung: runner.run(probed(make(original), STEPS[0]))[0] for rung, make in SCRIPTS.items()}
     for rung, output in printed.items():
         if output != printed[0]:
@@ -121,7 +121,7 @@ def check(original: str, runner: Runner) -> None:
 
 
 def climb(original: str, data: Path, runner: Runner, repeats: int) -> None:
-    """Run all rungs in turns, and print the table."""
+    """Time all rungs, interleaved, and print the table."""
     times: dict[int, list[float]] = {rung: [] for rung in NAMES}
     for _ in tqdm(range(repeats), desc="climbing", file=sys.stderr, leave=False):
         for rung, make in SCRIPTS.items():
@@ -138,7 +138,7 @@ def climb(original: str, data: Path, runner: Runner, repeats: int) -> None:
 
 
 def check_in_full(original: str, golden: Path, runner: Runner) -> None:
-    """Run all steps of rungs 1 and 2, and compare the hash of what they print with that of what the original prints."""
+    """Run all steps of rungs 1 and 2, and compare the hash of their output with the original's."""
     expected = json.loads(golden.read_text())["stdout_sha256"]
     for rung in (1, 2):
         printed, lines = runner.run(probed(SCRIPTS[rung](original)))
@@ -155,8 +155,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("original", type=Path, help="the original script")
     parser.add_argument("--data", type=Path, default=ROOT / "microgpt" / "data" / "names.txt", help="its input.txt")
-    parser.add_argument("--golden", type=Path, default=ROOT / "tests" / "golden" / "default.json", help="its output")
-    parser.add_argument("--repeats", type=int, default=7, help="of everything (default: 7)")
+    parser.add_argument(
+        "--golden",
+        type=Path,
+        default=ROOT / "tests" / "golden" / "default.json",
+        help="golden file of its output",
+    )
+    parser.add_argument("--repeats", type=int, default=7, help="timings of every rung (default: 7)")
     parser.add_argument("--full", action="store_true", help="also run all steps of rungs 1 and 2")
     options = parser.parse_args()
     for path in (options.original, options.data, *([options.golden] if options.full else [])):
@@ -165,7 +170,7 @@ def main() -> None:
     original = options.original.read_text()
     with tempfile.TemporaryDirectory() as folder:
         runner = Runner(folder, options.data)
-        if options.full:  # first: Linux counts the memory of the parent, which is to grow, into the peak of a child
+        if options.full:  # first, because Linux counts the memory of the parent, which will grow, in a child's peak
             check_in_full(original, options.golden, runner)
         check(original, runner)
         climb(original, options.data, runner, options.repeats)

@@ -1,10 +1,10 @@
-"""micrograd's demo: a multi-layer perceptron learns to tell two half-moons apart.
+"""micrograd's demo: a multi-layer perceptron learns to separate two half-moons.
 
     python benchmarks/moons.py
 
-The network is 2-16-16-1, the data 100 points, the loss the mean hinge loss plus L2 regularisation. The reference
-`Value` and the package's see the same numbers and must give the same losses, digit by digit; times are medians over
-the steps.
+The network is 2-16-16-1, the data are 100 points, the loss is the mean hinge loss plus L2 regularisation. The reference
+`Value` and the compiled one start from the same numbers and must give the same losses, bit for bit. Times are medians
+over the steps.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def train(scalars: ModuleType, steps: int) -> Iterator[tuple[float, float, float
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--steps", type=int, default=20, help="of gradient descent (default: 20)")
+    parser.add_argument("--steps", type=int, default=20, help="steps of gradient descent (default: 20)")
     steps = parser.parse_args().steps
     losses, times = [], []
     for scalars in (reference, microgpt):
@@ -87,10 +87,10 @@ def main() -> None:
         losses.append([loss for loss, _, _ in rows])
         times.append(statistics.median(seconds for _, _, seconds in rows))
     if losses[0] != losses[1]:
-        sys.exit("the twins give different losses")
-    print(f"step {steps}: loss {rows[-1][0]:.6f}, accuracy {rows[-1][1]:.0%}, the same with both twins")
-    print(f"reference {times[0] * 1e3:8.2f} ms a step")
-    print(f"compiled  {times[1] * 1e3:8.2f} ms a step: {times[0] / times[1]:.1f} times as fast")
+        sys.exit("the reference and the compiled Value give different losses")
+    print(f"step {steps}: loss {rows[-1][0]:.6f}, accuracy {rows[-1][1]:.0%}, the same with both")
+    print(f"reference {times[0] * 1e3:8.2f} ms/step")
+    print(f"compiled  {times[1] * 1e3:8.2f} ms/step: {times[0] / times[1]:.1f} times as fast")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Time per token as the model grows: does cost grow as the work does?
+"""Time per token as the model grows: is it proportional to the work?
 
     python benchmarks/scaling.py [FILE] [--repeats N]
 
-Prints, for widths from 16 to 128 and for 1 to 4 layers, the time per token and parameter against that of the smallest
-model, in float64. 1.00 is exactly proportional; below it, larger models are the more efficient ones.
+Prints, for widths from 16 to 128 and for 1 to 4 layers, the time per token and parameter relative to the smallest
+model, in float64. 1.00 is exactly proportional; below 1, larger models are more efficient.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def seconds_per_token(file: str | None, **sizes: int) -> tuple[float, int]:
     watch = Stopwatch(Case("", STEPS, sizes=sizes, dtype="float64"), file)
     config = watch.run.model.config
     tokens = np.minimum(watch.packed.lengths - 1, config.block_size).mean()
-    watch.seconds()  # warm up: memory is there, weights are in the cache
+    watch.seconds()  # warm up: allocate memory, load the weights into the cache
     return watch.seconds() / tokens, config.num_params
 
 

@@ -1,8 +1,8 @@
-"""What a command costs besides training: the import, the whole process, its memory.
+"""The cost of a command besides training: the import, the whole process, its memory.
 
     python benchmarks/startup.py [FILE] [--repeats N]
 
-prints the medians.
+Prints medians.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """DNA: a hidden motif in random sequences, and a model that finds it.
 
-Sequences come from a small Markov chain in which each base prefers some followers; into each, the motif TATAAT is put
-at a random place. The model is told nothing of either.
+Sequences come from a small Markov chain in which each base prefers some followers; the motif TATAAT is inserted into
+each at a random place. The model knows nothing about either.
 """
 
 import random
@@ -27,7 +27,7 @@ def with_motif(draw: random.Random) -> str:
 
 
 def share(sequences: list[str]) -> str:
-    """In how many of these the motif is."""
+    """The fraction of sequences that contain the motif."""
     return f"{sum(MOTIF in sequence for sequence in sequences) / len(sequences):.0%}"
 
 
@@ -37,10 +37,10 @@ model = microgpt.train(
     sequences, steps=1500, batch_size=16, n_embd=32, block_size=LENGTH + 1, learning_rate=0.01, dtype="float32"
 ).model
 
-print(f"the motif {MOTIF} is in {share(background)} of what the chain alone gives,")
-print(f"in {share(sequences)} of what the model was trained on,")
-print(f"and in {share(model.generate(2000, seed=1))} of what the model writes")
-print("\nhow sure the model is of each base, reading the motif after CGC:")
+print(f"the motif {MOTIF} is in {share(background)} of the sequences from the chain alone,")
+print(f"in {share(sequences)} of the training sequences,")
+print(f"and in {share(model.generate(2000, seed=1))} of the sequences from the model")
+print("\nprobability of each base of the motif after CGC:")
 for i, base in enumerate(MOTIF):
     probability = model.next_token_probabilities("CGC" + MOTIF[:i])[base]
     print(f"  CGC{MOTIF[:i]:6} {base} {probability:4.0%} {'#' * round(40 * probability)}")

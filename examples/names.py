@@ -1,4 +1,4 @@
-"""Names: train on a file of names, by default those of the package, and print new ones: names.py [FILE]"""
+"""Names: train on a file of names, by default the one in the package, and print new ones: names.py [FILE]"""
 
 import sys
 
@@ -14,10 +14,10 @@ for step, loss in result.validation_losses[:: len(result.validation_losses) // 5
 
 names = result.model.generate(1000, temperature=0.8, seed=1)
 new = [name for name in dict.fromkeys(names) if name not in known]
-print(f"of {len(names)} names drawn, {sum(name in known for name in names)} are in the file")
+print(f"of {len(names)} names sampled, {sum(name in known for name in names)} are in the file")
 print("new:", ", ".join(new[:12]))
 
-print("\nwhat follows:")
+print("\nlikeliest next letters:")
 for prompt in ("", "mar", "marq"):
     likeliest = list(result.model.next_token_probabilities(prompt).items())[:4]
     shown = ", ".join(f"{token} {probability:.0%}" for token, probability in likeliest)

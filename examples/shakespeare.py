@@ -1,6 +1,6 @@
-"""Continuous text: train on a file, by default two sonnets, and let the model write on: shakespeare.py [FILE]
+"""Continuous text: train on a file, by default two sonnets, and generate more: shakespeare.py [FILE]
 
-With all of Shakespeare in FILE, more steps and a larger model, it is nanoGPT's example for a laptop.
+With all of Shakespeare in FILE, more steps and a larger model, this is nanoGPT's example for a laptop.
 """
 
 import sys

@@ -52,7 +52,7 @@ def test_a_text_is_learnt(tmp_path: Path) -> None:
 
 
 def test_the_motif_is_found() -> None:
-    shares = r"(\d+)% of what the chain.* (\d+)% of what the model was.* (\d+)% of what the model writes"
+    shares = r"(\d+)% of the sequences from the chain.* (\d+)% of the training.* (\d+)% of the sequences from the model"
     alone, trained_on, written = numbers(shares, output("dna.py"))
     assert alone < 5
     assert trained_on == 100
