@@ -68,7 +68,7 @@ def test_alone_it_prints_a_guide_and_every_command_has_help_with_examples() -> N
         assert re.search(rf"\nexamples?:\n  microgpt {command}", shown)
         assert not re.search(r"\(default:\s+(None|False)?\)", shown)
     shown = " ".join(run("train", "--help").stdout.split())
-    assert "in which it rises first (default: 0)" in shown
+    assert "steps in which the learning rate first rises (default: 0)" in shown
     assert "0.1 is a good one (default: 0.0)" in shown
 
 

@@ -46,7 +46,7 @@ def stored(tokenizer: CharTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     def load(path: str, *, backend: str | None = None, threads: int | None = None) -> GPT:
         return new_model(None if path == "dumb" else tokenizer, backend, threads)
 
-    monkeypatch.setitem(sys.modules, "microgpt.model", SimpleNamespace(load=load))
+    monkeypatch.setattr("microgpt.commands._options.load", load)
 
 
 def output(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -99,7 +99,7 @@ def test_samples_are_shown_on_a_terminal_and_left_as_they_are_elsewhere(
     hostile = "\x1b\x07\x9b\x7f\u202e\t\u3000日\ufe0f\u200d"
     hostile += bos or "\r"
     model = GPT(GPTConfig(vocab_size=11 + (bos is None), n_embd=6, n_head=2), tokenizer=CharTokenizer(hostile, bos))
-    monkeypatch.setitem(sys.modules, "microgpt.model", SimpleNamespace(load=lambda path, **_: model))
+    monkeypatch.setattr("microgpt.commands._options.load", lambda path, **_: model)
     arguments = ("sample", "model", "--temperature=9", "--seed=1", "--prompt=\x1b日", "--max-tokens=300")
     piped, as_json = output(capsys, *arguments), output(capsys, *arguments, "--json")
     assert set(hostile) <= set(piped)

@@ -6,7 +6,7 @@ import argparse
 
 from microgpt.data.tokenizer import Tokenizer
 from microgpt.engine.backend import BACKENDS
-from microgpt.model import GPT
+from microgpt.model import GPT, load
 from microgpt.utils.arguments import shown_path
 
 
@@ -30,8 +30,6 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load_model(parsed: argparse.Namespace) -> tuple[GPT, Tokenizer]:
     """Load the model that these arguments name, and its tokenizer. `ValueError` if it has none."""
-    from microgpt.model import load  # imported here so that commands without a model start faster
-
     model = load(parsed.model, backend=parsed.backend, threads=parsed.threads)
     if model.tokenizer is None:
         raise ValueError(f"{shown_path(parsed.model)} has no tokenizer: it was saved from a model without one")

@@ -10,7 +10,10 @@ from __future__ import annotations
 import argparse
 import os
 
+from microgpt.checkpoint import FORMAT, VERSION, read
+from microgpt.display.summary import describe_model, describe_training
 from microgpt.engine.backend import backend_info
+from microgpt.model import from_checkpoint
 from microgpt.utils.text import visible
 
 
@@ -39,10 +42,6 @@ def backend_facts() -> dict[str, str]:
 
 def file_facts(path: str) -> dict[str, str]:
     """The contents of a checkpoint: the file, the model and its training."""
-    from microgpt.checkpoint import FORMAT, VERSION, read
-    from microgpt.display.summary import describe_model, describe_training
-    from microgpt.model import from_checkpoint
-
     checkpoint = read(path)
     facts = {"file": f"{path}: {os.path.getsize(path):,} bytes, safetensors, format {FORMAT!r} version {VERSION}"}
     model = from_checkpoint(checkpoint)

@@ -146,7 +146,7 @@ class Run:
         self._saved_at = time.monotonic()
         self._validated_at = -math.inf  # in seconds of training
         self._most_seconds = math.inf if recipe.time is None else recipe.time
-        self._pace = PAUSE  # seconds a step
+        self._pace = PAUSE  # seconds per step
         self._begin, self._begin_seconds = 0, 0.0  # step and seconds at the beginning of this call of `train`
         self._lowest = math.nan  # lowest validation loss, among those that patience counts
         self._waited = 0  # number of validations since then
@@ -218,6 +218,7 @@ class Run:
         return TrainingResult(self.model)
 
     def _loop(self, signals: DeferredSignals, progress: OnProgress | None) -> None:
+        """Validate, save, and run blocks of steps, until the run is over or a signal ends it."""
         while True:
             if self._validation_is_due():
                 self._validate(signals, progress)
