@@ -1,6 +1,6 @@
 """microgpt against PyTorch and NumPy: the same model, the same batches, steps of Adam included.
 
-    python benchmarks/frameworks.py                 # two threads; PyTorch where it is installed
+    python benchmarks/frameworks.py                 # two threads; PyTorch if it is installed
     python benchmarks/frameworks.py --threads 1 --cases small
 
 Each framework trains in processes of its own, which are interleaved; times are medians over the processes, memory is

@@ -27,7 +27,7 @@ from microgpt.engine.backend import why_pure
 from microgpt.history import TrainingProgress, lowest_validation_loss
 from microgpt.sampling import SAMPLES, TEMPERATURE, Sampler
 from microgpt.training.recipe import defaults_of
-from microgpt.training.run import VALIDATIONS, Run
+from microgpt.training.run import VALIDATIONS, Run, TrainingResult
 from microgpt.training.train import prepare
 from microgpt.utils.arguments import integer, shown_path
 from microgpt.utils.files import check_different
@@ -131,7 +131,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def option(name: str) -> str:
-    """The command line's spelling of an argument."""
+    """The name of an argument as an option of the command line."""
     return "--" + name.replace("_", "-")
 
 
@@ -181,6 +181,21 @@ def plain_report(parsed: argparse.Namespace, run: Run) -> None:
 
 def human_report(parsed: argparse.Namespace, run: Run) -> None:
     """Train, and print the data, the model, the progress, the result and samples."""
+    print_setup(parsed, run)
+    begin, seconds = run.step, run.seconds
+    if begin:
+        print(f"resumed {shown_path(parsed.out)} after step {begin:,}")
+    with live_line(run) if sys.stderr.isatty() else printed_lines(run) as watch:
+        result = run.train(watch)
+    print_result(run, result, run.step - begin, run.seconds - seconds)
+    if parsed.out is not None:
+        print_files(run, parsed.out)
+    for text in run.model.generate(parsed.samples, parsed.temperature):
+        print(f"        {printed(text)}")
+
+
+def print_setup(parsed: argparse.Namespace, run: Run) -> None:
+    """Print the data, the model and how it is evaluated."""
     config, model = run.model.config, run.model
     kind = "documents" if parsed.format == "lines" else "characters"
     count = len(run.corpus) if parsed.format == "lines" else run.corpus.characters
@@ -197,12 +212,10 @@ def human_report(parsed: argparse.Namespace, run: Run) -> None:
         part = describe_held_out(run.validation_tokens, run.held_out_tokens)
         often = f"every {run.eval_every:,} steps" if run.eval_every is not None else f"{VALIDATIONS} times"
         print(f"eval    {often}, on {part}")
-    first, seconds = run.step, run.seconds
-    if first:
-        print(f"resumed {shown_path(parsed.out)} after step {first:,}")
-    with live_line(run) if sys.stderr.isatty() else printed_lines(run) as watch:
-        result = run.train(watch)
-    steps, seconds = run.step - first, run.seconds - seconds
+
+
+def print_result(run: Run, result: TrainingResult, steps: int, seconds: float) -> None:
+    """Print the speed of these steps, and the losses."""
     if steps:
         last = result.losses[-100:]
         print(
@@ -213,11 +226,13 @@ def human_report(parsed: argparse.Namespace, run: Run) -> None:
     if result.validation_losses:
         step, loss = lowest_validation_loss(result.validation_losses)
         print(f"lowest validation loss {loss:.4f}, after step {step:,}")
-    if parsed.out is not None and not run.has_saved:
-        print(f"nothing to do: the run in {shown_path(parsed.out)} is complete, and the file is unchanged")
-    elif parsed.out is not None:
-        best = run.recorder.best
-        and_best = f" and {shown_path(best)}" if best is not None and os.path.exists(best) else ""
-        print(f"saved   {shown_path(parsed.out)}{and_best}")
-    for text in model.generate(parsed.samples, parsed.temperature):
-        print(f"        {printed(text)}")
+
+
+def print_files(run: Run, out: Path) -> None:
+    """Print the checkpoint and the best model that were written."""
+    if not run.has_saved:
+        print(f"nothing to do: the run in {shown_path(out)} is complete, and the file is unchanged")
+        return
+    best = run.recorder.best
+    and_best = f" and {shown_path(best)}" if best is not None and os.path.exists(best) else ""
+    print(f"saved   {shown_path(out)}{and_best}")
