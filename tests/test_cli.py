@@ -69,7 +69,7 @@ def test_alone_it_prints_a_guide_and_every_command_has_help_with_examples() -> N
         assert not re.search(r"\(default:\s+(None|False)?\)", shown)
     shown = " ".join(run("train", "--help").stdout.split())
     assert "steps in which the learning rate first rises (default: 0)" in shown
-    assert "0.1 is a good one (default: 0.0)" in shown
+    assert "for validation, such as 0.1 (default: 0.0)" in shown
 
 
 def test_train_takes_every_option_of_a_run_with_its_default() -> None:

@@ -38,12 +38,11 @@ def prepare(
         if name not in Recipe.__dataclass_fields__:
             raise TypeError(f"train() got an unexpected option {name!r}")
     recipe = Recipe(**options)
-    for name, given in (("eval_every", eval_every), ("patience", patience), ("keep_best", keep_best or None)):
-        if given is not None and not recipe.val_fraction:
-            raise ValueError(f"{name} needs validation losses: val_fraction must be more than 0")
-    for name, given in (("resume", resume or None), ("checkpoint_every", checkpoint_every)):
-        if given is not None and out is None:
-            raise ValueError(f"{name} needs out, the file of the checkpoint")
+    if not recipe.val_fraction:
+        needed = "validation losses: val_fraction must be more than 0"
+        refuse(needed, eval_every=eval_every, patience=patience, keep_best=keep_best or None)
+    if out is None:
+        refuse("out, the file of the checkpoint", resume=resume or None, checkpoint_every=checkpoint_every)
     eval_every = None if eval_every is None else positive_integer("eval_every", eval_every)
     patience = None if patience is None else positive_integer("patience", patience)
     checkpoint_every = None if checkpoint_every is None else positive_integer("checkpoint_every", checkpoint_every)
@@ -53,6 +52,7 @@ def prepare(
     check_different(recorder.files, corpus.files)
     order = generator.permutation(len(corpus)) if recipe.format == "lines" else None
     config = recipe.config(corpus.tokenizer.vocab_size)
+    # The model copies the generator after the permutation, so that parameters are drawn next, as in microgpt.
     model = GPT(config, generator, recipe.dtype, backend, threads, corpus.tokenizer, recipe.format)
     batches: Batches
     if order is not None:
@@ -73,6 +73,13 @@ def prepare(
     if resume and out is not None and os.path.exists(out):
         run.resume(out)
     return run
+
+
+def refuse(needed: str, **options: object) -> None:
+    """`ValueError` if one of these options is given: it would do nothing without what it needs."""
+    for name, value in options.items():
+        if value is not None:
+            raise ValueError(f"{name} needs {needed}")
 
 
 class TrainOptions(RecipeOptions, total=False):
