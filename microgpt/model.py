@@ -136,8 +136,8 @@ class GPT:
     def reads_bos(self) -> bool:
         """Whether BOS is put before what the model reads and draws.
 
-        It is unless the model was trained on continuous text and its tokenizer has no token for a line feed: training
-        never showed it BOS.
+        True except for a model of continuous text whose tokenizer has no token for a line feed: training never showed
+        it BOS.
         """
         return self.format == "lines" or (self.tokenizer is not None and self.tokenizer.bos_is_text)
 

@@ -319,7 +319,7 @@ class Run:
     def _validation_is_due(self) -> bool:
         if not self._held_out:
             return False
-        if self.validation_losses and self.validation_losses[-1][0] == self.step:  # before it was resumed
+        if self.validation_losses and self.validation_losses[-1][0] == self.step:  # already done
             return False
         if self.is_over():
             return True
