@@ -1,4 +1,4 @@
-"""What the tests share: the two backends, behind one fixture, and what the original computed."""
+"""Fixtures of all tests: the two backends, and the original's numbers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from microgpt.engine.packing import PackedSequences
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# A folder with further golden files in golden/, of data in data/, which is not part of this repository.
+# A folder outside this repository, with further golden files in golden/ and their data in data/.
 SHARED = Path(os.environ["MICROGPT_SHARED"]).resolve() if "MICROGPT_SHARED" in os.environ else None
 COMPILED_IS_THERE = backends.compiled_engine() is not None
 
@@ -33,21 +33,21 @@ compiled = pytest.param("compiled", marks=needs_compiled)
 
 @pytest.fixture(params=["reference", compiled])
 def backend(request: pytest.FixtureRequest) -> str:
-    """Each backend in turn: a test that takes it runs on both, without knowing which."""
+    """Each backend in turn: a test that takes it runs on both without knowing which."""
     return request.param
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Where extensions are required, their absence is an error, not a skip; Ctrl-C works; commands print plain errors.
+    """Make Ctrl-C work and output plain; if extensions are required, fail without them instead of skipping.
 
-    A shell starts what runs in the background with SIGINT ignored, and so its children. A free-threaded Python that
-    turns its GIL on, as it does for the compiled half, says so in every process that has not asked for it.
+    A shell starts background processes, and so their children, with SIGINT ignored. A free-threaded Python turns its
+    GIL on for the compiled modules, and prints so in every process that has not asked for it.
     """
     if os.environ.get("MICROGPT_REQUIRE_EXTENSIONS") == "1" and not COMPILED_IS_THERE:
         pytest.exit("MICROGPT_REQUIRE_EXTENSIONS=1, but there is no compiled engine", returncode=1)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault("PYTHON_GIL", "1")
-    os.environ["PYTHON_COLORS"] = "0"  # of tracebacks and help, whatever FORCE_COLOR asks for
+    os.environ["PYTHON_COLORS"] = "0"  # in tracebacks and help, despite FORCE_COLOR
 
 
 def sequences(packed: PackedSequences) -> list[list[int]]:
@@ -61,7 +61,7 @@ def digest(arrays: Iterable[NDArray[Any]]) -> str:
 
 
 class Golden:
-    """What the original computed for one configuration, to the last bit, in a file that tools/make_golden.py made.
+    """The original's numbers for one configuration, to the last bit, from a file that tools/make_golden.py made.
 
     Files with all of the first gradients and losses in hexadecimal are read, too.
     """

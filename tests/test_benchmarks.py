@@ -1,4 +1,4 @@
-"""What measures: `microgpt bench`, with small models; and the scripts in benchmarks/, which find what they import."""
+"""`microgpt bench`, with small models, and the scripts in benchmarks/, whose imports are checked."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_bench_prints_each_backend_beside_the_floor(capsys, monkeypatch, has_eng
         small = [replace(case, steps=1, sizes={}) for case in getattr(benchmark, cases)]
         monkeypatch.setattr(benchmark, cases, small)
     monkeypatch.setattr(benchmark, "SAMPLED", 10)
-    monkeypatch.setenv("MICROGPT_BACKEND", "reference")  # which decides nothing here
+    monkeypatch.setenv("MICROGPT_BACKEND", "reference")  # it has no effect here
     if not has_engine:
         monkeypatch.setattr(backends, "compiled_engine", lambda: None)
     assert main(["bench", "--repeats=1"]) == 0

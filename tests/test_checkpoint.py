@@ -1,4 +1,4 @@
-"""Checkpoints: what is saved comes back, a run goes on as if never interrupted, and bad files are refused in a line."""
+"""Checkpoints: models round-trip, runs resume bit for bit, and bad files are refused in one line."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ RUNS: list[dict[str, Any]] = [
 
 
 def end_after(run: Run, stop: int) -> Run:
-    """Let a run that writes a checkpoint after each step end with an error after this one."""
+    """Make a run that writes a checkpoint after each step fail after this step."""
     save_checkpoint = run.recorder.save_checkpoint
 
     def save_and_end(*arguments: Any) -> None:
@@ -184,11 +184,11 @@ def test_what_ends_a_run_does_not_cost_what_was_trained(
 
 def test_a_signal_ends_a_validation(tmp_path: Path, backend: str, monkeypatch) -> None:
     options = {"steps": 4, "val_fraction": 0.2, "eval_every": 2, "backend": backend, **SMALL}
-    expected, out, looks = train(NAMES, **options), tmp_path / "model.safetensors", []
+    expected, out, checks = train(NAMES, **options), tmp_path / "model.safetensors", []
 
     def interrupted(engine: Any, packed: Any, check: Callable[[], object]) -> float:
-        looks.append(None)
-        if len(looks) in (1, 3):
+        checks.append(None)
+        if len(checks) in (1, 3):
             signal.raise_signal(signal.SIGTERM)
         check()
         return mean_loss(engine, packed, check)
@@ -220,7 +220,7 @@ def test_a_model_whose_loss_is_not_finite_is_not_saved(tmp_path: Path, backend: 
 
 @pytest.fixture
 def on_ctrl_c() -> Iterator[Callable[[Any], None]]:
-    """Sets a handler for Ctrl-C; at the end it is what it was before."""
+    """Set a handler for Ctrl-C, and restore the previous one at the end."""
     before = signal.getsignal(signal.SIGINT)
     yield lambda handler: signal.signal(signal.SIGINT, handler)
     signal.signal(signal.SIGINT, before)
@@ -237,7 +237,7 @@ def test_a_signals_own_handler_decides_after_the_checkpoint(tmp_path: Path, back
     run = prepare(NAMES, **options, out=out, checkpoint_every=10)
     result = run.train(lambda progress: signal.raise_signal(signal.SIGINT) if progress.step in (4, 10, 40) else None)
     steps = [step for _, step in seen]
-    assert steps in ([10, 40], [4, 10, 40])  # how soon an engine reports within a stretch is its own affair
+    assert steps in ([10, 40], [4, 10, 40])  # how soon an engine reports within a block of steps may vary
     assert seen == [(signal.SIGINT, step) for step in steps]
     assert signal.getsignal(signal.SIGINT) is handler
     assert result.losses.tolist() == train(NAMES, **options).losses.tolist()
@@ -252,7 +252,7 @@ def test_a_signals_own_handler_decides_after_the_checkpoint(tmp_path: Path, back
 def test_signals_that_are_ignored_stay_so(
     tmp_path: Path, monkeypatch, backend: str, out: str | None, on_ctrl_c
 ) -> None:
-    """So that a run in the background of a shell outlives the Ctrl-C that ends another one."""
+    """A run in the background of a shell must outlive the Ctrl-C that ends another one."""
     monkeypatch.chdir(tmp_path)
     on_ctrl_c(signal.SIG_IGN)
     run = prepare(NAMES, steps=9, backend=backend, out=out, **SMALL)
@@ -302,13 +302,13 @@ def test_the_best_model_is_that_since_it_is_kept(tmp_path: Path) -> None:
     options = {"val_fraction": 0.2, "eval_every": 2, "learning_rate": 0.3, "schedule": "constant", **SMALL}
     before = train(NAMES, steps=20, out=out, **options)
     after = train(NAMES, steps=40, out=out, resume=True, keep_best=True, **options)
-    looks = after.validation_losses[len(before.validation_losses) :]
-    assert load(best).history.validation_losses[-1] == min(looks, key=lambda pair: pair[1])
+    validations = after.validation_losses[len(before.validation_losses) :]
+    assert load(best).history.validation_losses[-1] == min(validations, key=lambda pair: pair[1])
 
 
 @pytest.fixture
 def scripted_losses(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[int, float]], None]:
-    """Let validation losses be these, by the number of steps made."""
+    """Replace validation losses by these, given by the number of steps completed."""
     train, made = Run.train, []
     monkeypatch.setattr(Run, "train", lambda run, *arguments: (made.append(run), train(run, *arguments))[1])
 
@@ -329,27 +329,34 @@ def test_patience_ends_a_run_early(patience: int, scripted_losses: Any) -> None:
 def test_patience_does_not_count_where_a_shorter_run_ended(
     tmp_path: Path, losses: dict[int, float], scripted_losses: Any
 ) -> None:
-    """So that a run ends where it would have ended without the interruption."""
+    """An interruption must not change where a run ends."""
     scripted_losses({0: 3.0, 2: 2.0, **losses, 6: 1.5, 8: 1.6, 10: 1.7, 12: 1.8})
-    told = {"data": NAMES, "val_fraction": 0.2, "eval_every": 2, "patience": 2, "schedule": "constant", **SMALL}
-    whole = train(**told, steps=20)
+    options = {"data": NAMES, "val_fraction": 0.2, "eval_every": 2, "patience": 2, "schedule": "constant", **SMALL}
+    whole = train(**options, steps=20)
     out = tmp_path / "model.safetensors"
-    train(**told, steps=5, out=out)
-    resumed = train(**told, steps=20, out=out, resume=True)
+    train(**options, steps=5, out=out)
+    resumed = train(**options, steps=20, out=out, resume=True)
     assert resumed.losses.tolist() == whole.losses.tolist()
     assert [pair for pair in resumed.validation_losses if pair[0] != 5] == whole.validation_losses
     assert resumed.model.generate(3) == whole.model.generate(3)
 
 
 def test_a_resumed_run_ends_where_the_uninterrupted_one_does(tmp_path: Path) -> None:
-    told = {"val_fraction": 0.2, "eval_every": 4, "patience": 3, "learning_rate": 0.1, "schedule": "constant", **SMALL}
+    options = {
+        "val_fraction": 0.2,
+        "eval_every": 4,
+        "patience": 3,
+        "learning_rate": 0.1,
+        "schedule": "constant",
+        **SMALL,
+    }
     ended = set()
     for seed in range(6):
         out = tmp_path / f"{seed}.safetensors"
-        whole = train(NAMES, steps=200, seed=seed, **told)
+        whole = train(NAMES, steps=200, seed=seed, **options)
         for steps in (3, 5, 10):
-            train(NAMES, steps=steps, seed=seed, out=out, resume=True, **told)
-        resumed = train(NAMES, steps=200, seed=seed, out=out, resume=True, **told)
+            train(NAMES, steps=steps, seed=seed, out=out, resume=True, **options)
+        resumed = train(NAMES, steps=200, seed=seed, out=out, resume=True, **options)
         assert resumed.losses.tolist() == whole.losses.tolist()
         assert [pair for pair in resumed.validation_losses if pair[0] % 4 == 0] == whole.validation_losses
         ended.add(len(whole.losses))
@@ -358,9 +365,15 @@ def test_a_resumed_run_ends_where_the_uninterrupted_one_does(tmp_path: Path) -> 
 
 def test_the_best_model_may_be_that_at_the_end_of_a_shorter_run(tmp_path: Path, scripted_losses: Any) -> None:
     scripted_losses({0: 3.0, 4: 2.0, 6: 1.0, 8: 1.5, 9: 1.2})
-    told = {"data": NAMES, "val_fraction": 0.2, "eval_every": 4, "keep_best": True, "out": tmp_path / "m.safetensors"}
-    train(**told, steps=6, **SMALL)
-    train(**told, steps=9, resume=True, **SMALL)
+    options = {
+        "data": NAMES,
+        "val_fraction": 0.2,
+        "eval_every": 4,
+        "keep_best": True,
+        "out": tmp_path / "m.safetensors",
+    }
+    train(**options, steps=6, **SMALL)
+    train(**options, steps=9, resume=True, **SMALL)
     assert load(tmp_path / "m.best.safetensors").history.validation_losses[-1] == (6, 1.0)
 
 
@@ -377,7 +390,7 @@ def test_the_log_has_every_metric(tmp_path: Path, backend: str) -> None:
     assert [line["seconds"] for line in lines] == sorted(line["seconds"] for line in lines)
 
     with log.open("a") as file:
-        file.write('{"step": 7, "loss": 1.0}\n{"step": 6, "lo')  # what a run that was killed might leave
+        file.write('{"step": 7, "loss": 1.0}\n{"step": 6, "lo')  # a killed run might leave this
     train(**{**options, "steps": 8}, log=log, log_every=2, out=out, resume=True)
     steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
     assert steps == [0, 2, 3, 4, 6, 6, 8, 8]
@@ -393,16 +406,16 @@ def every_third_and_the_last(steps: int) -> list[int]:
 
 def test_the_last_steps_are_in_the_log_however_few_they_are(tmp_path: Path, backend: str) -> None:
     log, out = tmp_path / "log.jsonl", tmp_path / "model.safetensors"
-    told = {"data": NAMES, "schedule": "constant", "log": log, "log_every": 3, "backend": backend, **SMALL}
-    losses = train(**told, steps=7, out=out).losses
+    options = {"data": NAMES, "schedule": "constant", "log": log, "log_every": 3, "backend": backend, **SMALL}
+    losses = train(**options, steps=7, out=out).losses
     lines, before = json_lines(log), log.read_bytes()
     assert [line["step"] for line in lines] == [3, 6, 7]
     assert [line["loss"] for line in lines] == [losses[:3].mean(), losses[3:6].mean(), losses[6]]
     assert [line["learning_rate"] for line in lines] == [0.01] * 3
 
-    train(**told, steps=7, out=out, resume=True)
+    train(**options, steps=7, out=out, resume=True)
     assert log.read_bytes() == before
-    train(**told, steps=11, out=out, resume=True)
+    train(**options, steps=11, out=out, resume=True)
     assert [line["step"] for line in json_lines(log)] == [3, 6, 9, 11]
 
 
@@ -440,7 +453,7 @@ def test_a_run_that_is_over_is_not_written_again(tmp_path: Path, backend: str) -
 
 def test_the_log_has_no_hole_where_a_run_was_stopped(tmp_path: Path, backend: str) -> None:
     log, options = tmp_path / "log.jsonl", {**SMALL, "backend": backend, "out": tmp_path / "model.safetensors"}
-    options |= {"n_embd": 32} if backend == "compiled" else {}  # so that a stretch takes a while
+    options |= {"n_embd": 32} if backend == "compiled" else {}  # so that a block of steps takes a while
     run = prepare(NAMES, **options, steps=100_000, log=log, log_every=3)
     with pytest.raises(KeyboardInterrupt):
         run.train(lambda progress: signal.raise_signal(signal.SIGINT) if progress.step > 6 else None)
@@ -463,10 +476,10 @@ def test_the_log_has_the_steps_before_a_loss_that_is_not_finite(tmp_path: Path, 
 
 
 def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
-    out, told = tmp_path / "model.safetensors", {**SMALL, "seed": 3, "learning_rate": 0.125}
-    train(NAMES, steps=2, out=out, **{name: np.array(value)[()] for name, value in told.items()})
-    resumed = train(NAMES, steps=4, out=out, resume=True, **told)
-    assert resumed.history.options == {**prepare(NAMES, steps=4, **told).recipe.options()}
+    out, options = tmp_path / "model.safetensors", {**SMALL, "seed": 3, "learning_rate": 0.125}
+    train(NAMES, steps=2, out=out, **{name: np.array(value)[()] for name, value in options.items()})
+    resumed = train(NAMES, steps=4, out=out, resume=True, **options)
+    assert resumed.history.options == {**prepare(NAMES, steps=4, **options).recipe.options()}
 
 
 @pytest.mark.parametrize("seed", [1.5, "text", -7])
@@ -478,8 +491,8 @@ def test_any_seed_that_a_file_can_hold_goes_on(tmp_path: Path, seed: Any) -> Non
 
 def test_log_and_checkpoint_are_json_for_every_reader(tmp_path: Path, monkeypatch) -> None:
     log, out = tmp_path / "log.jsonl", tmp_path / "model.safetensors"
-    looks = iter([math.nan, 3.0, math.inf, 2.0])
-    monkeypatch.setattr("microgpt.training.run.mean_loss", lambda *arguments: next(looks))
+    validation_losses = iter([math.nan, 3.0, math.inf, 2.0])
+    monkeypatch.setattr("microgpt.training.run.mean_loss", lambda *arguments: next(validation_losses))
     train(NAMES, steps=6, val_fraction=0.2, eval_every=2, log=log, log_every=9, out=out, keep_best=True, **SMALL)
 
     def refused(constant: str) -> None:
@@ -506,34 +519,34 @@ def test_log_and_checkpoint_are_json_for_every_reader(tmp_path: Path, monkeypatc
     ],
 )
 def test_a_run_goes_on_only_as_it_began(tmp_path: Path, options: dict[str, Any], message: str) -> None:
-    told = {"data": NAMES, "steps": 4, "out": tmp_path / "model.safetensors", **SMALL}
-    train(**told)
+    shared = {"data": NAMES, "steps": 4, "out": tmp_path / "model.safetensors", **SMALL}
+    train(**shared)
     with pytest.raises(ValueError, match=message):
-        train(**{**told, **options, "resume": True})
+        train(**{**shared, **options, "resume": True})
 
 
 def test_a_run_goes_on_only_with_the_characters_it_began_with(tmp_path: Path) -> None:
-    told = {"steps": 4, "out": tmp_path / "model.safetensors", **SMALL}
-    train(NAMES, **told)
+    options = {"steps": 4, "out": tmp_path / "model.safetensors", **SMALL}
+    train(NAMES, **options)
     with pytest.raises(
         ValueError, match=r"the tokenizer, or the characters of the data, are not those that .* was begun"
     ):
-        train([name.upper() for name in NAMES], **told, resume=True)
+        train([name.upper() for name in NAMES], **options, resume=True)
 
 
 def test_a_run_goes_on_wherever_its_tokenizer_comes_from(tmp_path: Path) -> None:
-    told = {"data": NAMES, "steps": 4, "out": tmp_path / "model.safetensors", **SMALL}
-    losses = train(**told).losses.tolist()
-    tokenizer = load(told["out"]).tokenizer
-    assert train(**told, tokenizer=tokenizer, resume=True).losses.tolist() == losses
+    options = {"data": NAMES, "steps": 4, "out": tmp_path / "model.safetensors", **SMALL}
+    losses = train(**options).losses.tolist()
+    tokenizer = load(options["out"]).tokenizer
+    assert train(**options, tokenizer=tokenizer, resume=True).losses.tolist() == losses
 
     tokenizers = pytest.importorskip("tokenizers")
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"anna": 0, "bob": 1}, unk_token="bob"))
     words.save(str(tmp_path / "words.json"))
-    told["out"] = tmp_path / "words.safetensors"
-    losses = train(**told, tokenizer=tmp_path / "words.json").losses.tolist()
+    options["out"] = tmp_path / "words.safetensors"
+    losses = train(**options, tokenizer=tmp_path / "words.json").losses.tolist()
     (tmp_path / "words.json").rename(tmp_path / "moved.json")
-    assert train(**told, tokenizer=str(tmp_path / "moved.json"), resume=True).losses.tolist() == losses
+    assert train(**options, tokenizer=str(tmp_path / "moved.json"), resume=True).losses.tolist() == losses
 
 
 @pytest.mark.parametrize(
@@ -606,7 +619,7 @@ def test_a_failing_write_leaves_the_previous_checkpoint(tmp_path: Path, monkeypa
 
 @needs_compiled
 @pytest.mark.long
-def test_a_run_that_is_killed_twenty_times_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+def test_a_run_that_is_killed_twenty_times_ends_with_the_same_bits(tmp_path: Path) -> None:
     names = read_documents()
     (tmp_path / "names.txt").write_text("\n".join(names))
     steps, generator, out = 200_000, random.Random(7), tmp_path / "killed.safetensors"
@@ -618,7 +631,7 @@ def test_a_run_that_is_killed_twenty_times_ends_as_if_it_had_not_been(tmp_path: 
         while not out.exists() or out.stat().st_mtime_ns == before:
             assert process.poll() is None
             time.sleep(0.01)
-        time.sleep(generator.uniform(0, 0.1))  # it has written something: from here on, any moment will do
+        time.sleep(generator.uniform(0, 0.1))  # it has written a file: from here on, kill it at any moment
         process.kill()
         assert process.wait() == -signal.SIGKILL
         assert read(out).progress.step < steps
@@ -642,7 +655,7 @@ def good(tmp_path_factory) -> bytes:
 
 
 def test_a_file_with_parameters_that_are_not_finite_is_refused(tmp_path: Path, monkeypatch) -> None:
-    """As earlier versions wrote them."""
+    """Earlier versions wrote such files."""
     path = tmp_path / "model.safetensors"
     model = GPT(GPTConfig(vocab_size=5, **SMALL), 3)
     for name, number in (("wte", math.nan), ("lm_head", math.inf)):
@@ -668,7 +681,7 @@ def test_a_dtype_that_cannot_hold_the_parameters_is_refused(tmp_path: Path) -> N
 
 
 def refused(path: Path, content: bytes) -> str:
-    """The message of the error that reading this gives; and it takes no memory."""
+    """The error message on reading this, which must not take much memory."""
     path.write_bytes(content)
     memory = peak_memory()
     with pytest.raises(ValueError, match=path.name) as error:
@@ -761,12 +774,12 @@ def test_files_that_lie_are_refused(good: bytes, tmp_path: Path, change: Any, me
 
 
 def version_1(arrays: dict[str, Any], texts: dict[str, str]) -> None:
-    """What a file was before models had a choice of activation and initialisation."""
+    """Change a file to version 1, in which models have no activation and no init_std."""
     for key in ("config", "history"):
-        told = json.loads(texts[key])
+        content = json.loads(texts[key])
         for name in ("activation", "init_std"):
-            del told.get("options", told)[name]
-        texts[key] = json.dumps(told)
+            del content.get("options", content)[name]
+        texts[key] = json.dumps(content)
     texts["format_version"] = "1"
 
 
@@ -795,10 +808,8 @@ def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-def test_a_file_that_must_not_be_read_is_told_from_one_that_is_not_there(
-    good: bytes, tmp_path: Path, monkeypatch
-) -> None:
-    def refuse(path: str, mode: str) -> None:  # whoever runs the tests may be allowed to read everything
+def test_an_unreadable_file_is_distinguished_from_a_missing_one(good: bytes, tmp_path: Path, monkeypatch) -> None:
+    def refuse(path: str, mode: str) -> None:  # root may read everything
         raise PermissionError(13, "Permission denied", path)
 
     (tmp_path / "model").write_bytes(good)

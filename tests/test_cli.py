@@ -1,4 +1,4 @@
-"""The command line, as its user meets it: in a process of its own."""
+"""The command line as users run it, in a process of its own."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_train_says_what_it_trains_and_samples(backend: str) -> None:
     assert len(lines) == 3 + 4
 
 
-def test_alone_it_prints_a_guide_and_every_command_has_help_with_examples() -> None:
+def test_alone_it_prints_a_guide_and_every_command_has_examples() -> None:
     guide = run()
     assert (guide.returncode, guide.stderr) == (0, "")
     assert guide.stdout.startswith("microgpt trains and samples tiny GPTs")
@@ -93,7 +93,7 @@ def test_plain_output_has_the_originals_lines(backend: str, tmp_path: Path) -> N
     assert result.returncode == 0
     assert re.fullmatch(
         r"num docs: 2\nvocab size: 5\nnum params: 248\n"
-        r"step    1 /    2 \| loss \d\.\d{4}\nstep    2 /    2 \| loss \d\.\d{4}\n"  # text mode makes \n of \r
+        r"step    1 /    2 \| loss \d\.\d{4}\nstep    2 /    2 \| loss \d\.\d{4}\n"  # text mode turns \r into \n
         r"--- inference \(new, hallucinated names\) ---\nsample  1: \w*\nsample  2: \w*\n",
         result.stdout,
     )
@@ -188,10 +188,10 @@ def test_a_stream_that_is_closed_is_printed_to_in_vain(closed: str, tmp_path: Pa
     assert "Traceback" not in result.stderr
 
 
-def test_a_terminal_shows_one_line_again_and_again_and_nothing_in_the_end(tmp_path: Path) -> None:
+def test_a_terminal_shows_one_live_line_which_disappears_at_the_end(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("anna\nbob\n")
     terminal, stderr = pytest.importorskip("pty").openpty()
-    every_update = {"TQDM_MININTERVAL": "0", "TQDM_NCOLS": "100", "TQDM_NROWS": "24"}  # of a run that takes no time
+    every_update = {"TQDM_MININTERVAL": "0", "TQDM_NCOLS": "100", "TQDM_NROWS": "24"}  # the run itself takes no time
     result = subprocess.run(
         [
             sys.executable,
@@ -222,7 +222,7 @@ def test_a_terminal_shows_one_line_again_and_again_and_nothing_in_the_end(tmp_pa
     pattern = r"step 3/3, loss \d\.\d{4}  validation loss \d\.\d{4} \| [\d,]+ tokens/s \| 00:00 left"
     assert any(re.fullmatch(pattern, line) for line in drawn)
     seen = ""
-    for line in drawn:  # over the one before
+    for line in drawn:  # each over the one before
         seen = line + seen[len(line) :]
     assert seen.strip() == ""
     assert "tokens/s |" not in result.stdout
@@ -242,7 +242,7 @@ def test_output_that_has_no_room_is_one_line_and_status_2(samples: int) -> None:
 
 @contextlib.contextmanager
 def unwritable(kind: str) -> Iterator[int]:
-    """A descriptor that can be opened, but not written to."""
+    """A descriptor that can be opened but not written to."""
     if kind == "full":
         descriptor = os.open("/dev/full", os.O_WRONLY)
     else:
@@ -315,7 +315,7 @@ def test_info_tells_the_backend_and_why(backend: str) -> None:
 def test_an_absent_backend_is_an_import_error_when_asked_for() -> None:
     modules = [
         f"microgpt.{name}" for name in ("engine._engine", "random._mersenne", "_value")
-    ]  # None stands for: not there
+    ]  # None: the stream is missing
     result = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.modules |= dict.fromkeys({modules}); from microgpt import Value"],
         capture_output=True,

@@ -41,7 +41,7 @@ def new_model(tokenizer: CharTokenizer | None, backend: str | None = None, threa
 
 @pytest.fixture
 def stored(tokenizer: CharTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets every file be a new model with that tokenizer."""
+    """Make every file load as a new model with that tokenizer."""
 
     def load(path: str, *, backend: str | None = None, threads: int | None = None) -> GPT:
         return new_model(None if path == "dumb" else tokenizer, backend, threads)
@@ -50,7 +50,7 @@ def stored(tokenizer: CharTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def output(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What a command that succeeds prints."""
+    """The output of a command that succeeds."""
     assert main(arguments) == 0
     printed = capsys.readouterr()
     assert printed.err == ""
@@ -86,14 +86,14 @@ def test_texts_are_printed_as_they_come(capsys: pytest.CaptureFixture[str]) -> N
 
 
 class Terminal(io.StringIO):
-    """Standard output that somebody looks at."""
+    """Standard output that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
 
 
 @pytest.mark.parametrize("bos", [None, "\n"])
-def test_samples_are_shown_on_a_terminal_and_left_as_they_are_elsewhere(
+def test_samples_are_escaped_on_a_terminal_only(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, bos: str | None
 ) -> None:
     hostile = "\x1b\x07\x9b\x7f\u202e\t\u3000日\ufe0f\u200d"
@@ -159,7 +159,7 @@ def test_eval_prints_what_evaluate_gives(
 
 
 @pytest.mark.usefixtures("stored")
-def test_eval_names_the_file_and_line_of_what_the_tokenizer_does_not_know(
+def test_eval_names_the_file_and_line_of_an_unknown_character(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "one.txt").write_text("bad\n\nface\n")
@@ -217,7 +217,7 @@ def test_info_shows_what_a_terminal_would_obey(capsys: pytest.CaptureFixture[str
 def test_a_run_that_could_save_nothing_does_not_say_that_it_did(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(run: Run, *watchers: object) -> None:  # as the second Ctrl-C does, which is not held back
+    def interrupted(run: Run, *watchers: object) -> None:  # like a second Ctrl-C, which is not held back
         run.optimizer.step_count = 3
         raise KeyboardInterrupt
 
@@ -243,7 +243,7 @@ def test_validations_in_quick_succession_do_not_flood_a_terminal(
 
 
 @pytest.mark.parametrize("options", [{"format": "text"}, {"long_documents": "cut"}, {"long_documents": "split"}])
-def test_eval_info_and_report_tell_the_validation_loss_of_the_training(
+def test_eval_info_and_report_show_the_validation_loss_of_training(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, options: dict[str, str]
 ) -> None:
     lines = ["abcabcab", "ab", "ca", "cabbacabba", "a", "bcb"] * 4
@@ -260,7 +260,7 @@ def test_eval_info_and_report_tell_the_validation_loss_of_the_training(
     assert (step, loss) == (9, evaluated["nats"])
     shown = f"{loss:.4f} nats, after 9 steps, on all {evaluated['tokens']} held-out tokens"
     assert shown in output(capsys, "info", str(model))
-    assert describe_training(load(model))["validation loss"] == shown  # which the report shows
+    assert describe_training(load(model))["validation loss"] == shown  # in the report
 
 
 @needs_compiled
@@ -275,10 +275,12 @@ def test_info_tells_what_a_file_holds(capsys: pytest.CaptureFixture[str], tmp_pa
         (second, {"dtype": "float64", "resumable": "no: saved without the state of the optimizer"}),
     ):
         lines = output(capsys, "info", str(file)).splitlines()
-        told = dict(line.split(maxsplit=1) for line in lines)
-        assert len(told) == len(lines)
-        assert told.items() >= (shared | facts).items()
-        assert told["file"].startswith(f"{file}: {file.stat().st_size:,} bytes, safetensors, format 'microgpt' version")
+        printed = dict(line.split(maxsplit=1) for line in lines)
+        assert len(printed) == len(lines)
+        assert printed.items() >= (shared | facts).items()
+        assert printed["file"].startswith(
+            f"{file}: {file.stat().st_size:,} bytes, safetensors, format 'microgpt' version"
+        )
     new_model(LETTERS).save(first)
     assert output(capsys, "info", str(first)).splitlines()[-1].split() == ["training", "none"]
 

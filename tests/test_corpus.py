@@ -1,4 +1,4 @@
-"""The corpus: documents as token ids, wherever they are kept, and the batches that are made of it."""
+"""The corpus: documents as token ids, in memory or on disk, and the batches made of it."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_fingerprints_tell_corpora_apart() -> None:
 @pytest.mark.parametrize("newline", [None, ""])
 @pytest.mark.parametrize("content", ["anna\n", "\ufeff anna\r\nbo\x0bb \n\n  \ncarl", "anna\rbob\r\r\ncarl\r", "\n\na"])
 def test_lines_with_their_ends_are_those_of_the_file(tmp_path, monkeypatch, format, newline, content) -> None:
-    """Of a list or anything that is looped over, whether its line ends were translated or not."""
+    """Lists and other iterables, whether their line ends were translated or not."""
     monkeypatch.setattr("microgpt.data.reading.LINES_JOINED", 2)
     file = tmp_path / "names.txt"
     file.write_bytes(content.encode())
@@ -236,7 +236,7 @@ def test_long_documents_are_split_so_that_every_token_is_predicted_once(context)
 
 
 @pytest.mark.parametrize(("most", "expected"), [(1, 1), (4, 1), (5, 1), (8, 2), (9, 2), (11, 2), (12, 3), (LARGEST, 7)])
-def test_a_part_of_the_held_out_documents_has_no_more_tokens_than_asked_for(most: int, expected: int) -> None:
+def test_a_part_of_the_held_out_documents_has_at_most_so_many_tokens(most: int, expected: int) -> None:
     corpus = read_corpus(["abc"] * 4 + ["defghij"] * 2)
     batches = DocumentBatches(corpus, np.arange(6), length=5, validation_fraction=0.9)
     pieces = sequences(batches.held_out(most))

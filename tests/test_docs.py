@@ -1,7 +1,7 @@
-"""The README and docs/: that everything they show works as it stands there.
+"""The README and docs/: everything they show works as printed.
 
-A page's Python blocks run in one namespace, its `microgpt` command lines as a user would type them, all in the order of
-the page and in one folder, where the files are that the pages speak of. No run makes more than MOST_STEPS steps there.
+A page's Python blocks run in one namespace, and its `microgpt` command lines as a user would type them, in the order of
+the page and in one folder, which has the files that the pages mention. No run has more than MOST_STEPS steps.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from conftest import needs_compiled
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MOST_STEPS = 20
-TESTED_ELSEWHERE = {"bench"}  # and slow: here only its arguments are looked at
+TESTED_ELSEWHERE = {"bench"}  # slow: here only its arguments are checked
 
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^((?:.* \| )?microgpt (?:.*\\\n)*.*)$", re.MULTILINE)  # and what is piped into it
@@ -49,7 +49,7 @@ def examples(page: Path) -> Iterator[tuple[int, str, str]]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The files that the pages speak of, and short runs."""
+    """The files that the pages mention, and short runs."""
     names, draw = microgpt.read_documents()[:1000], random.Random(0)
     (tmp_path / "names.txt").write_text("\n".join(names))
     (tmp_path / "more-names.txt.gz").write_bytes(gzip.compress("\n".join(names).encode()))
@@ -64,11 +64,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run_command(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command line, and what is piped into it."""
+    """Run a command line, and the command that is piped into it."""
     *piped, line = line.replace("\\\n", "").split(" | ")
     if piped:
         *command, file = shlex.split(piped[0])
-        assert command == ["gunzip", "-c"]  # which not every system has
+        assert command == ["gunzip", "-c"]  # not every system has gunzip
         content = gzip.decompress(Path(file).read_bytes())
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
     _, *arguments = shlex.split(line, comments=True)
@@ -82,7 +82,7 @@ def run_command(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_what_a_page_shows_works(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
-    if page.name == "file-format.md":  # it begins with a model that is there
+    if page.name == "file-format.md":  # it starts from an existing model
         microgpt.train("names.txt", out="names.safetensors")
     namespace: dict[str, Any] = {}
     for line, kind, source in examples(page):
@@ -93,7 +93,7 @@ def test_what_a_page_shows_works(page: Path, folder: Path, monkeypatch: pytest.M
 
 
 def test_examples_are_found() -> None:
-    """Each kind, in the form in which each page has it."""
+    """Each page has examples of each kind, in a form that `examples` finds."""
     shown = {page.name: [kind for _, kind, _ in examples(page)] for page in PAGES}
     assert shown["README.md"].count("python") == 2
     assert shown["README.md"].count("command") == 10
@@ -116,7 +116,7 @@ def test_links_lead_somewhere() -> None:
             assert target.startswith("https://") or (page.parent / target).exists(), f"{page}: {target}"
 
 
-# From top to bottom; no file imports, at its beginning or later, what stands in a row above its own.
+# From top to bottom: no file imports from a row above its own, not even inside a function.
 LAYERS = [
     ["__init__", "__main__"],
     ["commands"],
@@ -133,7 +133,7 @@ LAYERS = [
 
 
 def imported(file: Path) -> set[str]:
-    """The modules of the package that a file imports, at its beginning or later, but not only for annotations."""
+    """The modules of the package that a file imports, anywhere in it, except only for annotations."""
     modules: set[str] = set()
     pending: list[ast.AST] = [ast.parse(file.read_text("utf-8"))]
     while pending:
@@ -168,7 +168,7 @@ def test_the_architecture_page_says_what_every_file_holds() -> None:
         for top in ("microgpt", "csrc")
         for path in (ROOT / top).rglob("*")
         if path.suffix in sources and not path.name.startswith("__") and path.parent.name != "commands"
-        if path.suffix != ".c" or not path.with_suffix(".pyx").exists()  # or else it is what Cython has made
+        if path.suffix != ".c" or not path.with_suffix(".pyx").exists()  # otherwise Cython has made it
     ]
     assert len(files) > 40
     assert [file for file in files if f"`{file}`" not in text] == []

@@ -19,7 +19,7 @@ DOCUMENTS = ["a", "bad", "", "face", "decade", "fade", "facedecade" * 2, "ab", "
 
 
 def log_probabilities(model: GPT, tokens: list[int]) -> list[float]:
-    """Of every token but the first, each predicted once, from the at most block_size that begin its piece."""
+    """The losses of all tokens but the first, each predicted once, from at most block_size tokens of its piece."""
     found: list[float] = []
     for start in range(0, len(tokens) - 1, model.config.block_size):
         piece = tokens[start : start + model.config.block_size + 1]

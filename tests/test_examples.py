@@ -1,4 +1,4 @@
-"""The scripts in examples/: that each runs, and shows what it says it does."""
+"""The scripts in examples/: each runs, and shows what it promises."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def output(name: str, *arguments: object) -> str:
 
 
 def numbers(pattern: str, text: str) -> list[float]:
-    """What the groups of `pattern` find, as numbers."""
+    """The groups of `pattern`, as numbers."""
     found = re.search(pattern, text, re.DOTALL)
     assert found, text
     return [float(number) for number in found.groups()]

@@ -1,4 +1,4 @@
-"""Python exits while threads compute: at once, without a crash, and with whole files."""
+"""Exit of Python while threads compute: at once, without a crash, and with whole files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from conftest import needs_compiled, needs_processes
 
 pytestmark = needs_processes
 
-HANGS = 120.0  # seconds that no program here takes
+HANGS = 120.0  # seconds; no program here takes as long
 CAN_OUTLIVE = sys.platform == "linux" and hasattr(ctypes.CDLL(None), "on_exit")
 
 BEGIN = """
@@ -39,8 +39,8 @@ def begin(target, daemon=True):
     begun.wait()
 """
 
-# The end of the process takes a second longer than that of Python, and the thread gets the processor only then: a
-# handler of the C library sleeps for as many seconds as the exit status is.
+# The process outlives Python by a second, and the thread gets the processor only then: a handler of the C library
+# sleeps for as many seconds as the exit status.
 OUTLIVE = """
 import ctypes
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -85,7 +85,7 @@ def test_a_daemon_thread_does_not_outlive_python(computation: str) -> None:
 @needs_compiled
 @pytest.mark.skipif(not CAN_OUTLIVE, reason="only Linux has on_exit, and threads that run where no other does")
 @pytest.mark.parametrize("computation", ["training", "training with a team", "many documents"])
-def test_a_daemon_thread_that_asks_for_the_gil_after_the_end_of_python_harms_nobody(computation: str) -> None:
+def test_a_daemon_thread_may_ask_for_the_gil_after_python_has_ended(computation: str) -> None:
     done = run(BEGIN + COMPUTATIONS[computation] + OUTLIVE)
     assert (done.returncode, done.stderr) == (1, "")
 
@@ -97,7 +97,7 @@ def test_a_function_that_runs_at_exit_may_use_a_model() -> None:
 
 
 @needs_compiled
-def test_a_function_registered_before_the_import_may_wait_for_a_thread_and_use_a_model() -> None:
+def test_an_early_exit_handler_may_join_a_thread_and_use_a_model() -> None:
     program = COMPUTATIONS["calls without an end"].replace("while True", "while not stopped.is_set()")
     done = run(BEGIN + program, "early")
     assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
@@ -139,7 +139,7 @@ begin(last, daemon=False)
 @needs_compiled
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_process_forked_while_threads_compute_exits() -> None:
-    """Some of them ask for the GIL at that moment, and will not have it in the child."""
+    """Some threads are asking for the GIL at that moment, and will never get it in the child."""
     done = run(
         BEGIN
         + COMPUTATIONS["calls without an end"]

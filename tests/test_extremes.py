@@ -1,4 +1,4 @@
-"""Numbers that are too large or too small: what they leave alone, and what comes of them on both backends.
+"""Numbers that are too large or too small: their results on both backends, and what they must not affect.
 
 fuzz/extremes.py compares the backends on thousands of random models of this kind.
 """
@@ -38,7 +38,7 @@ def model_of(backend: str, dtype: str = "float64", /, **sizes: int) -> GPT:
 
 
 def test_padding_has_no_part_in_gradients(kernels: str) -> None:
-    """There is room beside these two positions; were it filled with token 0, whose probability is 0, all was NaN."""
+    """The panel has padding beside these two positions. If it were token 0, with probability 0, all would be NaN."""
     model = model_of(kernels, block_size=4)
     weights = model.state_dict()
     weights["lm_head"][:] = [[-1000.0], [0.0], [0.0]]
@@ -51,7 +51,7 @@ def test_padding_has_no_part_in_gradients(kernels: str) -> None:
 
 @pytest.mark.parametrize("length", [3, 30])
 def test_a_document_leaves_the_gradients_of_another_alone(kernels: str, length: int) -> None:
-    """The reciprocal of the probability of what follows token 2 is infinite: its document has no gradients."""
+    """After token 2, the reciprocal of a probability is infinite, so that its document has no gradients."""
     model = model_of(kernels, n_embd=2, block_size=length)
     weights = model.state_dict()
     weights["wte"][:] = [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]
@@ -103,7 +103,7 @@ def test_activations_whose_squares_overflow_are_divided_by_infinity(kernels: str
     assert all((gradient == 0).all() for gradient in gradients.values())
 
 
-def test_a_loss_is_infinite_where_a_token_was_impossible_and_nan_where_nothing_is_known(kernels: str) -> None:
+def test_an_impossible_token_costs_infinity_and_an_unknown_one_nan(kernels: str) -> None:
     model = model_of(kernels, block_size=3)
     weights = model.state_dict()
     weights["wte"][:] = [[1.0], [1.0], [-1.0]]
@@ -118,8 +118,8 @@ def test_a_loss_is_infinite_where_a_token_was_impossible_and_nan_where_nothing_i
 
 
 @pytest.mark.parametrize("gradient", [1e155, -1.7e308])
-def test_a_gradient_whose_square_overflows_leaves_its_parameter_where_it_is(kernels: str, gradient: float) -> None:
-    """From then on: the mean of the squares is infinite, and remains so. The original raises an `OverflowError`."""
+def test_gradients_whose_squares_overflow_move_nothing(kernels: str, gradient: float) -> None:
+    """The mean of the squares is infinite from then on. The original raises an `OverflowError`."""
     model = model_of(kernels, block_size=2)
     optimizer = Adam(model)
     before = model.engine.parameters.tolist()
@@ -150,7 +150,7 @@ def test_the_same_holds_for_values(backend: str) -> None:
 @needs_compiled
 @pytest.mark.parametrize("instruction_set", backends.instruction_sets())
 def test_steps_of_every_size_have_the_same_bits(instruction_set: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of gradients so small that learning rates must be huge for anything to move, to those that overflow."""
+    """Gradients run from so small that only huge learning rates move anything, to so large that they overflow."""
     monkeypatch.setenv("MICROGPT_ISA", instruction_set)
     models = [model_of(backend, n_embd=4, block_size=2) for backend in ("reference", "compiled")]
     draw = random.Random(0)
@@ -176,7 +176,7 @@ def kernels32(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     return "compiled"
 
 
-def test_in_float32_a_gradient_whose_square_overflows_leaves_its_parameter_where_it_is(kernels32: str) -> None:
+def test_float32_gradients_whose_squares_overflow_move_nothing(kernels32: str) -> None:
     model = model_of(kernels32, "float32", n_embd=8, block_size=2)
     optimizer, before = Adam(model), model.engine.parameters.tolist()
     model.engine.gradients[:] = 1e20
@@ -197,14 +197,14 @@ def test_in_float32_gradients_of_any_size_are_clipped(kernels32: str, size: floa
 
 
 @pytest.mark.parametrize("option", ["learning_rate", "eps"])
-def test_in_float32_larger_options_than_its_largest_number_move_nothing_that_has_no_gradient(kernels32, option) -> None:
+def test_float32_options_that_overflow_move_nothing_without_gradient(kernels32, option) -> None:
     model = model_of(kernels32, "float32", n_embd=8, block_size=2)
     optimizer, before = Adam(model, **{option: HUGE}), model.engine.parameters.tolist()
     optimizer.step()
     assert model.engine.parameters.tolist() == before
 
 
-def test_in_float32_a_document_leaves_the_loss_and_gradients_of_another_alone(kernels32: str) -> None:
+def test_float32_documents_do_not_affect_each_other(kernels32: str) -> None:
     draw, finite = random.Random(1), 0
     for _ in range(300):
         n_embd, block_size = draw.choice([1, 2, 4]), draw.choice([3, 17, 40])
@@ -212,9 +212,10 @@ def test_in_float32_a_document_leaves_the_loss_and_gradients_of_another_alone(ke
         for matrix in model.state_dict().values():
             scale = 10.0 ** draw.choice([0, draw.uniform(-3, 3), draw.uniform(-38, 36)])
             matrix[:] = np.reshape([draw.gauss(0, 1) * scale for _ in range(matrix.size)], matrix.shape)
-        first, second = (draw.choices(tokens, k=draw.randint(2, block_size + 1)) for tokens in ((0, 1), (2, 3)))
+        first = draw.choices((0, 1), k=draw.randint(2, block_size + 1))
+        second = draw.choices((2, 3), k=draw.randint(2, block_size + 1))
         losses = [model.loss_and_gradients([each])[0] for each in (second, first)]
-        alone = model.engine.gradients[: 2 * n_embd].copy()  # of the embeddings of the tokens of the first
+        alone = model.engine.gradients[: 2 * n_embd].copy()  # the embeddings of the first document's tokens
         together, gradients = model.loss_and_gradients([first, second])
         assert bits(together) == bits((losses[1] + losses[0]) * 0.5)
         if math.isfinite(together) and np.isfinite(alone).all():

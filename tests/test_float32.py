@@ -102,7 +102,7 @@ def test_the_reference_computes_in_float64_only() -> None:
 
 @needs_compiled
 def test_subnormal_numbers_are_zero_in_float32_and_nowhere_else() -> None:
-    """They take a hundred times as long, and nothing depends on them."""
+    """Subnormal numbers take a hundred times as long, and nothing depends on them."""
     kept: list[float] = []
     run = prepare(None, steps=1500, learning_rate=0.05, schedule="constant", dtype="float32")
     model = run.train(lambda progress: kept.append(math.ulp(0) * 0.75)).model

@@ -36,21 +36,21 @@ MODELS: dict[str, dict[str, Any]] = {
 def words(model: str = "WordLevel") -> HuggingFaceTokenizer:
     """A tokenizer whose pre-tokenizer drops all white space, line feeds included."""
     pytest.importorskip("tokenizers")
-    told = {"version": "1.0", "added_tokens": [], "pre_tokenizer": {"type": "Whitespace"}, "model": MODELS[model]}
-    return HuggingFaceTokenizer(json.dumps(told), bos="\n")
+    file = {"version": "1.0", "added_tokens": [], "pre_tokenizer": {"type": "Whitespace"}, "model": MODELS[model]}
+    return HuggingFaceTokenizer(json.dumps(file), bos="\n")
 
 
 def trained(tokenizer: Any, backend: str, text: str = TEXT) -> GPT:
-    """A model that knows the text by heart; whichever backend is to run it, the fastest trains it."""
-    told = {"steps": 60, "batch_size": 4, "learning_rate": 0.1, "format": "text", **SMALL}
-    known = train([text], tokenizer=tokenizer, **told).model
+    """A model that knows the text by heart, trained on the fastest backend, whichever will run it."""
+    options = {"steps": 60, "batch_size": 4, "learning_rate": 0.1, "format": "text", **SMALL}
+    known = train([text], tokenizer=tokenizer, **options).model
     gpt = GPT(known.config, 1, backend=backend, tokenizer=known.tokenizer, format=known.format)
     gpt.load_state_dict(known.state_dict())
     return gpt
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_text_without_tokens_for_its_line_feeds_is_read_as_it_was_trained(backend: str, model: str) -> None:
+def test_a_text_without_line_feed_tokens_is_read_as_it_was_trained(backend: str, model: str) -> None:
     gpt = trained(words(model), backend)
     assert (gpt.format, gpt.reads_bos, gpt.bos) == ("text", False, 3)
     assert gpt.perplexity([TEXT]) < 1.05
@@ -86,11 +86,9 @@ def test_any_tokenizer_can_be_that_of_a_text(backend: str, tokenizer: Any, reads
 @pytest.mark.parametrize(
     ("tokenizer", "text"), [("characters", "abcab" * 30), ("characters", "ab\ncab" * 30), (None, TEXT * 5)]
 )
-def test_the_end_of_a_text_that_is_held_out_is_evaluated_as_in_training(
-    backend: str, tokenizer: str | None, text: str
-) -> None:
-    told = {"steps": 5, "format": "text", "val_fraction": 0.1, "backend": backend, **SMALL}
-    result = train([text], tokenizer=tokenizer or words(), **told)
+def test_the_held_out_end_of_a_text_is_evaluated_as_in_training(backend: str, tokenizer: str | None, text: str) -> None:
+    options = {"steps": 5, "format": "text", "val_fraction": 0.1, "backend": backend, **SMALL}
+    result = train([text], tokenizer=tokenizer or words(), **options)
     tokenizer = result.model.tokenizer
     tokens = tokenizer.encode(text)
     held_out = tokenizer.decode(tokens[len(tokens) - round(0.1 * len(tokens)) :])
@@ -112,15 +110,15 @@ def test_a_text_begins_with_what_follows_bos_which_is_then_forgotten(backend: st
 
 def test_documents_are_documents_whatever_their_bos_is(backend: str) -> None:
     tokenizer = CharTokenizer("abc\n", bos="\n")
-    told = {"tokenizer": tokenizer, "backend": backend, "steps": 0, **SMALL}
-    as_lines, as_text = train(["abc"], **told).model, train(["abc" * 9], format="text", **told).model
+    options = {"tokenizer": tokenizer, "backend": backend, "steps": 0, **SMALL}
+    as_lines, as_text = train(["abc"], **options).model, train(["abc" * 9], format="text", **options).model
     assert (as_lines.format, as_text.format) == ("lines", "text")
     assert as_lines.evaluate(["ab", ""]).tokens == 4
     assert as_text.evaluate(["ab", ""]).tokens == 1 + as_text.reads_bos
     assert "".join(as_lines.stream(seed=1)) == as_lines.generate(1, seed=1)[0]
 
 
-def test_the_format_of_a_model_made_by_hand_is_its_tokenizers_unless_one_is_given() -> None:
+def test_a_model_made_by_hand_has_its_tokenizers_format_by_default() -> None:
     config = GPTConfig(vocab_size=4, **SMALL)
     for tokenizer, expected in (
         (None, "lines"),
@@ -199,8 +197,8 @@ def test_a_report_shows_a_text_without_bos() -> None:
 
 def test_a_line_feed_without_a_token_of_its_own_is_not_bos() -> None:
     pytest.importorskip("tokenizers")
-    told = {"version": "1.0", "added_tokens": [], "model": MODELS["WordLevel"]}
-    tokenizer = HuggingFaceTokenizer(json.dumps(told), bos="\n")
+    file = {"version": "1.0", "added_tokens": [], "model": MODELS["WordLevel"]}
+    tokenizer = HuggingFaceTokenizer(json.dumps(file), bos="\n")
     assert tokenizer.encode("\n") == [0]
     assert (tokenizer.bos, tokenizer.bos_is_text, tokenizer.vocab_size) == (3, False, 4)
     assert Tokenizer.from_json(tokenizer.to_json()) == tokenizer

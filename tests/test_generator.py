@@ -24,7 +24,7 @@ def test_seeds_are_those_of_random_or_refused(backend) -> None:
         (True, TypeError, f"{wanted}, got True"),
         (np.array([3]), TypeError, f"{wanted}, got array([3])"),
         (random.SystemRandom(), TypeError, f"{wanted} that has a state, got <random.SystemRandom"),
-        (float("nan"), ValueError, "seed must be finite, got nan"),  # random.Random would take its place in memory
+        (float("nan"), ValueError, "seed must be finite, got nan"),  # random.Random would use its address
         (np.float32("inf"), ValueError, "seed must be finite, got inf"),
         ("\ud800", ValueError, r"seed must be a string that UTF-8 can encode, got '\ud800'"),
         (-(10**5000), ValueError, "seed must have at most 2048 bits, got 16610"),

@@ -1,4 +1,4 @@
-"""The forward pass in NumPy, and the plane that embeddings are shown in."""
+"""The forward pass in NumPy, and the plane in which the report shows embeddings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The package as people install and start it, and what other files of its name do to it."""
+"""The package as people install and start it, also beside other files of its name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from conftest import needs_compiled, needs_processes
 
 pytestmark = needs_processes
 
-START = [  # as the script that pip writes does, and from the package itself
+START = [  # like the script that pip writes, and from the package itself
     pytest.param(["-c", "import sys, microgpt_fast; sys.exit(microgpt_fast.main())"], id="script"),
     pytest.param(["-m", "microgpt"], id="module"),
 ]
@@ -36,7 +36,7 @@ def run(*arguments: object, **environment: object) -> subprocess.CompletedProces
 
 
 def run_copy(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run Python with a copy of the package, and no finder of an editable installation."""
+    """Run Python with a copy of the package, without the finder of an editable installation."""
     needed = filter(None, map(find_spec, ("numpy", "safetensors", "tqdm", "matplotlib", "dateutil")))
     folders = dict.fromkeys([folder, *(Path(str(spec.origin)).parents[1] for spec in needed)])
     return run("-S", *arguments, PYTHONPATH=os.pathsep.join(map(str, folders)))
@@ -49,7 +49,7 @@ def copy_package(folder: Path) -> None:
 
 
 def record(folder: Path, name: str, files: list[Path]) -> None:
-    """What an installer writes down of a distribution."""
+    """The files that an installer writes about a distribution."""
     information = folder / f"{name.replace('-', '_')}-0.1.0.dist-info"
     information.mkdir()
     (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1.0\n")
@@ -107,7 +107,7 @@ def test_files_that_another_project_has_taken_along_are_named(site: Path, start:
     for file in install_the_other_project(site):
         file.unlink()
     shutil.rmtree(site / "microgpt-0.1.0.dist-info")
-    result = run("-S", *start, "train", PYTHONPATH=site)  # among the packages that it needs may be another, whole one
+    result = run("-S", *start, "train", PYTHONPATH=site)  # site-packages may hold another copy, undamaged
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == (
         f"microgpt: error: {site / 'microgpt/__init__.py'} and 1 more of microgpt-fast missing, as after "
@@ -115,7 +115,7 @@ def test_files_that_another_project_has_taken_along_are_named(site: Path, start:
     )
 
 
-def test_a_file_that_its_user_has_changed_is_not_the_reason_of_another_error(site: Path) -> None:
+def test_a_file_that_its_user_has_changed_is_not_blamed(site: Path) -> None:
     with open(site / "microgpt" / "model.py", "a") as file:
         file.write("import a_module_that_is_not_there\n")
     result = run_copy(site, "-m", "microgpt", "train")
@@ -149,7 +149,7 @@ def test_a_wrong_environment_is_one_line(start: list[str], variable: str, messag
 
 @pytest.mark.parametrize("start", START)
 def test_ctrl_c_while_importing_is_quiet(start: list[str], tmp_path: Path) -> None:
-    """NumPy's import, which takes the longest, may make an ImportError of it."""
+    """NumPy's import takes the longest, and may turn Ctrl-C into an ImportError."""
     (tmp_path / "numpy.py").write_text(
         "import signal\n"
         "try:\n    signal.raise_signal(signal.SIGINT)\nexcept KeyboardInterrupt:\n    raise ImportError('PyCapsule')\n"

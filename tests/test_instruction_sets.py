@@ -1,4 +1,4 @@
-"""Instruction sets: the engine finds those the processor has, which one that is linked wrongly does not."""
+"""Instruction sets: the engine finds those that the processor has, and none if it is linked wrongly."""
 
 from __future__ import annotations
 

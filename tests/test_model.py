@@ -1,4 +1,4 @@
-"""The model: what it computes, on both backends, and that it is the same to the last bit."""
+"""The model: its numbers, which are the same on both backends to the last bit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from microgpt.reference import draw_state_dict, sample_document
 
 from conftest import needs_compiled
 
-# What can go wrong in a kernel: one head or as many as channels, widths that fill no vector, two tokens, one position.
+# Sizes that kernels could get wrong: one head or one per channel, widths that fill no vector, two tokens, one position.
 CONFIGS = [
     GPTConfig(vocab_size=2, n_layer=1, n_embd=1, block_size=1, n_head=1),
     GPTConfig(vocab_size=2, n_layer=2, n_embd=3, block_size=3, n_head=3),
@@ -104,7 +104,7 @@ def test_logits_and_samples_are_the_references(config: GPTConfig) -> None:
 @needs_compiled
 @pytest.mark.parametrize("config", CONFIGS, ids=ids)
 def test_every_instruction_set_gives_the_same_bits(config: GPTConfig, monkeypatch) -> None:
-    """So all give the reference's, with which the tests above compare the best one."""
+    """The tests above compare the best one with the reference, so that all of them give its bits."""
     results = []
     for instruction_set in backends.instruction_sets():
         monkeypatch.setenv("MICROGPT_ISA", instruction_set)
@@ -121,7 +121,7 @@ def test_every_instruction_set_gives_the_same_bits(config: GPTConfig, monkeypatc
 
 @needs_compiled
 def test_numbers_of_every_size_have_the_same_bits_on_both_backends() -> None:
-    """Gradients from far below the smallest normal number upwards: where no fast path holds."""
+    """Gradients from far below the smallest normal number upwards, where no fast path applies."""
     config = GPTConfig(vocab_size=3, n_layer=1, n_embd=4, block_size=2, n_head=2)
     models = both(config)
     draw = random.Random(0)
@@ -275,7 +275,7 @@ def test_the_lowest_temperatures_always_sample_the_likeliest(dtype, instruction_
         pytest.skip("the reference computes in float64 only")
     model = GPT(GPTConfig(vocab_size=27), 3, dtype)
     for parameters in model.state_dict().values():
-        parameters *= 5  # logits that are larger than what float32 tells apart at such a temperature
+        parameters *= 5  # logits too large for float32 to distinguish at such a temperature
     tokens = [26, 3, 5, 8, 13, 21]
     likeliest = model.logits(tokens).argmax(1)
     for temperature in (0.0, 1e-30):
@@ -302,7 +302,7 @@ def without_finite_logits(model: GPT) -> GPT:
 
 
 def test_where_probabilities_are_nan_the_last_token_is_drawn(backend: str) -> None:
-    """As in any draw before whose number the probabilities of the others do not add up to enough."""
+    """As in any draw whose number the probabilities of the other tokens do not add up to."""
     model = without_finite_logits(GPT(tiny, backend=backend, tokenizer=CharTokenizer("abcde", bos="a")))
     for options in ({}, {"seed": 1}, {"seed": 1, "top_k": 2}):
         assert model.generate_tokens(2, **options) == [[4] * tiny.block_size] * 2
@@ -351,7 +351,7 @@ def duplicates() -> list[Any]:
 def test_a_copy_is_the_same_model_with_memory_of_its_own(duplicate, backend: str) -> None:
     threads = 2 if backend == "compiled" else None
     model = GPT(tiny, 3, backend=backend, threads=threads, tokenizer=CharTokenizer("abcd"))
-    model.generator.fill_gauss(np.zeros(1), 1.0)  # from here on it has a number to spare
+    model.generator.fill_gauss(np.zeros(1), 1.0)  # from here on it holds a spare number
     loss, _ = model.loss_and_gradients([[4, 0, 1, 4]])
     twin = duplicate(model)
     assert repr(twin) == repr(model)
@@ -377,7 +377,7 @@ def test_a_model_and_its_optimizer_stay_together(duplicate, backend: str) -> Non
     before = step(model, optimizer)
     twin, optimizer_of_twin = duplicate((model, optimizer))
     assert step(twin, optimizer_of_twin) < before == model.loss([[4, 0, 1, 4]])
-    assert step(twin, optimizer_of_twin) < step(model, optimizer) < before  # which is a step behind
+    assert step(twin, optimizer_of_twin) < step(model, optimizer) < before  # the model is a step behind its twin
 
 
 @needs_compiled
@@ -405,7 +405,7 @@ def test_logits_are_the_callers(backend: str) -> None:
 
 @needs_compiled
 def test_a_model_survives_a_batch_that_memory_is_too_small_for(monkeypatch) -> None:
-    def refuse(*_: object) -> None:  # how much a system has, or promises, is its own affair
+    def refuse(*_: object) -> None:  # how much memory a system has, or promises, varies
         raise MemoryError
 
     model = GPT(tiny)
@@ -419,14 +419,14 @@ def test_a_model_survives_a_batch_that_memory_is_too_small_for(monkeypatch) -> N
 
 
 @needs_compiled
-def test_a_model_survives_an_interruption_at_any_moment_at_which_its_memory_grows() -> None:
+def test_a_model_survives_an_interruption_while_its_memory_grows() -> None:
     config, documents = GPTConfig(vocab_size=2, n_embd=32, block_size=8), [[0, 1] * 4] * 20
     sampled, loss = GPT(config).generate_tokens(20, seed=4), GPT(config).loss(documents)
     moment, calls, interrupted = 0, 0, True
 
     def interrupt(frame: FrameType, event: str, argument: object) -> None:
         nonlocal calls
-        calls += event == "call" and "numpy" in frame.f_code.co_filename  # the engine asks it where its arrays start
+        calls += event == "call" and "numpy" in frame.f_code.co_filename  # the engine asks NumPy where its arrays start
         if calls > moment:
             raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""The network: that the fused operations are what the reference's `gpt` calls, in its order."""
+"""The network: its fused operations are the calls of the reference's `gpt`, in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page about a model: whole, escaped, the same again, and shown by a browser without a complaint."""
+"""The page about a model: complete, escaped, reproducible, and shown by a browser without errors."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def make_model(characters: str, backend: str | None = None, bos: str | None = No
 
 
 class Page(HTMLParser):
-    """A page taken apart; a tag that closes another than the last opened is an error."""
+    """A parsed page; a tag that closes another one than the last opened is an error."""
 
     VOID = frozenset({"meta", "link", "br"})
 
@@ -213,7 +213,7 @@ def test_the_command_writes_a_page(tmp_path, monkeypatch, capsys, backend) -> No
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    """Chromium, with the logs of its console and its network."""
+    """Chromium, which logs its console and its network."""
     webdriver = pytest.importorskip("selenium.webdriver")
     chromium, driver = (shutil.which(name) for name in ("chromium", "chromedriver"))
     if not (chromium and driver):
@@ -230,9 +230,9 @@ def browser(tmp_path_factory):
 
 
 def show(browser, page: Path) -> tuple[list[str], list[str]]:
-    """Open a page: what the console says, and the addresses that are asked for."""
+    """Open a page, and return its console messages and the addresses that it requests."""
     for log in ("browser", "performance"):
-        browser.get_log(log)  # what came before is forgotten
+        browser.get_log(log)  # discard earlier entries
     browser.get(page.as_uri())
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     sent = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]

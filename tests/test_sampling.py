@@ -121,14 +121,14 @@ def test_documents_with_a_seed_are_those_of_the_reference() -> None:
 
 @pytest.mark.parametrize("seed", SEEDS, ids=lambda seed: f"{seed!r:.10}")
 def test_every_seed_of_a_model_is_one_of_documents(backend: str, seed: Any) -> None:
-    """A whole number counts modulo 2**64; of others, the first 64 bits that random.Random draws with them do."""
+    """An integer counts modulo 2**64; any other seed gives the first 64 bits that random.Random draws with it."""
     model = GPT(CONFIG, 3, backend=backend, tokenizer=LETTERS)
     if isinstance(seed, int):
         word = seed % 2**64
     else:
         word = (copy(seed) if isinstance(seed, random.Random) else random.Random(seed)).getrandbits(64)
     GPT(CONFIG, seed, backend=backend)
-    for _ in range(2):  # no state is spent
+    for _ in range(2):  # no state is used up
         assert model.generate(4, 0.9, seed) == model.generate(4, 0.9, word)
         assert "".join(model.stream(seed=seed)) == model.generate(seed=word)[0]
     assert model.generate(4, 0.9, seed) != model.generate(4, 0.9, word + 1)
@@ -171,7 +171,7 @@ def test_options_that_exclude_nothing_change_nothing(backend: str, seed: int | N
 
 
 def test_the_ways_to_draw_agree(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole documents in the engine, tokens in the engine, and tokens from probabilities; in parts or in one."""
+    """Whole documents in the engine, tokens in the engine, and tokens from probabilities; in parts or at once."""
     model = GPT(CONFIG, 3, backend=backend)
     whole = model.generate_tokens(9, 0.9, seed=5)
     monkeypatch.setattr("microgpt.sampling.DRAWN_TOGETHER", 4)
@@ -185,13 +185,13 @@ def test_the_ways_to_draw_agree(backend: str, monkeypatch: pytest.MonkeyPatch) -
 )
 @pytest.mark.parametrize("tied", [False, True])
 def test_temperature_0_takes_the_first_of_the_largest_logits(backend: str, dtype: str, tied: bool) -> None:
-    """However tokens are drawn: in turn, many at once, whole documents in the engine or not, as a stream."""
+    """Documents drawn in every way: one after the other, many at once, in the engine or not, as a stream."""
     model = GPT(SMALL, 3, dtype, backend, tokenizer=LETTERS)
     head = model.state_dict()["lm_head"]
     if tied:
         head[3] = head[1] = -head[2]
         head[5] = head[2]
-    head[LETTERS.bos] = (head[0] + head[1]) / 2  # never the likeliest
+    head[LETTERS.bos] = (head[0] + head[1]) / 2  # never the likeliest token
     context = [LETTERS.bos]
     for _ in range(SMALL.block_size):
         context.append(int(model.logits(context)[-1].argmax()))
@@ -240,7 +240,7 @@ def test_any_temperature_draws_the_same_on_both_backends() -> None:
 
 
 def one_more(context: list[int], token: int, block_size: int) -> list[int]:
-    """The context after one more token, as `generate_tokens` says it."""
+    """The context after one more token, as `generate_tokens` documents it."""
     return [*context, token][-max(1, block_size // 2) :] if len(context) == block_size else [*context, token]
 
 
@@ -269,7 +269,7 @@ def test_draws_are_from_the_logits_of_what_is_in_the_context(backend: str, block
 
 
 def test_a_prompt_continues_as_what_has_been_drawn_would(backend: str) -> None:
-    """Whatever the lengths: what a model sees depends on the tokens alone, not on who wrote them."""
+    """The context of a model depends on the tokens alone, not on whether prompt or model wrote them."""
     model = GPT(SMALL, 3, backend=backend, tokenizer=LETTERS)
     (text,) = model.generate(prompt="a", top_k=1, max_tokens=14)
     for length in range(1, len(text) + 1):
@@ -307,7 +307,7 @@ def test_a_stream_of_a_document_is_what_generate_gives(backend: str, seed: int |
 
 def test_a_continuous_text_goes_on(backend: str) -> None:
     model = GPT(SMALL, 3, backend=backend, tokenizer=VERSE)
-    text = "".join(islice(model.stream("bad", seed=2), 40))  # far beyond block_size, and it never ends
+    text = "".join(islice(model.stream("bad", seed=2), 40))  # far beyond block_size, without an end
     assert len(text) == 40
     assert "\n" in text
     assert "".join(model.stream("bad", seed=2, max_tokens=30)) == text[:30]
@@ -323,7 +323,7 @@ def decoded_bytes(tokens: list[int]) -> str:
     [
         ("aż".encode(), ["a", "ż"]),
         ("€𝄞!".encode(), ["€", "𝄞", "!"]),
-        (b"a\xe2\x82", ["a", "\ufffd"]),  # ends within a character
+        (b"a\xe2\x82", ["a", "\ufffd"]),  # ends inside a character
         (b"\xe2\x82a", ["\ufffda"]),
         (b"\xff\xff\xff\xff\xffa", ["\ufffd", "\ufffd", "\ufffd\ufffd\ufffda"]),
         ("\ufffd.".encode(), ["\ufffd."]),

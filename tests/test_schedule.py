@@ -1,4 +1,4 @@
-"""The learning rate from step to step, and the recipe that asks for it."""
+"""The learning rate from step to step, and its options in the recipe."""
 
 from __future__ import annotations
 

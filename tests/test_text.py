@@ -83,7 +83,7 @@ def test_files_that_are_no_paths_are_named() -> None:
 
 
 @pytest.mark.parametrize("text", ["anna\nbob", "anna\n" * 100_000, "anna " * 100_000])
-def test_a_text_where_the_name_of_a_file_belongs_is_shown_in_one_short_line(text) -> None:
+def test_a_text_given_as_a_file_name_is_shown_in_one_short_line(text) -> None:
     for read in (read_documents, read_text, train):
         with pytest.raises(ValueError, match=r"^cannot read '?anna.*documents are a list of strings\)$") as error:
             read(text)
@@ -169,7 +169,7 @@ def test_standard_input_is_read_once_and_used_twice(monkeypatch) -> None:
 
 
 class Terminal(io.RawIOBase):
-    """Gives a line at a time, and then its end: once."""
+    """A file that gives one line at a time, and its end only once."""
 
     def __init__(self, *lines: bytes) -> None:
         self.ends, self.lines = 0, [*lines, b""]
@@ -252,7 +252,7 @@ def test_white_space_is_what_python_takes_for_it(alphabet) -> None:
         assert distinct_characters(text) == set(text)
 
 
-# --- Text that nobody should have written -----------------------------------------------------------------------------
+# --- Malformed text ---------------------------------------------------------------------------------------------------
 
 ODD_CHARACTERS = [
     "\0", "\x01", "\x07", "\x08", "\t", "\x0b", "\x0c", "\x1a", "\x1b[31m", "\x1c", "\x1f", "\x7f", "\x80", "\x85",

@@ -1,4 +1,4 @@
-"""Threads: how many share the work changes no bit, nor does how many use a model, or models, at once."""
+"""Threads: no bit depends on how many share the work, or on how many use models at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from conftest import needs_compiled
 
 pytestmark = needs_compiled
 
-# Each is enough work for a team: many short documents, a few long ones, sizes that divide by nothing.
+# Enough work for a team each: many short documents, a few long ones, sizes with no common divisors.
 CASES = [
     (GPTConfig(vocab_size=27, n_embd=32, block_size=16), [2 + i % 15 for i in range(60)]),
     (GPTConfig(vocab_size=65, n_layer=2, n_embd=48, n_head=3, block_size=64), [65] * 5),
@@ -53,13 +53,13 @@ def test_the_same_bits_for_every_number_of_threads(case: int, dtype: str) -> Non
 
 def test_models_with_teams_of_their_own_do_not_disturb_each_other() -> None:
     alone = [trained(*case, dtype, 1) for case in CASES for dtype in ("float64", "float32")]
-    with ThreadPoolExecutor(12) as pool:  # two of each, and each with a team of its own
+    with ThreadPoolExecutor(12) as pool:  # two for each model, each with its own team
         work = [pool.submit(trained, *case, dtype, 2) for case in 2 * CASES for dtype in ("float64", "float32")]
         assert [future.result() for future in work] == 2 * alone
 
 
 def test_threads_may_share_a_model() -> None:
-    """Each asks for more or less memory than the one before, and may find the arena being moved."""
+    """Each call needs another amount of memory than the one before, and may find the arena being moved."""
     config, _ = CASES[0]
     batches = [[[1, 2, 3] * (n // 3)] * size for n, size in ((15, 60), (3, 1), (9, 300), (15, 600))]
     alone = [GPT(config, 1).loss(batch) for batch in batches]
@@ -84,7 +84,7 @@ def test_threads_end_with_the_call_that_needed_them() -> None:
 
 
 @pytest.mark.parametrize("method", ["start", "join"])
-def test_a_team_that_is_interrupted_as_it_meets_or_parts_meets_again(method: str, monkeypatch) -> None:
+def test_a_team_interrupted_at_its_start_or_end_starts_again(method: str, monkeypatch) -> None:
     model, documents = GPT(GPTConfig(vocab_size=27, n_embd=64), threads=2), [[1] * 17] * 60
     expected, started = model.loss(documents), []
 
@@ -154,14 +154,14 @@ while not model.engine.turns.busy:
 time.sleep(0.05)  # until it is drawing
 child = os.fork()
 if child == 0:
-    signal.alarm(60)  # rather than to wait for ever
+    signal.alarm(60)  # instead of waiting forever
     sys.exit((model.loss(batch), model.generate_tokens(9, seed=2)) != expected)
 os._exit(os.waitpid(child, 0)[1] != 0)
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_a_process_forked_while_another_thread_computes_can_use_the_model() -> None:
+def test_a_process_forked_during_a_computation_can_use_the_model() -> None:
     subprocess.run([sys.executable, "-c", FORKED_IN_A_CALL], check=True)
 
 

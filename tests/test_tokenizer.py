@@ -1,4 +1,4 @@
-"""Tokenizers: what each does, and what all of them have in common."""
+"""Tokenizers, each by itself and all of them alike."""
 
 from __future__ import annotations
 
@@ -269,12 +269,14 @@ def test_dropout_is_left_out(tmp_path: Path, dropout: float) -> None:
     assert Tokenizer.from_json({"type": "huggingface", "json": content, "bos": None}) == tokenizer
 
     (tmp_path / "bpe.json").write_text(content)
-    told = {"tokenizer": tmp_path / "bpe.json", "n_embd": 4, "n_head": 2, "block_size": 4}
-    results = [train(["annan", "nanna"] * 20, steps=6, **told).losses.tolist() for _ in range(2)]
+    options = {"tokenizer": tmp_path / "bpe.json", "n_embd": 4, "n_head": 2, "block_size": 4}
+    results = [train(["annan", "nanna"] * 20, steps=6, **options).losses.tolist() for _ in range(2)]
     assert results[0] == results[1]
     out = tmp_path / "model.safetensors"
-    train(["annan", "nanna"] * 20, steps=3, schedule="constant", out=out, **told)
-    assert len(train(["annan", "nanna"] * 20, steps=6, schedule="constant", out=out, resume=True, **told).losses) == 6
+    train(["annan", "nanna"] * 20, steps=3, schedule="constant", out=out, **options)
+    assert (
+        len(train(["annan", "nanna"] * 20, steps=6, schedule="constant", out=out, resume=True, **options).losses) == 6
+    )
 
 
 def test_sampling_of_unigram_is_left_out() -> None:
@@ -343,9 +345,9 @@ def test_a_lying_model_with_a_hostile_tokenizer_is_refused(tmp_path: Path, capfd
     train(["anna"], steps=1, tokenizer=HuggingFaceTokenizer(tokenizers_file(BPE)), n_embd=4, n_head=2).model.save(path)
 
     def lie(arrays: object, texts: dict[str, str]) -> None:
-        told = json.loads(texts["tokenizer"])
-        told["json"] = tokenizers_file({**BPE, "continuing_subword_prefix": "#######"})
-        texts["tokenizer"] = json.dumps(told)
+        description = json.loads(texts["tokenizer"])
+        description["json"] = tokenizers_file({**BPE, "continuing_subword_prefix": "#######"})
+        texts["tokenizer"] = json.dumps(description)
 
     path.write_bytes(rewritten(path.read_bytes(), lie))
     assert main(["sample", str(path)]) == 2

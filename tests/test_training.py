@@ -110,7 +110,7 @@ def test_progress_knows_how_long_training_has_taken(backend: str) -> None:
 
 
 @needs_compiled
-def test_progress_may_replace_what_the_optimizer_remembers_but_frees_nothing_in_use() -> None:
+def test_progress_may_replace_the_optimizers_arrays_during_a_step() -> None:
     run = prepare(names, steps=10_000, backend="compiled")
     in_use, alive = weakref.ref(run.optimizer.m.base), []
 
@@ -135,7 +135,7 @@ def test_exceptions_of_progress_end_training(backend: str) -> None:
 
 @needs_compiled
 def test_interrupts_end_training_between_steps() -> None:
-    """In the reference any line may be interrupted; test_cli.py interrupts both."""
+    """The reference can be interrupted at any line; test_cli.py interrupts both backends."""
     run = prepare(names, steps=10_000_000, **SMALL)
     threading.Timer(0.3, signal.raise_signal, [signal.SIGINT]).start()
     with pytest.raises(KeyboardInterrupt):
@@ -179,7 +179,7 @@ DIVERGING = {"learning_rate": 1e150, "schedule": "constant", "n_embd": 1, "n_hea
 
 @pytest.mark.parametrize("format", ["lines", "text"])
 def test_a_run_whose_last_step_breaks_the_model_does_not_succeed(tmp_path, backend: str, format: str) -> None:
-    """A loss is that of the parameters before the step: the last one tells nothing of what they are after it."""
+    """A loss is computed before its step: the last one says nothing about the parameters after it."""
     out, messages = tmp_path / "model.safetensors", set()
     for dtype, learning_rate in [("float64", 1e150), ("float64", 1e300), ("float32", 1e30), ("float32", 1e300)]:
         if backend == "reference" and dtype == "float32":
@@ -191,7 +191,8 @@ def test_a_run_whose_last_step_breaks_the_model_does_not_succeed(tmp_path, backe
                 model = train(["ab", "ba", "aab"], steps=steps, out=out, **options).model
             except ValueError as error:
                 assert not out.exists()
-                assert not (succeeded and f"at step {steps}:" in str(error))  # the run without this step told so
+                # the run with one step less should have failed
+                assert not (succeeded and f"at step {steps}:" in str(error))
                 succeeded = False
                 messages.add(re.sub(r"step \d+", "step", str(error)))
             else:
@@ -205,7 +206,7 @@ def test_a_run_whose_last_step_breaks_the_model_does_not_succeed(tmp_path, backe
 @pytest.mark.parametrize("number", [np.nan, np.inf])
 @pytest.mark.parametrize("options", [{}, {"checkpoint_every": 1}, {"val_fraction": 0.4, "keep_best": True}])
 def test_parameters_that_are_not_finite_are_never_written(tmp_path, backend: str, number: float, options: dict) -> None:
-    """Not even those that no loss depends on, as here the position that no document reaches."""
+    """Not even parameters that no loss depends on, such as those of a position that no document reaches."""
     out = tmp_path / "model.safetensors"
     options = {"backend": backend, "out": out, "resume": True, **SMALL, "block_size": 20, **options}
     train(names, steps=2, schedule="constant", **options)
@@ -221,7 +222,7 @@ def test_parameters_that_are_not_finite_are_never_written(tmp_path, backend: str
 
 
 @pytest.mark.parametrize("end", [KeyboardInterrupt, BrokenPipeError])
-def test_what_ends_a_run_does_not_write_parameters_that_are_not_finite(tmp_path, backend: str, end: type) -> None:
+def test_no_end_of_a_run_writes_parameters_that_are_not_finite(tmp_path, backend: str, end: type) -> None:
     out = tmp_path / "model.safetensors"
     run = prepare(names, steps=1_000_000, backend=backend, out=out, **{**SMALL, "block_size": 20})
 
@@ -302,7 +303,7 @@ def test_the_defaults_of_a_recipe_are_those_of_the_model_and_of_adam() -> None:
     recipe = defaults_of(Recipe)
     for place in (GPTConfig, GPT, Adam):
         own = defaults_of(place)
-        shared = (recipe.keys() & own.keys()) - {"tokenizer", "format"}  # which a model may be without
+        shared = (recipe.keys() & own.keys()) - {"tokenizer", "format"}  # a model need not have these
         assert len(shared) >= 2
         assert {name: recipe[name] for name in shared} == {name: own[name] for name in shared}
 
@@ -339,7 +340,7 @@ def test_data_may_be_a_file_or_a_list(tmp_path, backend: str) -> None:
 
 
 def test_a_result_can_be_pickled(backend: str) -> None:
-    """Which is how another process gives it back."""
+    """Another process returns a result as a pickle."""
     result = train(names, steps=3, backend=backend, val_fraction=0.2, **SMALL)
     twin = pickle.loads(pickle.dumps(result))
     assert twin.losses.tolist() == result.losses.tolist()
@@ -365,8 +366,8 @@ def test_threads_are_refused_where_they_would_do_nothing(backend: str) -> None:
 
 @needs_compiled
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no such clock")
-def test_signals_are_heard_within_a_step_but_their_handlers_cannot_use_the_model() -> None:
-    """A step of a large model takes longer than anybody waits for Ctrl-C; its arena is no one else's meanwhile."""
+def test_signal_handlers_run_within_a_step_but_cannot_use_its_model() -> None:
+    """A step of a large model is too long a wait for Ctrl-C, but during it the arena is in use."""
     model, documents = GPT(GPTConfig(vocab_size=3, n_layer=2, n_embd=128, block_size=128)), [[0, 1] * 64] * 100
     expected = model.loss(documents)
     handler = signal.signal(signal.SIGALRM, lambda *_: model.loss([[0, 1]]))
@@ -411,7 +412,7 @@ def test_what_is_drawn_from_a_model_of_a_text_is_a_line(backend: str) -> None:
 
 
 def held_out_documents(documents: list[str], count: int) -> list[str]:
-    """The documents that a run with seed 5 holds out, in the order in which it validates with them."""
+    """The documents that a run with seed 5 holds out, in the order in which it validates on them."""
     return [documents[i] for i in new_generator("reference", 5).permutation(len(documents))[-count:]]
 
 
@@ -430,7 +431,7 @@ def test_validation_does_not_change_training(backend: str) -> None:
         alone.optimizer.step(0.01 * (1 - step / 5))
 
 
-def test_a_run_of_any_length_has_about_forty_validations_at_round_numbers() -> None:
+def test_any_run_has_about_forty_validations_at_round_steps() -> None:
     for steps in [*range(5000), 12_345, 200_000, 999_999, 10**6, 3 * 10**6, LARGEST]:
         every = round_interval(steps, VALIDATIONS)
         assert re.fullmatch("[125]0*|250*", str(every))
@@ -463,7 +464,7 @@ def test_the_validation_loss_is_what_evaluate_gives(backend: str, long_documents
     result = train(LONG, steps=20, learning_rate=0.1, **options)
     held_out = held_out_documents(LONG, 8)
     expected = result.model.evaluate(held_out)
-    assert result.validation_losses[-1] == (20, expected.nats)  # of the same documents in the same order: the same bits
+    assert result.validation_losses[-1] == (20, expected.nats)  # same documents, same order, same bits
     assert result.history.validation_tokens == result.history.held_out_tokens == expected.tokens
     assert result.validation_losses[-1][1] == pytest.approx(result.model.evaluate(held_out[::-1]).nats, rel=1e-12)
 

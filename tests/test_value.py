@@ -120,7 +120,7 @@ def test_micrograd_expression(scalars):
 
 
 def test_micrograd_neuron(scalars):
-    """Sums that start with a Value, as micrograd's `Neuron` writes them."""
+    """Sums that start with a Value, as in micrograd's `Neuron`."""
     w, x, b = [scalars.Value(0.5), scalars.Value(-1.5)], [2.0, 3.0], scalars.Value(4.0)
     activation = sum((wi * xi for wi, xi in zip(w, x)), b).relu()
     activation.backward()
@@ -368,7 +368,7 @@ def test_functions_refer_to_the_objects_that_they_were_given(scalars):
     assert scalars.softmax(x)[1]._children[0]._children[0]._children[0] is x[1]
 
 
-def test_a_value_that_nobody_kept_is_the_same_object_when_it_is_found_again(scalars):
+def test_a_value_without_references_is_the_same_object_when_found_again(scalars):
     a = scalars.Value(3.0)
     names = {id(a): "a"}
 
@@ -386,7 +386,7 @@ def test_a_value_that_nobody_kept_is_the_same_object_when_it_is_found_again(scal
 
 
 def draw(root):
-    """As `draw_dot` of the micrograd lecture: nodes by the `id` of a value, and edges between them."""
+    """Nodes by the `id` of a value, and edges between them, as `draw_dot` of the micrograd lecture does it."""
     nodes, edges = set(), set()
 
     def build(value):
@@ -447,7 +447,7 @@ def test_labels(scalars):
 
 
 def test_a_label_goes_with_its_value(scalars):
-    """Places on the tape are used again, and a search through the graph leaves labels alone."""
+    """Slots of the tape are reused, and a search through the graph does not change labels."""
     a = scalars.Value(1.0, label="a")
     for _ in range(100):
         own = scalars.Value(1.0, (a,), (1.0,), "own", label="mine")
@@ -587,7 +587,7 @@ def graph(value):
 
 @pytest.mark.parametrize("length", [1, 2, 5])
 def test_functions_make_the_nodes_that_they_stand_for(scalars, length):
-    """In x, each value but the first is computed from the one before, so that every order of the nodes shows."""
+    """In x, each value but the first is computed from the one before, so that any order of the nodes shows."""
     graphs = []
     for functions in ((linear, softmax, rmsnorm), (scalars.linear, scalars.softmax, scalars.rmsnorm)):
         x = [scalars.Value(0.3)]
@@ -605,7 +605,7 @@ def test_functions_make_the_nodes_that_they_stand_for(scalars, length):
 
 
 def test_a_gradient_of_minus_zero(scalars):
-    """Nodes start with 0.0, and 0.0 + -0.0 is 0.0: those between the result and x, too."""
+    """Gradients start with 0.0, and 0.0 + -0.0 is 0.0, also in the nodes between the result and x."""
     x = scalars.Value(1.0)
     (y,) = scalars.linear([x], [[2.0]])
     x.grad = y.grad = -0.0
@@ -633,7 +633,7 @@ def test_functions_take_numbers(scalars):
 def test_functions_of_nothing(scalars):
     assert scalars.linear([scalars.Value(1.0)], []) == []
     assert scalars.linear([], [[scalars.Value(1.0)]]) == [0]
-    assert scalars.linear([], []) == []  # not by what the call before knew
+    assert scalars.linear([], []) == []  # not the edges of the call before
     with pytest.raises(ValueError, match=r"^logits must have at least one element$"):
         scalars.softmax([])
     with pytest.raises(ValueError, match=r"^x must have at least one element$"):
@@ -650,7 +650,7 @@ def test_linear_ignores_the_rest_of_the_longer(scalars):
 
 
 def test_linear_sees_what_changed_between_calls(scalars):
-    """Calls with the same rows share what they know about them, while it is true."""
+    """Calls with the same rows share their edges, as long as the rows are unchanged."""
     results = []
     for function in (linear, scalars.linear):
         x = [scalars.Value(0.1 * i) for i in range(4)]
@@ -727,7 +727,7 @@ def test_adam_uses_its_own_learning_rate(scalars):
 
 
 def test_adam_moves_a_value_that_is_there_twice_once(scalars):
-    """Tied weights: the seed's loop finds no gradient at the second place."""
+    """Tied weights: the original's loop finds no gradient at the second place."""
     tied, single = scalars.Value(1.0), scalars.Value(1.0)
     twice, once = (microgpt.Adam(params, weight_decay=0.1, max_grad_norm=1.0) for params in ([tied, tied], [single]))
     for grad in (0.5, -2.0, 0.25):
@@ -798,7 +798,7 @@ def test_memory_is_given_back(scalars):
         own.backward()
         return own._children[1]._children
 
-    handles = [scalars.Value(0.0) for _ in range(2000)]  # the memory of so many is kept for the next ones
+    handles = [scalars.Value(0.0) for _ in range(2000)]  # their memory is kept for the next ones
     del handles
     for _ in range(10):
         cycle()

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic file writes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_failure_leaves_the_old_content_and_nothing_else(tmp_path, monkeypatch
     assert os.listdir(tmp_path) == ["page"]
 
 
-def test_the_folder_that_is_full_is_that_of_the_file_which_a_link_points_to(tmp_path, monkeypatch) -> None:
+def test_a_full_folder_behind_a_link_is_named(tmp_path, monkeypatch) -> None:
     def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -105,7 +105,7 @@ def test_permissions_stay_and_are_kept_to(tmp_path, monkeypatch) -> None:
 
 
 def test_two_writers_share_no_file(tmp_path, monkeypatch) -> None:
-    """The second writes while the first does."""
+    """The second writer writes while the first is writing."""
     fsync, others = os.fsync, [b"second"]
 
     def write_meanwhile(descriptor: int) -> None:

@@ -1,1 +1,1 @@
-"""Fuzzers: random input, for as long as there is time. Each module has a `case`, which raises on a fault."""
+"""Fuzzers: random input for as long as you like. Each module has a `case`, which raises on a fault."""

@@ -1,9 +1,9 @@
-"""Run a fuzzer for some time, and print how many cases there were and which of them failed.
+"""Run a fuzzer for some time, and print the number of cases and which of them failed.
 
     cd tests && python -m fuzz value --seconds 3600
 
 Case i draws from `random.Random(i)` alone, so `--begin i --cases 1` repeats it. Cases run in a process of their own:
-one that crashes or hangs is a fault like any other, and the next process starts behind it.
+one that crashes or hangs is a fault like any other, and the next process starts after it.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import traceback
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
-HANGS = 120.0  # seconds that no case takes
+HANGS = 120.0  # seconds; no case takes as long
 TARGETS = sorted({module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])} - {"__main__"})
 
 
 def work(
     target: str, begin: int, end: int, until: float, current: Synchronized[int], faults: Synchronized[int]
 ) -> None:
-    """Run cases from `begin` until there are `end` of them or the time is over."""
+    """Run cases from `begin` to `end`, or until the time is over."""
     case = importlib.import_module(f"fuzz.{target}").case
     for i in range(begin, end):
         if time.time() > until:
@@ -34,7 +34,7 @@ def work(
         current.value = i
         try:
             case(random.Random(i))
-        except Exception:  # noqa: BLE001 (whatever it is, it is what we look for)
+        except Exception:  # noqa: BLE001 (any exception is a fault)
             faults.value += 1
             print(f"fault in case {i} of {target}:\n{traceback.format_exc()}", flush=True)
     else:

@@ -19,8 +19,8 @@ from microgpt.engine import backend as backends
 
 TEST_CASES = 1000
 
-# n_embd, n_head and positions of a batch: few, where a scalar at a time has to keep up. Documents longer than a cache
-# line, of 8 numbers, have kernels of their own.
+# n_embd, n_head and positions of a batch, small enough for the reference. Documents longer than a cache line have
+# kernels of their own: a line holds 8 numbers.
 SIZES = [
     *((1, 1, positions) for positions in (1, 2, 3, 4, 9, 11)),
     *((2, 1, 2), (2, 2, 2), (2, 2, 3), (3, 1, 1), (3, 3, 2), (5, 1, 1)),
@@ -37,7 +37,7 @@ def number(random: random.Random) -> float:
 
 
 def fill(random: random.Random, array: np.ndarray[Any, Any]) -> None:
-    """Some numbers of the usual size, or all of one size, whatever it is, or each of its own."""
+    """Numbers of the usual size, or all of one random size, or each of its own."""
     kind = random.random()
     scale = 10.0 ** random.uniform(-2, 2) if kind < 0.7 else abs(number(random))
     for index in np.ndindex(array.shape):
@@ -47,14 +47,14 @@ def fill(random: random.Random, array: np.ndarray[Any, Any]) -> None:
 
 
 def bits(array: Any) -> list[int]:
-    """Those of every number, and the same for every NaN."""
+    """The bits of every number, with one pattern for every NaN."""
     numbers = np.array(array, np.float64)
     numbers[np.isnan(numbers)] = np.nan
     return numbers.view(np.int64).ravel().tolist()
 
 
 def some_instruction_set(random: random.Random) -> AbstractContextManager[object]:
-    """Let the compiled engine use one of those that this processor has."""
+    """Make the compiled engine use one of the instruction sets that this processor has."""
     if not backends.instruction_sets():
         pytest.skip("this installation has no compiled engine")
     return patch.dict(os.environ, MICROGPT_ISA=random.choice(backends.instruction_sets()))

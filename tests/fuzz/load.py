@@ -61,14 +61,14 @@ def load_and_use(content: bytes, may_be_right: bool) -> None:
 
 
 def peak_memory() -> int:
-    """What this process has used at most, in KiB, on systems that tell: 0 on the others."""
+    """Peak memory of this process in KiB, or 0 where the system does not tell."""
     if resource is None:
         return 0
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == "darwin" else 1))
 
 
 def use(model: GPT, path: Path) -> None:
-    """What is done with a model, which may be refused in a line like the file; it comes back as it is."""
+    """Use a model as its owner would, which may be refused in one line, and check that it round-trips."""
     try:
         drawn = model.generate_tokens(2, seed=1)
         if model.tokenizer is not None:
@@ -84,7 +84,7 @@ def use(model: GPT, path: Path) -> None:
 
 
 def check_message(message: str) -> None:
-    """Errors are one line, and not a long one."""
+    """Check that an error is one line, and not a long one."""
     assert message
     assert "\n" not in message
     assert len(message) < 1000
@@ -98,12 +98,12 @@ def good_files() -> list[bytes]:
         path, tokenizer = Path(folder) / "model.safetensors", Path(folder) / "words.json"
         tokenizer.write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": words}))
         contents = []
-        for told in (
+        for options in (
             {"val_fraction": 0.2, "eval_every": 2},
             {"format": "text", "tokenizer": "bytes"},
             {"tokenizer": tokenizer},
         ):
-            result = train(NAMES, steps=3, out=path, **told, **SMALL)
+            result = train(NAMES, steps=3, out=path, **options, **SMALL)
             contents.append(path.read_bytes())
         result.model.save(path)
         contents.append(path.read_bytes())
@@ -113,7 +113,7 @@ def good_files() -> list[bytes]:
 
 
 def header_end(content: bytes) -> int:
-    """Where the arrays begin."""
+    """The position at which the arrays begin."""
     return 8 + int(struct.unpack("<Q", content[:8])[0])
 
 
@@ -154,7 +154,7 @@ def longer(random: random.Random, content: bytes, other: bytes) -> bytes:
 
 
 def overwritten(random: random.Random, content: bytes, other: bytes) -> bytes:
-    """A stretch of noise, nulls or something from another file."""
+    """A piece replaced by noise, nulls or a piece of another file."""
     start, end = sorted(random.choices(range(len(content) + 1), k=2))
     return (
         content[:start]
@@ -164,7 +164,7 @@ def overwritten(random: random.Random, content: bytes, other: bytes) -> bytes:
 
 
 def doubled(random: random.Random, content: bytes, other: bytes) -> bytes:
-    """A stretch of it twice, or left out."""
+    """A piece doubled or left out."""
     start, end = sorted(random.choices(range(len(content) + 1), k=2))
     return random.choice([content[:end] + content[start:], content[:start] + content[end:]])
 
@@ -179,7 +179,7 @@ ACCIDENTS = [flipped, truncated, resized, longer, overwritten, doubled, swapped]
 
 
 def rewritten(good: bytes, change: Any) -> bytes:
-    """The same file after `change(arrays, texts)`, with a checksum that is right: what a liar would write."""
+    """The same file after `change(arrays, texts)`, with a correct checksum, as a liar would write it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "good.safetensors"
         path.write_bytes(good)
@@ -192,7 +192,7 @@ def rewritten(good: bytes, change: Any) -> bytes:
 
 
 def lying(random: random.Random, good: bytes) -> bytes:
-    """A file of which some arrays or some of the metadata are other than they should be."""
+    """A file with some wrong arrays or metadata."""
 
     def change(arrays: dict[str, Any], texts: dict[str, str]) -> None:
         for _ in range(random.choice([1, 1, 2, 4])):
@@ -205,7 +205,7 @@ def lying(random: random.Random, good: bytes) -> bytes:
 
 
 def change_array(random: random.Random, arrays: dict[str, Any]) -> None:
-    """Leave one out, add one, or let one have other numbers, another type or another shape."""
+    """Remove an array, add one, or change its numbers, type or shape."""
     name = random.choice(sorted(arrays))
     array = arrays[name]
     kind = random.randrange(6)
@@ -225,7 +225,7 @@ def change_array(random: random.Random, arrays: dict[str, Any]) -> None:
 
 
 def change_text(random: random.Random, texts: dict[str, str]) -> None:
-    """Leave a text of the metadata out, or let it say something else."""
+    """Remove a text of the metadata, or change it."""
     name = random.choice(sorted(texts) or ["format"])
     kind = random.randrange(8)
     if kind == 0:
@@ -234,38 +234,38 @@ def change_text(random: random.Random, texts: dict[str, str]) -> None:
         texts[name] = random.choice(["", "{", "[" * 10_000, "NaN", "1e999", '"\\ud800"', "9" * 5000, "null", "\0"])
     else:
         try:
-            told = json.loads(texts[name])
+            item = json.loads(texts[name])
         except (ValueError, KeyError, RecursionError):
-            told = None
-        texts[name] = json.dumps(changed(random, told))
+            item = None
+        texts[name] = json.dumps(changed(random, item))
 
 
-def changed(random: random.Random, told: Any) -> Any:
+def changed(random: random.Random, item: Any) -> Any:
     """JSON that differs in one place."""
-    if isinstance(told, dict) and told and random.random() < 0.9:
-        name = random.choice(list(told))
+    if isinstance(item, dict) and item and random.random() < 0.9:
+        name = random.choice(list(item))
         kind = random.randrange(8)
         if kind == 0:
-            return {key: value for key, value in told.items() if key != name}
+            return {key: value for key, value in item.items() if key != name}
         if kind == 1:
-            return {**told, random.choice(["more", "", name + "x"]): random.choice(VALUES)}
-        return {**told, name: changed(random, told[name])}
-    if isinstance(told, list) and told and random.random() < 0.9:
-        i = random.randrange(len(told))
+            return {**item, random.choice(["more", "", name + "x"]): random.choice(VALUES)}
+        return {**item, name: changed(random, item[name])}
+    if isinstance(item, list) and item and random.random() < 0.9:
+        i = random.randrange(len(item))
         kind = random.randrange(8)
         if kind == 0:
-            return told[:i] + told[i + 1 :]
+            return item[:i] + item[i + 1 :]
         if kind == 1:
-            return told[:i] + told[i:] * random.choice([2, 3])
-        return [*told[:i], changed(random, told[i]), *told[i + 1 :]]
-    if isinstance(told, str) and random.random() < 0.5:
-        if told.startswith("{"):  # a tokenizers file
+            return item[:i] + item[i:] * random.choice([2, 3])
+        return [*item[:i], changed(random, item[i]), *item[i + 1 :]]
+    if isinstance(item, str) and random.random() < 0.5:
+        if item.startswith("{"):  # a tokenizers file
             try:
-                return json.dumps(changed(random, json.loads(told)))
+                return json.dumps(changed(random, json.loads(item)))
             except ValueError:
-                return told
-        i = random.randrange(len(told) + 1)
-        return told[:i] + random.choice(["a", "é", "\n", "#", " ", "\0", "\ud800", "x" * 2000]) + told[i:]
-    if isinstance(told, (int, float)) and random.random() < 0.5:
-        return told + random.choice([1, -1, 0.5])
+                return item
+        i = random.randrange(len(item) + 1)
+        return item[:i] + random.choice(["a", "é", "\n", "#", " ", "\0", "\ud800", "x" * 2000]) + item[i:]
+    if isinstance(item, (int, float)) and random.random() < 0.5:
+        return item + random.choice([1, -1, 0.5])
     return random.choice(VALUES)

@@ -67,7 +67,7 @@ def options(random: random.Random) -> dict[str, Any]:
 
 
 def outcome(function: Callable[[], Any]) -> Any:
-    """What a function returns, or its error."""
+    """The result of a function, or its error."""
     try:
         return function()
     except (ValueError, TypeError, OverflowError, OSError) as error:
@@ -76,7 +76,7 @@ def outcome(function: Callable[[], Any]) -> Any:
 
 
 def results(seed: int, backend: str) -> dict[str, Any]:
-    """Everything that comes of a run, by name."""
+    """Everything that a run produces, by name."""
     draw = random.Random(seed)
     data = documents(draw)
     chosen = options(draw)

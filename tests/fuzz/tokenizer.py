@@ -1,4 +1,4 @@
-"""Tokenizers of every kind, most of them from hostile files: they work, twice alike, or are refused in one line."""
+"""Tokenizers of every kind, most of them from hostile files: they work reproducibly, or are refused in one line."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def case(random: random.Random) -> None:
 
 
 def used(seed: int, documents: list[str]) -> Any:
-    """All that comes out of a tokenizer drawn with this seed: tokens, text and a model, or the message of an error."""
+    """Everything that a tokenizer drawn with this seed produces: tokens, text and a model, or an error message."""
     generator = random.Random(seed)
     try:
         tokenizer = new_tokenizer(generator)
@@ -71,7 +71,7 @@ def used(seed: int, documents: list[str]) -> Any:
 
 
 def trained(random: random.Random, tokenizer: Tokenizer, documents: list[str]) -> Any:
-    """The parameters of a model after one step, and what it draws and expects, before and after it was saved."""
+    """The parameters of a model after one step, its samples and probabilities, before and after it was saved."""
     if tokenizer.vocab_size > 2000:
         return None
     format = random.choice(["lines", "text"])
@@ -95,7 +95,7 @@ def text_of(random: random.Random) -> str:
 
 
 def new_tokenizer(random: random.Random) -> Tokenizer:
-    """Most often one of Hugging Face's."""
+    """A tokenizer, most often one of Hugging Face's."""
     bos = random.choice([None, "\n"] * 5 + ["a", "", "\n\n", "\ud800"])
     kind = random.randrange(20)
     if kind == 0:
@@ -112,8 +112,8 @@ def new_tokenizer(random: random.Random) -> Tokenizer:
 
 
 def tokenizers_file(random: random.Random) -> dict[str, Any]:
-    """What might be in a tokenizers file, and some of what should not."""
-    told = {
+    """Content that a tokenizers file may have, and some that it should not have."""
+    file = {
         "version": "1.0",
         "truncation": random.choice(
             [None, {"direction": "Right", "max_length": 1, "strategy": "LongestFirst", "stride": random.randrange(3)}]
@@ -127,9 +127,9 @@ def tokenizers_file(random: random.Random) -> dict[str, Any]:
         "model": model(random),
     }
     for _ in range(random.choice([0, 0, 0, 0, 1, 2])):
-        name = random.choice([*told, "model", "model"])
-        told[name] = changed(random, told[name])
-    return told
+        name = random.choice([*file, "model", "model"])
+        file[name] = changed(random, file[name])
+    return file
 
 
 def model(random: random.Random) -> dict[str, Any]:

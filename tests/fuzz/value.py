@@ -1,4 +1,4 @@
-"""Random programs of Values: whatever is done with them, both backends show the same, and neither crashes.
+"""Random programs of Values: both backends always show the same, and neither crashes.
 
 A program is a list of commands, each run on both twins. What a command gives or raises is compared, then all numbers
 and labels; and now and then the graphs, object by object, because looking at a graph changes what the compiled twin
@@ -76,7 +76,7 @@ def any_exponent(random: random.Random) -> Any:
 
 
 class Meddler:
-    """A number that does something else while it is converted."""
+    """A number with a side effect while it is converted."""
 
     def __init__(self, x: float, action: Callable[[], Any]) -> None:
         self.x, self.action = x, action
@@ -106,10 +106,10 @@ class Twin:
         self.values: list[Any] = [module.Value(0.5), module.Value(-1.25, label="second")]
 
     def run(self, command: Callable[[Twin], Any]) -> Any:
-        """What a command gives, as something that can be compared; new Values are kept."""
+        """The result of a command, in a form that can be compared; new Values are kept."""
         try:
             result = command(self)
-        except Exception as error:  # noqa: BLE001 (all of them are to be the same)
+        except Exception as error:  # noqa: BLE001 (both twins must raise the same)
             return type(error), str(error).replace("microgpt._value.Value", "Value")
         finally:
             del self.values[VALUES:]
@@ -121,7 +121,7 @@ class Twin:
             if not places:
                 self.values.append(result)
             return ("Value", places, *self.looks(result))
-        if isinstance(result, set):  # has another order in each twin: none of it is kept
+        if isinstance(result, set):  # its order differs between twins: keep nothing
             return set, sorted(self.looks(value) for value in result)
         if isinstance(result, (list, tuple)):
             return type(result), [self.shown(x) for x in result]
@@ -135,7 +135,7 @@ class Twin:
         return self.values[place % len(self.values)]
 
     def operand(self, x: Any) -> Any:
-        """A Value for a place, and what is no place as it is, but for actions, which are this twin's."""
+        """The Value at a place; anything else as it is, except actions, which become this twin's."""
         if isinstance(x, Place):
             return self.at(x.place)
         if isinstance(x, list):
@@ -146,7 +146,7 @@ class Twin:
 
 
 class Place:
-    """A Value of either twin, by its place among those that are held, counted modulo how many there are."""
+    """A Value of either twin, by its place among those that are held, modulo their number."""
 
     def __init__(self, place: int) -> None:
         self.place = place
@@ -175,18 +175,18 @@ def any_operand(random: random.Random) -> Any:
 
 
 def any_list(random: random.Random, longest: int = 6) -> list[Any]:
-    """Operands: often a stretch of what is held, sometimes the same again and again, or with others in between."""
+    """Operands: often a run of the Values held, sometimes the same ones repeated, or mixed with others."""
     length, first = random.randint(0, longest) or random.randint(0, 1), random.randrange(1 << 20)
-    stretch: list[Any] = [Place(first + k) for k in range(length)]
+    operands: list[Any] = [Place(first + k) for k in range(length)]
     if random.random() < 0.2:
-        stretch = [random.choice(stretch[:2]) for _ in stretch]
+        operands = [random.choice(operands[:2]) for _ in operands]
     if random.random() < 0.4:
-        stretch = [x if random.random() < 0.7 else any_operand(random) for x in stretch]
-    return stretch
+        operands = [x if random.random() < 0.7 else any_operand(random) for x in operands]
+    return operands
 
 
 def any_interference(random: random.Random) -> Callable[[Twin], Any]:
-    """A command that changes no number which a function may be reading."""
+    """A command that changes no number that a function may be reading."""
     place = random.randrange(1 << 20)
 
     def drop(twin: Twin) -> None:
@@ -209,7 +209,7 @@ def any_interference(random: random.Random) -> Callable[[Twin], Any]:
 
 
 def any_command(random: random.Random) -> Callable[[Twin], Any]:
-    """A command with all its arguments, which does the same to either twin."""
+    """A command with all its arguments, to be applied to both twins."""
     draw = random.choice
     i, j = any_place(random), any_operand(random)
     places = [any_place(random) for _ in range(random.randint(1, 5))]
@@ -270,7 +270,7 @@ def any_command(random: random.Random) -> Callable[[Twin], Any]:
         return sum(sequence(twin.operand(x)), *([twin.operand(j)] if random_start else []))
 
     def found_again(twin: Twin) -> Any:
-        """The `id` of a Value that nobody keeps but what was computed from it."""
+        """The `id` of a Value that is kept only by the results computed from it."""
         value = twin.at(i.place) * 1.5
         value.label = "kept by id"
         address, parent = id(value), function(value, 2.0)
@@ -296,7 +296,7 @@ def any_command(random: random.Random) -> Callable[[Twin], Any]:
 
     def adam(twin: Twin) -> None:
         values = [twin.at(place.place) for place in places]
-        Adam([v for v in values if abs(v.grad) < 1e100], 0.01).step()  # the square of a gradient is to be a float
+        Adam([v for v in values if abs(v.grad) < 1e100], 0.01).step()  # so that the square of a gradient is finite
 
     def compare(twin: Twin) -> Any:
         a, b = twin.at(i.place), twin.operand(j)
@@ -323,7 +323,7 @@ def any_command(random: random.Random) -> Callable[[Twin], Any]:
         new, own, linear, linear, change_between, function_of_list, function_of_list, total, found_again, by_hand,
         duplicate, adam, compare, method, method, chain if random.random() < 0.1 else method,
     ])  # fmt: skip
-    if command is accumulate:  # of a sequence, CPython says something else where a class is compiled
+    if command is accumulate:  # CPython words errors about sequences differently for compiled classes
         function, j = draw(IN_PLACE), None if isinstance(j, (str, bytes, bytearray, list)) else j
     elif command is assign:
         name = draw(["data", "grad", "label"])
