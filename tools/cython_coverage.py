@@ -1,10 +1,10 @@
-"""Tell coverage.py which lines of Cython ran, from what gcov counted in the C code that Cython made of them.
+"""Report lines of Cython to coverage.py, from the counts of gcov in the generated C code.
 
-    MICROGPT_INSTRUMENT=1 pip install .            # then run what is to be measured
+    MICROGPT_INSTRUMENT=1 pip install .            # then run the tests
     python tools/cython_coverage.py build/instrumented
 
-writes .coverage.cython, for `coverage combine`. Cython's own way, a call of Python for each line, would take the GIL in
-code that runs without it, and some thirty times as long.
+writes .coverage.cython, for `coverage combine`. Cython's own line tracing calls Python for each line: it would take the
+GIL in nogil code, and thirty times as long.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pathlib import Path
 
 from coverage import CoverageData
 
-# Above the code for a line of its source, Cython writes where that line stands; where a function returns, it says so.
+# Cython's comments above the code of a source line, and at the exit of a function.
 SOURCE_LINE = re.compile(r'\s*/\* "(csrc/\w+\.pyx)":(\d+)$')
 FUNCTION_EXIT = "/* function exit code */"
 
 
 def times_run(counts: Path) -> dict[Path, dict[int, int]]:
-    """How often each line of each C file ran, by a .gcda file."""
+    """Execution counts of each line of each C file, from a .gcda file."""
     command = ["gcov", "--json-format", "--stdout", counts.resolve()]
     answer = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     files: dict[Path, dict[int, int]] = {}
@@ -35,7 +35,7 @@ def times_run(counts: Path) -> dict[Path, dict[int, int]]:
 
 
 def cython_lines(generated: Path, counts: dict[int, int]) -> dict[str, set[int]]:
-    """The lines of Cython files for which a line of this C file ran."""
+    """The lines of Cython files whose C code was executed."""
     ran: dict[str, set[int]] = {}
     source = None
     for number, line in enumerate(generated.read_text(encoding="utf-8").splitlines(), 1):

@@ -1,10 +1,10 @@
-"""Run the original, and write down its numbers: a golden file, which the tests compare this package with.
+"""Run the original, and write its numbers into a golden file, which the tests compare this package with.
 
     python tools/make_golden.py microgpt.py tests/golden/default.json
     python tools/make_golden.py microgpt.py tests/golden/small.json --n_embd 4 --n_head 1 --block_size 4 --num_steps 200
 
 microgpt.py is Karpathy's script (https://gist.github.com/karpathy/8627fe009c40f57531cb18360106ce95), which is not part
-of this repository. It runs as it stands, but for the sizes that the options replace, and for a line that looks at each
+of this repository. It runs unchanged, except for the sizes that the options replace, and a line that records each
 step. By default it trains on the names that come with this package.
 """
 
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 NAMES = Path(__file__).resolve().parents[1] / "microgpt" / "data" / "names.txt"
-NUMBERS = {  # what can be replaced, and how the original says it
+NUMBERS = {  # numbers that options replace, and the patterns that find them in the original
     "seed": r"(random\.seed\()\d+",
     "n_layer": r"(^n_layer = )\d+",
     "n_embd": r"(^n_embd = )\d+",
@@ -48,7 +48,7 @@ def digest(numbers: list[float]) -> str:
 
 
 def run(script: str, data: bytes, config: dict[str, Any]) -> dict[str, Any]:
-    """The golden file's content: what the script computes with this configuration as far as the tests compare it."""
+    """The content of the golden file: the script's numbers with this configuration, as far as the tests need them."""
     for name, value in config.items():
         script, count = re.subn(NUMBERS[name], rf"\g<1>{value}", script, flags=re.MULTILINE)
         assert count == 1, name
@@ -56,14 +56,14 @@ def run(script: str, data: bytes, config: dict[str, Any]) -> dict[str, Any]:
     losses: list[float] = []
     digests: list[str] = []
 
-    def look(loss: Any, params: list[Any]) -> None:
+    def record(loss: Any, params: list[Any]) -> None:
         if not losses:
             digests.extend([digest([p.data for p in params]), digest([p.grad for p in params])])
         losses.append(loss.data)
 
-    script = script.replace(BACKWARD, BACKWARD + "    look(loss, params)\n")
+    script = script.replace(BACKWARD, BACKWARD + "    record(loss, params)\n")
     printed = io.StringIO(newline="")
-    namespace: dict[str, Any] = {"look": look, "__name__": "__main__"}
+    namespace: dict[str, Any] = {"record": record, "__name__": "__main__"}
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), contextlib.redirect_stdout(printed):
         Path("input.txt").write_bytes(data)
         exec(compile(script, "microgpt.py", "exec"), namespace)

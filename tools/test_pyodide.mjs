@@ -4,8 +4,8 @@
 //     ulimit -s 65500 # KiB: a test of deeply nested JSON needs more than the megabyte of node's stack
 //     node --stack-size=30000 tools/test_pyodide.mjs dist/microgpt_fast-0.1.0-py3-none-any.whl [ARGUMENT OF PYTEST]...
 //
-// NumPy and what else the tests import comes from the package folder of Pyodide's release, over the network unless it
-// lies beside pyodide.mjs. The exit status is pytest's.
+// NumPy and other packages come from Pyodide's release, over the network unless they are beside pyodide.mjs. The exit
+// status is pytest's.
 import { basename, dirname, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { loadPyodide } from "pyodide";

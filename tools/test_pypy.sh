@@ -4,8 +4,8 @@
 #     apt-get install cargo pypy3 pypy3-venv
 #     tools/test_pypy.sh [PYPY [ARGUMENT OF PYTEST]...]    # default: pypy3, tests that are not long, five minutes
 #
-# For PyPy 7.3 with Python 3.11, such as Debian 13 has: for it, NumPy and Matplotlib have wheels. safetensors has none,
-# and is compiled unless PIP_FIND_LINKS names a folder with one; tokenizers is left out.
+# For PyPy 7.3 with Python 3.11, as in Debian 13, for which NumPy and Matplotlib have wheels. safetensors has none, and
+# is compiled unless PIP_FIND_LINKS names a folder with a wheel; tokenizers is left out.
 set -euo pipefail
 project=$(cd "$(dirname "$0")/.." && pwd)
 pypy=${1:-pypy3}
@@ -13,7 +13,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 "$pypy" -m venv "$work/venv"
-# Later releases of hypothesis are compiled, and ask for more than the PyPy of Debian 13 has.
+# Later releases of hypothesis are compiled, and do not support the PyPy of Debian 13.
 "$work/venv/bin/pip" install --quiet --prefer-binary "$project" pytest "hypothesis<6.150" matplotlib
 
 cd "$project/tests"
