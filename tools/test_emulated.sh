@@ -4,10 +4,10 @@
 #     apt-get install gcc-s390x-linux-gnu qemu-user
 #     tools/test_emulated.sh s390x [ARGUMENT OF PYTEST]...    # default: the tests of the compiled engine, half an hour
 #
-# For Debian, of any release. The processor is one that Debian's unstable release has, by Debian's name: s390x, whose
-# numbers begin with their highest byte, armhf, which has 32 bits, arm64, ppc64el or riscv64. Python, NumPy and what else
-# the tests import are packages of that release, unpacked into a temporary folder. The golden files were made on x86-64,
-# so their tests compare float64 bit for bit between the two; what float32 gives is compared with float64.
+# Runs on any release of Debian. The processor is one of Debian's unstable release, by Debian's name: s390x (big-endian),
+# armhf (32 bits), arm64, ppc64el or riscv64. Python, NumPy and other imports of the tests are packages of that release,
+# unpacked into a temporary folder. The golden files were made on x86-64, so their tests compare float64 bit for bit
+# between the two processors; float32 is compared with float64.
 set -euo pipefail
 case "${1:-}" in
     arm64) triple=aarch64-linux-gnu emulator=qemu-aarch64 machine=aarch64 ;;
