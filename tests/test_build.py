@@ -1,4 +1,4 @@
-"""setup.py: that no flag of a user changes a number, what it falls back to and why, and what a used clone builds.
+"""setup.py: user flags change no number, fallbacks give their reasons, and a used clone builds like a fresh one.
 
 Nothing here compiles for long: the compiler is a script that compiles csrc/probe.c, or nothing, in the place of every
 other source, and Cython is one that translates nothing.
@@ -60,7 +60,7 @@ FLAGS = (
     "-fno-signed-zeros -fno-trapping-math -frounding-math -ffp-contract=fast -flto -std=c99 -march=native "
     "-D_GNU_SOURCE -w"
 ) + (" -mfpmath=387 -mavx512f" if platform.machine() == "x86_64" else "")
-# What nobody exports in these tests, and nothing watches.
+# Variables that are unset in these tests.
 ENVIRONMENT = {
     name: value for name, value in os.environ.items() if not re.match(r"CC$|.*FLAGS$|LDSHARED$|COV|MICROGPT_", name)
 }
@@ -69,7 +69,7 @@ FUSED = "the compiler's flags fuse multiply and add"
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """What setup.py needs, and what it builds may be put beside."""
+    """A copy of the files that setup.py needs, in which it may build."""
     for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
     ignored = shutil.ignore_patterns("__pycache__", "*.so", "why_pure.txt", "[!kp]*.c")  # kernels.c, probe.c
@@ -96,7 +96,7 @@ def build(clone: Path, *arguments: str, **environment: str) -> subprocess.Comple
 
 
 def compiled(clone: Path) -> list[str]:
-    """What has been compiled and linked since the last call, but for what is thrown away."""
+    """The files compiled and linked since the last call, except those of the probe."""
     file = clone / "compiled.txt"
     paths = [path for path in file.read_text().splitlines() if path.startswith("build/")] if file.exists() else []
     file.unlink(missing_ok=True)
@@ -104,7 +104,7 @@ def compiled(clone: Path) -> list[str]:
 
 
 def why_not(clone: Path, module: Path, name: str) -> str:
-    """Why the probe in this module, compiled in the place of something else, finds fault with its flags; or nothing."""
+    """The fault that the probe, compiled in place of this module, finds with its flags, or an empty string."""
     loading = (
         "import importlib.machinery as m, importlib.util as u, sys; l = m.ExtensionFileLoader(*sys.argv[1:]); "
         "u.module_from_spec(u.spec_from_loader(sys.argv[1], l)); assert float('1e-310') * 0.5 > 0"
@@ -203,7 +203,7 @@ def test_what_compiles_decides_with_sources_what_is_compiled_again(clone: Path) 
 
 
 def test_a_source_distribution_has_sources_alone(clone: Path) -> None:
-    """Not what tests, experiments and MICROGPT_INSTRUMENT=1 leave in a clone."""
+    """It leaves out files that tests, experiments and MICROGPT_INSTRUMENT=1 leave in a clone."""
     sources = {str(path.relative_to(clone)) for path in clone.glob("[cm]*/**/*") if path.is_file()}
     leftovers = ("csrc/engine.c", "csrc/kernels/kernels.gcno", "microgpt/engine/_engine.so", "microgpt/why_pure.txt")
     leftovers += (

@@ -82,7 +82,7 @@ def test_the_smallest_eps_divides_no_zero_by_zero(instruction_set: str, monkeypa
 
 @needs_compiled
 def test_improbable_targets_have_a_finite_loss() -> None:
-    """Where a target's probability is smaller than any float32, its logarithm is not."""
+    """A target's probability may be smaller than any float32, but its logarithm is not."""
     exact, fast = (GPT(CONFIGS[0], 1, dtype) for dtype in ("float64", "float32"))
     for parameters in exact.state_dict().values():
         parameters *= 12
