@@ -187,7 +187,7 @@ def test_a_module_that_is_gone_is_not_in_the_next_wheel(clone: Path) -> None:
 
 
 @needs_compiler
-def test_what_compiles_decides_with_sources_what_is_compiled_again(clone: Path) -> None:
+def test_a_change_of_compiler_or_sources_recompiles(clone: Path) -> None:
     (clone / "nothing.c").touch()
 
     def build_again(**environment: str) -> list[str]:

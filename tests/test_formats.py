@@ -95,7 +95,7 @@ def test_the_held_out_end_of_a_text_is_evaluated_as_in_training(backend: str, to
     assert result.validation_losses[-1][1] == result.model.evaluate([held_out]).nats
 
 
-def test_a_text_begins_with_what_follows_bos_which_is_then_forgotten(backend: str) -> None:
+def test_a_text_begins_after_bos_which_is_then_forgotten(backend: str) -> None:
     gpt = GPT(GPTConfig(vocab_size=5, **SMALL), 3, backend=backend, tokenizer=CharTokenizer("abcd"), format="text")
     (first, *others), *_ = gpt.generate_tokens(1, seed=1, top_k=1, max_tokens=9)
     assert first == int(np.argmax(gpt.logits([gpt.bos])[0]))
@@ -141,7 +141,7 @@ def test_a_file_keeps_the_format(tmp_path: Path, backend: str) -> None:
         assert load(path, backend=backend).generate(3, seed=1) == gpt.generate(3, seed=1)
 
 
-def test_a_file_of_before_formats_were_kept_has_that_of_its_training(tmp_path: Path) -> None:
+def test_an_older_file_has_the_format_of_its_training(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
 
     def forget(arrays: Any, texts: dict[str, str]) -> None:

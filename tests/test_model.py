@@ -177,7 +177,7 @@ def test_parameters_are_counted(config: GPTConfig) -> None:
 
 
 @pytest.mark.parametrize("config", [tiny, CONFIGS[3]], ids=["tiny", ids[3]])
-def test_parameters_are_drawn_and_documents_sampled_as_the_reference_does(config: GPTConfig, backend: str) -> None:
+def test_parameters_and_documents_are_drawn_as_by_the_reference(config: GPTConfig, backend: str) -> None:
     model, generator = GPT(config, 5, backend=backend), random.Random(5)
     state_dict = draw_state_dict(config, generator)
     assert {name: matrix.tolist() for name, matrix in model.state_dict().items()} == {

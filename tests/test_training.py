@@ -239,7 +239,7 @@ def test_no_end_of_a_run_writes_parameters_that_are_not_finite(tmp_path, backend
     assert not out.exists()
 
 
-def test_a_model_whose_validation_loss_is_no_number_is_not_the_best(tmp_path, monkeypatch) -> None:
+def test_a_model_with_nan_validation_loss_is_not_the_best(tmp_path, monkeypatch) -> None:
     losses = iter([math.inf, math.nan, 3.0, math.nan, math.inf])
     monkeypatch.setattr("microgpt.training.run.mean_loss", lambda *arguments: next(losses))
     seen = []

@@ -368,7 +368,7 @@ def test_functions_refer_to_the_objects_that_they_were_given(scalars):
     assert scalars.softmax(x)[1]._children[0]._children[0]._children[0] is x[1]
 
 
-def test_a_value_without_references_is_the_same_object_when_found_again(scalars):
+def test_a_value_nobody_holds_is_the_same_object_when_found_again(scalars):
     a = scalars.Value(3.0)
     names = {id(a): "a"}
 
