@@ -29,8 +29,8 @@ cdef extern from "kernels/interface.h" nogil:
         STORE, ADD, RELU, RELU_BACKWARD
 
     ctypedef struct Stage:
-        void (*run)(const Operation *, const Workspace *, const Share *) noexcept nogil
-        int64_t (*units)(const Operation *, const Workspace *) noexcept nogil
+        void (*run)(const Operation *, const Workspace *, const Range *) noexcept nogil
+        int64_t (*tasks)(const Operation *, const Workspace *) noexcept nogil
         int64_t grain
 
     ctypedef struct Kernel:
@@ -73,8 +73,8 @@ cdef extern from "kernels/interface.h" nogil:
         double *probabilities
         int32_t *drawn
 
-    ctypedef struct Share:
-        int64_t first, past
+    ctypedef struct Range:
+        int64_t begin, end
         void *scratch
 
     ctypedef struct AdamStep:
@@ -113,10 +113,10 @@ cdef extern from "team.h" nogil:
     enum: TEAM_MAXIMUM
     ctypedef struct Team:
         int size
-    ctypedef void (*TeamWork)(void *context, int64_t first, int64_t past, int thread) noexcept nogil
+    ctypedef void (*TeamWork)(void *context, int64_t begin, int64_t end, int thread) noexcept nogil
     void team_start(Team *, int size)
     void team_work(Team *, int thread, bint (*is_over)() noexcept nogil)
-    void team_run(Team *, TeamWork, void *context, int64_t units, int64_t grain)
+    void team_run(Team *, TeamWork, void *context, int64_t tasks, int64_t grain)
     void team_stop(Team *)
 
 cdef extern from "subnormal.h" nogil:
@@ -192,7 +192,7 @@ def sides(activation, places):
 
 
 cdef void *address(array, dtype, size) except NULL:
-    """Where a one-dimensional array of this type and size starts. The border: past it, nothing is checked again."""
+    """Where a one-dimensional array of this type and size starts. The boundary: past it, nothing is checked again."""
     if array.dtype != dtype or array.shape != (size,) or not array.flags.c_contiguous or not array.flags.writeable:
         raise ValueError(f"expected a writeable, contiguous array of {size} {dtype}, got {array.shape} {array.dtype}")
     return <void *><uintptr_t>array.ctypes.data
@@ -206,12 +206,12 @@ cdef struct Job:  # a stage of an operation, for a team
     char *scratch
     int64_t scratch_bytes  # of each thread
 
-cdef void run_stage(void *context, int64_t first, int64_t past, int thread) noexcept nogil:
+cdef void run_stage(void *context, int64_t begin, int64_t end, int thread) noexcept nogil:
     cdef Job *job = <Job *>context
-    cdef Share share
+    cdef Range part
     cdef FloatMode before = begin_work(job.kernels.exact)
-    share.first, share.past, share.scratch = first, past, job.scratch + thread * job.scratch_bytes
-    job.stage.run(job.operation, job.workspace, &share)
+    part.begin, part.end, part.scratch = begin, end, job.scratch + thread * job.scratch_bytes
+    job.stage.run(job.operation, job.workspace, &part)
     end_work(job.kernels.exact, before)
 
 
@@ -226,11 +226,11 @@ cdef struct AdamJob:
     AdamStep step
 
 cdef enum:
-    ADAM_UNIT = 1024  # parameters
+    ADAM_TASK = 1024  # parameters
 
-cdef void run_adam(void *context, int64_t first, int64_t past, int thread) noexcept nogil:
+cdef void run_adam(void *context, int64_t begin, int64_t end, int thread) noexcept nogil:
     cdef AdamJob *job = <AdamJob *>context
-    cdef int64_t start = first * ADAM_UNIT, n = min(past * ADAM_UNIT, job.size) - start
+    cdef int64_t start = begin * ADAM_TASK, n = min(end * ADAM_TASK, job.size) - start
     cdef int64_t offset = start * <int64_t>job.kernels.itemsize
     cdef FloatMode before = begin_work(job.kernels.exact)
     job.kernels.adam(n, job.parameters + offset, job.gradients + offset, job.m + offset, job.v + offset, &job.step)
@@ -258,7 +258,7 @@ cdef void step_with_adam(AdamJob *job, Team *team, int64_t step_count, double le
         norm = sqrt(job.kernels.sum_of_squares(job.size, job.gradients))
         if norm > job.max_grad_norm:
             job.step.gradient_scale = job.max_grad_norm / norm
-    team_run(team, run_adam, job, (job.size + ADAM_UNIT - 1) // ADAM_UNIT, 1)
+    team_run(team, run_adam, job, (job.size + ADAM_TASK - 1) // ADAM_TASK, 1)
 
 
 cdef class ThreadTeam:
@@ -545,7 +545,7 @@ cdef class Engine:
             if stages[i].run == NULL:
                 break
             self.job.stage = &stages[i]
-            team_run(&self.team.team, run_stage, &self.job, stages[i].units(op, &self.workspace), stages[i].grain)
+            team_run(&self.team.team, run_stage, &self.job, stages[i].tasks(op, &self.workspace), stages[i].grain)
             if self.heavy:
                 self.look_up(-1)
         return 0

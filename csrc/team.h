@@ -1,9 +1,9 @@
 /* A team of threads that share one piece of work after the other.
  *
- * The leader offers work in units, an equal stretch of them to each member. A member claims a chunk at a time of its own
- * stretch, then of what others have not come to; the leader goes on when all units are done. So what a member has
- * written for one piece of work, and still has in its cache, is what it reads in the next. Which thread does which units
- * changes no result: no unit depends on another.
+ * The leader offers work in tasks, an equal segment of them to each member. A member claims a chunk at a time of its own
+ * segment, then of what others have not come to; the leader goes on when all tasks are done. So what a member has
+ * written for one piece of work, and still has in its cache, is what it reads in the next. Which thread does which tasks
+ * changes no result: no task depends on another.
  *
  * Nobody waits for a helper that has not claimed anything, so that one that the system has put to sleep delays nobody.
  * Helpers spin for a while between two pieces of work, then give their processor to whoever wants it. The team knows
@@ -33,71 +33,71 @@ enum {
     SPINS = 2000, /* about as long as waking a sleeping thread takes */
 };
 
-typedef void (*TeamWork)(void *context, int64_t first, int64_t past, int thread);
+typedef void (*TeamWork)(void *context, int64_t begin, int64_t end, int thread);
 
-/* The units from `claimed` up to `past` wait for somebody. No two share a cache line, wherever the team lies. */
+/* The tasks from `claimed` up to `end` wait for somebody. No two share a cache line, wherever the team lies. */
 typedef struct {
-    _Atomic uint64_t claimed;       /* number of the piece of work << 32 | unit */
-    _Atomic int64_t past;
+    _Atomic uint64_t claimed;       /* number of the piece of work << 32 | task */
+    _Atomic int64_t end;
     char padding[112];
-} Stretch;
+} Segment;
 
 typedef struct {
-    Stretch stretches[TEAM_MAXIMUM];
+    Segment segments[TEAM_MAXIMUM];
     int size;                       /* threads, the leader included */
     _Atomic(TeamWork) work;
     _Atomic(void *) context;
     _Atomic int64_t chunk;
     _Atomic uint32_t offered;       /* number of the piece of work */
-    _Atomic int64_t done;           /* units done of it */
+    _Atomic int64_t done;           /* tasks done of it */
     _Atomic int dismissed;
 } Team;
 
 /* Claim and do chunks of the piece of work with this number, until none is left. */
 static void team_take_part(Team *team, uint32_t number, int thread) {
     for (int i = 0; i < team->size; i++) {
-        Stretch *stretch = &team->stretches[(thread + i) % team->size];
+        Segment *segment = &team->segments[(thread + i) % team->size];
         while (1) {
-            uint64_t claimed = atomic_load(&stretch->claimed);
-            const int64_t first = (uint32_t)claimed, end = atomic_load(&stretch->past), chunk = atomic_load(&team->chunk);
+            uint64_t claimed = atomic_load(&segment->claimed);
+            const int64_t begin = (uint32_t)claimed, segment_end = atomic_load(&segment->end), chunk = atomic_load(&team->chunk);
             const TeamWork work = atomic_load(&team->work);
             void *context = atomic_load(&team->context);
             if (claimed >> 32 != number) return;
-            if (first >= end) break;
-            const int64_t past = first + chunk < end ? first + chunk : end;
+            if (begin >= segment_end) break;
+            const int64_t end = begin + chunk < segment_end ? begin + chunk : segment_end;
             /* This succeeds only while the work is still the one that has been read above. */
-            if (!atomic_compare_exchange_strong(&stretch->claimed, &claimed, (uint64_t)number << 32 | (uint64_t)past))
+            if (!atomic_compare_exchange_strong(&segment->claimed, &claimed, (uint64_t)number << 32 | (uint64_t)end))
                 continue;
-            work(context, first, past, thread);
-            atomic_fetch_add(&team->done, past - first);
+            work(context, begin, end, thread);
+            atomic_fetch_add(&team->done, end - begin);
         }
     }
 }
 
-/* Do all units of a piece of work, in chunks of `grain` or a multiple of it; fewer than 2**31 units. */
-static void team_run(Team *team, TeamWork work, void *context, int64_t units, int64_t grain) {
-    if (team->size == 1 || units <= grain) {
-        if (units > 0) work(context, 0, units, 0);
+/* Do all tasks of a piece of work, in chunks of `grain` or a multiple of it; fewer than 2**31 tasks. */
+static void team_run(Team *team, TeamWork work, void *context, int64_t tasks, int64_t grain) {
+    if (team->size == 1 || tasks <= grain) {
+        if (tasks > 0) work(context, 0, tasks, 0);
         return;
     }
-    const int64_t all_grains = (units + grain - 1) / grain;
+    const int64_t all_grains = (tasks + grain - 1) / grain;
     const int64_t chunk_grains = all_grains / (4 * team->size); /* four chunks for each thread even out their delays */
     const uint32_t number = atomic_load(&team->offered) + 1;
     /* Until the last of these lines, nobody can claim anything: who has read a mixture of old and new fails. */
     for (int i = 0; i < team->size; i++)
-        atomic_store(&team->stretches[i].claimed, (uint64_t)(number - 1) << 32 | UINT32_MAX);
+        atomic_store(&team->segments[i].claimed, (uint64_t)(number - 1) << 32 | UINT32_MAX);
     atomic_store(&team->work, work);
     atomic_store(&team->context, context);
     atomic_store(&team->chunk, chunk_grains > 1 ? chunk_grains * grain : grain);
     atomic_store(&team->done, 0);
     for (int i = 0; i < team->size; i++) {
-        const int64_t first = all_grains * i / team->size * grain, past = all_grains * (i + 1) / team->size * grain;
-        atomic_store(&team->stretches[i].past, past < units ? past : units);
-        atomic_store(&team->stretches[i].claimed, (uint64_t)number << 32 | (uint64_t)(first < units ? first : units));
+        const int64_t begin = all_grains * i / team->size * grain, end = all_grains * (i + 1) / team->size * grain;
+        atomic_store(&team->segments[i].end, end < tasks ? end : tasks);
+        atomic_store(&team->segments[i].claimed, (uint64_t)number << 32 | (uint64_t)(begin < tasks ? begin : tasks));
     }
     atomic_store(&team->offered, number);
     team_take_part(team, number, 0);
-    for (int spins = 0; atomic_load(&team->done) < units; spins++) {
+    for (int spins = 0; atomic_load(&team->done) < tasks; spins++) {
         if (spins < SPINS) PAUSE();
         else YIELD();
     }
@@ -122,7 +122,7 @@ static void team_work(Team *team, int thread, int (*is_over)(void)) {
 
 static void team_start(Team *team, int size) {
     team->size = size;
-    for (int i = 0; i < TEAM_MAXIMUM; i++) atomic_store(&team->stretches[i].claimed, UINT32_MAX);
+    for (int i = 0; i < TEAM_MAXIMUM; i++) atomic_store(&team->segments[i].claimed, UINT32_MAX);
     atomic_store(&team->offered, 0);
     atomic_store(&team->dismissed, 0);
 }

@@ -12,20 +12,20 @@ typedef struct {
     vec value, derivative;
 } Differentiated;
 
-INLINE void activation_forward(const Operation *op, const Workspace *w, const Share *share, Differentiated f(vec x)) {
+INLINE void activation_forward(const Operation *op, const Workspace *w, const Range *range, Differentiated f(vec x)) {
     const real *input = (real *)w->arena + op->input;
     real *output = (real *)w->arena + op->output, *saved = (real *)w->arena + op->saved;
-    for (int64_t at = share->first * op->n_in * LINE; at < share->past * op->n_in * LINE; at += LANES) {
+    for (int64_t at = range->begin * op->n_in * LINE; at < range->end * op->n_in * LINE; at += LANES) {
         const Differentiated y = f(load(input + at));
         store(output + at, y.value);
         store(saved + at, y.derivative);
     }
 }
 
-static void activation_backward(const Operation *op, const Workspace *w, const Share *share) {
+static void activation_backward(const Operation *op, const Workspace *w, const Range *range) {
     const real *saved = (real *)w->arena + op->saved;
     real *gradient = (real *)w->arena + op->input_gradient;
-    for (int64_t at = share->first * op->n_in * LINE; at < share->past * op->n_in * LINE; at += LANES)
+    for (int64_t at = range->begin * op->n_in * LINE; at < range->end * op->n_in * LINE; at += LANES)
         store(gradient + at, load(saved + at) * load(gradient + at));
 }
 
@@ -45,8 +45,8 @@ INLINE Differentiated differentiated_gelu(vec x) {
     return (Differentiated){x * cdf, cdf + x * density};
 }
 
-static void gelu_forward(const Operation *op, const Workspace *w, const Share *share) {
-    activation_forward(op, w, share, differentiated_gelu);
+static void gelu_forward(const Operation *op, const Workspace *w, const Range *range) {
+    activation_forward(op, w, range, differentiated_gelu);
 }
 
 /* x * sigmoid, with the derivative sigmoid * (1 + x * (1 - sigmoid)): sigmoid = 1 / (1 + exp(-x)) = exp(x) / (1 + exp(x)),
@@ -57,6 +57,6 @@ INLINE Differentiated differentiated_silu(vec x) {
     return (Differentiated){x * sigmoid, sigmoid * (1 + x * (1 - sigmoid))};
 }
 
-static void silu_forward(const Operation *op, const Workspace *w, const Share *share) {
-    activation_forward(op, w, share, differentiated_silu);
+static void silu_forward(const Operation *op, const Workspace *w, const Range *range) {
+    activation_forward(op, w, range, differentiated_silu);
 }

@@ -37,18 +37,18 @@ INLINE int64_t saved_line(const Head *h) { return (keys_of(h) + 2) * LINE; }
 
 static int64_t attention_size(const Workspace *w, int64_t panel) {
     if (attention_is_short(w)) return attention_short_size(w);
-    const int64_t strip = panel / STRIP_PANELS * STRIP_PANELS, past = minimum(strip + STRIP_PANELS, lines(w->rows));
-    return w->n_head * ((past - first_key_panel_of(w, strip)) * LINE + 2) * LINE;
+    const int64_t strip = panel / STRIP_PANELS * STRIP_PANELS, end = minimum(strip + STRIP_PANELS, lines(w->rows));
+    return w->n_head * ((end - first_key_panel_of(w, strip)) * LINE + 2) * LINE;
 }
 
 INLINE Head head_of(const Operation *op, const Workspace *w, int64_t strip, int64_t head) {
     const int64_t head_dim = w->n_embd / w->n_head, panel = strip * STRIP_PANELS;
-    const int64_t past = minimum(panel + STRIP_PANELS, lines(w->rows)), first_key_panel = first_key_panel_of(w, panel);
+    const int64_t end = minimum(panel + STRIP_PANELS, lines(w->rows)), first_key_panel = first_key_panel_of(w, panel);
     Head h = {
         .head_dim = head_dim, .width = op->n_in, .output_width = op->n_out,
-        .panel = panel, .panels = past - panel, .rows = minimum(past * LINE, w->rows) - panel * LINE,
-        .first_key_panel = first_key_panel, .key_panels = past - first_key_panel,
-        .next_first_key_panel = past < lines(w->rows) ? first_key_panel_of(w, past) : past,
+        .panel = panel, .panels = end - panel, .rows = minimum(end * LINE, w->rows) - panel * LINE,
+        .first_key_panel = first_key_panel, .key_panels = end - first_key_panel,
+        .next_first_key_panel = end < lines(w->rows) ? first_key_panel_of(w, end) : end,
         .features = head * 3 * head_dim, .output_features = head * head_dim,
         .scale = op->scale,
     };
@@ -102,17 +102,17 @@ static void attention_forward_head(const Head *h, const Workspace *w, const real
     multiply_keys(h, input, KEY, input + at_panel(h, QUERY, h->panel), h->width * LINE, 1, h->exps, saved_line(h));
     for (int64_t p = 0; p < h->panels * LINE; p += LANES) {
         const int64_t row = h->panel * LINE + p, at = p / LINE * saved_line(h) + p % LINE;
-        const int64_t past = keys - (h->panels - 1 - p / LINE) * LINE; /* no row attends beyond its own panel */
+        const int64_t end = keys - (h->panels - 1 - p / LINE) * LINE; /* no row attends beyond its own panel */
         bits first, last;
         for (int r = 0; r < LANES; r++) {
             first[r] = (real_bits)(w->first_rows[row + r] - first_key);
             last[r] = row + r < w->rows ? (real_bits)(row + r - first_key) : -1;
         }
-        const vec total = attention_exponentials(h->exps + at, past, first, last, h->scale);
+        const vec total = attention_exponentials(h->exps + at, end, first, last, h->scale);
         const vec reciprocals = reciprocal(total);
-        for (int64_t t = 0; t < past * LINE; t += LINE)
+        for (int64_t t = 0; t < end * LINE; t += LINE)
             store(weights + at + t, load(h->exps + at + t) * reciprocals);
-        for (int64_t t = past * LINE; t < keys * LINE; t += LINE) {
+        for (int64_t t = end * LINE; t < keys * LINE; t += LINE) {
             store(h->exps + at + t, (vec){0});
             store(weights + at + t, (vec){0});
         }
@@ -138,15 +138,15 @@ INLINE void multiply_rows(const Head *h, const real *d, const real *columns, int
                             transposed + (key_panel * h->panels + p) * block, LINE);
     const int64_t added_to = h->next_first_key_panel - h->first_key_panel;
     for (int accumulate = 0; accumulate < 2; accumulate++) {
-        const int64_t first = accumulate ? added_to : 0, past = accumulate ? h->key_panels : added_to;
-        if (first >= past) continue;
+        const int64_t begin = accumulate ? added_to : 0, end = accumulate ? h->key_panels : added_to;
+        if (begin >= end) continue;
         multiply(&(Product){.a = columns + (h->panels - 1) * width * LINE + last,
                             .a_row = LINE, .a_step = -1, .a_jump = LINE - width * LINE, .first_run = last + 1,
                             .b = transposed + (depth - 1) * LINE, .b_step = -LINE, .b_line = h->panels * block,
                             .depth = depth, .accumulate = accumulate,
                             .c = rows_gradient + at_panel(h, part, h->first_key_panel),
                             .c_row = LINE, .c_line = h->width * LINE},
-                 h->head_dim, first, past);
+                 h->head_dim, begin, end);
     }
 }
 
@@ -235,55 +235,55 @@ INLINE SavedRow attention_saved(const Operation *op, const Workspace *w, int64_t
 
 /* See attention_rows.h. From what the other kernels have saved: the output of all rows of some panels, and the gradients
  * of a head in a group of them. */
-static void attention_forward_by_rows(const Operation *op, const Workspace *w, int64_t first, int64_t past) {
-    for (int64_t p = first * LINE; p < minimum(past * LINE, w->rows); p++)
+static void attention_forward_by_rows(const Operation *op, const Workspace *w, int64_t begin, int64_t end) {
+    for (int64_t p = begin * LINE; p < minimum(end * LINE, w->rows); p++)
         for (int64_t head = 0; head < w->n_head; head++)
             attention_row_forward(op, w, head, p, attention_saved(op, w, head, p));
 }
 
-static void attention_backward_by_rows(const Operation *op, const Workspace *w, int64_t first, int64_t past, int64_t head,
+static void attention_backward_by_rows(const Operation *op, const Workspace *w, int64_t begin, int64_t end, int64_t head,
                                        real *scratch) {
     const int64_t features = 3 * (w->n_embd / w->n_head);
-    for (int64_t panel = first; panel < past; panel++)
+    for (int64_t panel = begin; panel < end; panel++)
         clear((real *)w->arena + op->input_gradient + (panel * op->n_in + head * features) * LINE, features * LINE);
-    for (int64_t p = minimum(past * LINE, w->rows) - 1; p >= first * LINE; p--)
+    for (int64_t p = minimum(end * LINE, w->rows) - 1; p >= begin * LINE; p--)
         attention_row_backward(op, w, head, p, attention_saved(op, w, head, p), scratch);
 }
 
-static void attention_forward(const Operation *op, const Workspace *w, const Share *share) {
-    for (int64_t strip = share->first; strip < share->past; strip++) {
-        const int64_t first = strip * STRIP_PANELS, past = minimum(first + STRIP_PANELS, lines(w->rows));
+static void attention_forward(const Operation *op, const Workspace *w, const Range *range) {
+    for (int64_t strip = range->begin; strip < range->end; strip++) {
+        const int64_t begin = strip * STRIP_PANELS, end = minimum(begin + STRIP_PANELS, lines(w->rows));
         if (w->caches || attention_is_short(w)) {
-            for (int64_t panel = first; panel < past; panel++)
-                (w->caches ? attention_forward_cached : attention_short_forward)(op, w, panel, share->scratch);
+            for (int64_t panel = begin; panel < end; panel++)
+                (w->caches ? attention_forward_cached : attention_short_forward)(op, w, panel, range->scratch);
         } else {
             for (int64_t head = 0; head < w->n_head; head++) {
                 const Head h = head_of(op, w, strip, head);
-                attention_forward_head(&h, w, (real *)w->arena + op->input, (real *)w->arena + op->output, share->scratch);
+                attention_forward_head(&h, w, (real *)w->arena + op->input, (real *)w->arena + op->output, range->scratch);
             }
         }
-        if (w->by_rows) attention_forward_by_rows(op, w, first, past);
+        if (w->by_rows) attention_forward_by_rows(op, w, begin, end);
     }
 }
 
-static void attention_backward(const Operation *op, const Workspace *w, const Share *share) {
-    for (int64_t unit = share->first, next; unit < share->past; unit = next) {
-        const int64_t group = unit / w->n_head, first = w->group_start[group], past = w->group_start[group + 1];
-        next = minimum((group + 1) * w->n_head, share->past);
-        const int64_t first_head = unit - group * w->n_head, past_head = next - group * w->n_head;
+static void attention_backward(const Operation *op, const Workspace *w, const Range *range) {
+    for (int64_t task = range->begin, next; task < range->end; task = next) {
+        const int64_t group = task / w->n_head, begin = w->group_start[group], end = w->group_start[group + 1];
+        next = minimum((group + 1) * w->n_head, range->end);
+        const int64_t head_begin = task - group * w->n_head, head_end = next - group * w->n_head;
         if (attention_is_short(w) && !w->by_rows) {
-            attention_short_backward(op, w, first, past, first_head, past_head, share->scratch);
+            attention_short_backward(op, w, begin, end, head_begin, head_end, range->scratch);
             continue;
         }
-        for (int64_t head = first_head; head < past_head; head++) {
+        for (int64_t head = head_begin; head < head_end; head++) {
             if (w->by_rows) {
-                attention_backward_by_rows(op, w, first, past, head, share->scratch);
+                attention_backward_by_rows(op, w, begin, end, head, range->scratch);
                 continue;
             }
-            for (int64_t strip = (past - 1) / STRIP_PANELS; strip >= first / STRIP_PANELS; strip--) {
+            for (int64_t strip = (end - 1) / STRIP_PANELS; strip >= begin / STRIP_PANELS; strip--) {
                 const Head h = head_of(op, w, strip, head);
                 attention_backward_head(&h, (real *)w->arena + op->input, (real *)w->arena + op->output_gradient,
-                                        (real *)w->arena + op->input_gradient, share->scratch);
+                                        (real *)w->arena + op->input_gradient, range->scratch);
             }
         }
     }

@@ -117,26 +117,26 @@ static void attention_short_forward(const Operation *op, const Workspace *w, int
 
 /* The gradients of some heads, panels last to first: a key's come from its own panel and the one that follows, whose
  * diagonals stand in the right halves of their windows. */
-static void attention_short_backward(const Operation *op, const Workspace *w, int64_t first, int64_t past,
-                                     int64_t first_head, int64_t past_head, real *scratch) {
-    const int64_t head_dim = w->n_embd / w->n_head, n = diagonals_of(w), heads = past_head - first_head;
+static void attention_short_backward(const Operation *op, const Workspace *w, int64_t begin, int64_t end,
+                                     int64_t head_begin, int64_t head_end, real *scratch) {
+    const int64_t head_dim = w->n_embd / w->n_head, n = diagonals_of(w), heads = head_end - head_begin;
     const int64_t part = head_dim * WINDOW, triangle = n * WINDOW;
     const real scale = op->scale;
     real *queries = scratch, *keys = queries + heads * part, *values = keys + heads * part;
     real *d_outputs = values + heads * part, *d_logits = d_outputs + heads * part;
     real *weights = d_logits + heads * triangle;
     clear(d_logits, 2 * heads * triangle);
-    for (int64_t panel = past - 1; panel >= first; panel--) {
+    for (int64_t panel = end - 1; panel >= begin; panel--) {
         const int64_t next = op->n_in * LINE, output_next = op->n_out * LINE;
         const real *input = (real *)w->arena + op->input + panel * next;
         const real *output_gradient = (real *)w->arena + op->output_gradient + panel * output_next;
         real *input_gradient = (real *)w->arena + op->input_gradient + panel * next;
         const real *saved = (real *)w->arena + op->saved + w->attention_start[panel];
-        const int has_left = panel > first, has_right = panel + 1 < past;
+        const int has_left = panel > begin, has_right = panel + 1 < end;
         for (int64_t h = 0; h < heads; h++) {
-            const real *query = input + (first_head + h) * 3 * head_dim * LINE;
+            const real *query = input + (head_begin + h) * 3 * head_dim * LINE;
             const real *key = query + head_dim * LINE, *value = key + head_dim * LINE;
-            const real *d_output = output_gradient + (first_head + h) * head_dim * LINE;
+            const real *d_output = output_gradient + (head_begin + h) * head_dim * LINE;
             fill_window(values + h * part, has_left ? value - next : NULL, value, head_dim);
             fill_window(keys + h * part, has_left ? key - next : NULL, key, head_dim);
             fill_window(queries + h * part, query, has_right ? query + next : NULL, head_dim);
@@ -147,7 +147,7 @@ static void attention_short_backward(const Operation *op, const Workspace *w, in
                 copy(d_logits + i + LINE, d_logits + i, LINE);
         for (int v = 0; v < LINE; v += LANES) {
             for (int64_t h = 0; h < heads; h++) {
-                const real *d_output = output_gradient + ((first_head + h + 1) * head_dim - 1) * LINE + v;
+                const real *d_output = output_gradient + ((head_begin + h + 1) * head_dim - 1) * LINE + v;
                 const real *value = values + (h + 1) * part - LINE + v;
                 real *d_weight = d_logits + h * triangle + v; /* replaced below */
                 for (int64_t o = 0; o < n; o += TOGETHER)
@@ -155,7 +155,7 @@ static void attention_short_backward(const Operation *op, const Workspace *w, in
                                      d_weight + o * WINDOW, WINDOW);
             }
             for (int64_t h = 0; h < heads; h++) {
-                const real *exps = saved + (first_head + h) * (n + 2) * LINE + v;
+                const real *exps = saved + (head_begin + h) * (n + 2) * LINE + v;
                 softmax_backward(exps, LINE, load(exps + n * LINE), load(exps + (n + 1) * LINE), scale,
                                  d_logits + h * triangle + v, weights + h * triangle + v, WINDOW, n);
             }
@@ -164,7 +164,7 @@ static void attention_short_backward(const Operation *op, const Workspace *w, in
             for (int64_t h = 0; h < heads; h++) {
                 const int64_t last = v + n - 1, last_diagonal = (n - 1) * WINDOW + last;
                 const real *d_logit = d_logits + h * triangle, *weight = weights + h * triangle;
-                real *d_query = input_gradient + (first_head + h) * 3 * head_dim * LINE + v;
+                real *d_query = input_gradient + (head_begin + h) * 3 * head_dim * LINE + v;
                 for (int64_t j = 0; j < head_dim; j += TOGETHER) {
                     const int64_t at = h * part + j * WINDOW, count = head_dim - j;
                     sums_of_products(count, keys + at + LINE + v, WINDOW, -1, d_logit + v, WINDOW, n,

@@ -33,9 +33,9 @@ INLINE void clear_padding(const Workspace *w, int64_t panel, int64_t n, real *ac
 }
 
 /* output[r] = wte[tokens[r]] + wpe[positions[r]], and 0 where there is no row r */
-static void embedding_forward(const Operation *op, const Workspace *w, const Share *share) {
+static void embedding_forward(const Operation *op, const Workspace *w, const Range *range) {
     const real *wte = w->parameters, *wpe = wte + w->num_wte;
-    for (int64_t panel = share->first; panel < share->past; panel++) {
+    for (int64_t panel = range->begin; panel < range->end; panel++) {
         real *output = (real *)w->arena + op->output + panel * op->n_out * LINE;
         gather_rows(wte, w->tokens + panel * LINE, wpe, w->positions + panel * LINE, op->n_out, output);
         clear_padding(w, panel, op->n_out, output);
@@ -49,10 +49,10 @@ INLINE void add_to(real *sums, const real *terms, int64_t n) {
         for (int64_t i = 0; i < n; i++) sums[i] += terms[i];
 }
 
-/* Each row's gradient goes to its token and to its position, rows last to first. A unit is a line of features. */
-static void embedding_backward(const Operation *op, const Workspace *w, const Share *share) {
+/* Each row's gradient goes to its token and to its position, rows last to first. A task is a line of features. */
+static void embedding_backward(const Operation *op, const Workspace *w, const Range *range) {
     const int64_t n = op->n_out, panels = lines(w->rows);
-    for (int64_t feature = share->first * LINE; feature < minimum(share->past * LINE, n); feature += LINE) {
+    for (int64_t feature = range->begin * LINE; feature < minimum(range->end * LINE, n); feature += LINE) {
         const int64_t width = minimum(LINE, n - feature);
         real *wte = (real *)w->gradients + feature, *wpe = wte + w->num_wte, rows[LINE * LINE];
         for (int64_t i = 0; i < w->num_wte + w->num_wpe; i += n) clear(wte + i, width);

@@ -87,17 +87,17 @@ typedef struct {
     int32_t *drawn;                 /* [rows] and the tokens drawn */
 } Workspace;
 
-/* A part of an operation's work, for one thread: the units from `first` up to `past`, whatever a unit is. */
+/* A part of an operation's work, for one thread: the tasks in [begin, end), whatever a task is. */
 typedef struct {
-    int64_t first, past;
+    int64_t begin, end;
     void *scratch;                  /* the thread's own memory, `scratch_size` elements */
-} Share;
+} Range;
 
-/* Work that can be shared: no unit waits for another, and none adds to what another writes. */
+/* Work that can be shared: no task waits for another, and none adds to what another writes. */
 typedef struct {
-    void (*run)(const Operation *, const Workspace *, const Share *);
-    int64_t (*units)(const Operation *, const Workspace *);
-    int64_t grain;                  /* units that are better done together */
+    void (*run)(const Operation *, const Workspace *, const Range *);
+    int64_t (*tasks)(const Operation *, const Workspace *);
+    int64_t grain;                  /* tasks that are better done together */
 } Stage;
 
 enum { STAGES = 4 };

@@ -18,7 +18,7 @@
 #define MICROGPT_SYMBOL microgpt_kernels_float32_
 #endif
 
-/* The units that work is shared by. */
+/* The tasks that work is divided into. */
 static int64_t each_panel(const Operation *op, const Workspace *w) { return (void)op, lines(w->rows); }
 static int64_t each_strip(const Operation *op, const Workspace *w) {
     return (void)op, (lines(w->rows) + STRIP_PANELS - 1) / STRIP_PANELS;

@@ -174,12 +174,12 @@ static void multiply_lines(const Product *p, int64_t rows, int64_t line, int64_t
     }
 }
 
-/* The product for the lines from `first` up to `past`: a few of b, which stay in the first cache for all rows of a, and
+/* The product for the lines in [begin, end): a few of b, which stay in the first cache for all rows of a, and
  * of these in turn DEPTH_BLOCK steps, while their lines of c stay in the second. */
-static void multiply(const Product *p, int64_t rows, int64_t first, int64_t past) {
+static void multiply(const Product *p, int64_t rows, int64_t begin, int64_t end) {
     const int is_deep = p->depth > DEPTH_BLOCK && p->first_run == p->depth;
-    for (int64_t line = first; line < past; line += TILE_LINES) {
-        const int64_t tile_lines = minimum(TILE_LINES, past - line);
+    for (int64_t line = begin; line < end; line += TILE_LINES) {
+        const int64_t tile_lines = minimum(TILE_LINES, end - line);
         if (!is_deep) {
             multiply_lines(p, rows, line, tile_lines);
             continue;

@@ -5,9 +5,9 @@
 
 /* output[r] = input[r] * scale[r], scale = (mean of input[r]**2 + 1e-5) ** -0.5
  * saved: mean + 1e-5 and scale, [panels][2][LINE] */
-static void rmsnorm_forward(const Operation *op, const Workspace *w, const Share *share) {
+static void rmsnorm_forward(const Operation *op, const Workspace *w, const Range *range) {
     const int64_t n = op->n_in;
-    for (int64_t at = share->first * LINE; at < share->past * LINE; at += LANES) {
+    for (int64_t at = range->begin * LINE; at < range->end * LINE; at += LANES) {
         const int64_t panel = at / LINE * LINE, lane = at % LINE;
         const real *input = (real *)w->arena + op->input + panel * n + lane;
         real *output = (real *)w->arena + op->output + panel * n + lane;
@@ -22,9 +22,9 @@ static void rmsnorm_forward(const Operation *op, const Workspace *w, const Share
 
 /* input_gradient += scale * output_gradient, then twice input * d mean, once for each factor of input * input
  * where d mean = (-0.5 * mean ** -1.5) * (sum over i, last to first, of input * output_gradient) / n */
-static void rmsnorm_backward(const Operation *op, const Workspace *w, const Share *share) {
+static void rmsnorm_backward(const Operation *op, const Workspace *w, const Range *range) {
     const int64_t n = op->n_in, last = (n - 1) * LINE;
-    for (int64_t at = share->first * LINE; at < share->past * LINE; at += LANES) {
+    for (int64_t at = range->begin * LINE; at < range->end * LINE; at += LANES) {
         const int64_t panel = at / LINE * LINE, lane = at % LINE;
         const real *input = (real *)w->arena + op->input + panel * n + lane;
         const real *output_gradient = (real *)w->arena + op->output_gradient + panel * n + lane;

@@ -70,9 +70,9 @@ INLINE vec from_doubles(const double *x) {
 
 /* losses[r] = -log softmax(input[r])[targets[r]]
  * The logits are replaced by their exponentials; saved: total and 1 / total, [panels][2][LINE]. */
-static void cross_entropy_forward(const Operation *op, const Workspace *w, const Share *share) {
+static void cross_entropy_forward(const Operation *op, const Workspace *w, const Range *range) {
     const int64_t n = op->n_in;
-    for (int64_t at = share->first * LINE; at < share->past * LINE; at += LANES) {
+    for (int64_t at = range->begin * LINE; at < range->end * LINE; at += LANES) {
         const int64_t panel = at / LINE * LINE, lane = at % LINE;
         real *exps = (real *)w->arena + op->input + panel * n + lane;
         real *saved = (real *)w->arena + op->saved + 2 * panel + lane;
@@ -95,9 +95,9 @@ static void cross_entropy_forward(const Operation *op, const Workspace *w, const
 /* input_gradient[r][i] = exps[i] * d total for every i, the target's plus exps[i] * d probability / total
  * where d probability = -loss_gradient / probability, d total = -(1 / total**2) * exps[target] * d probability:
  * in other words loss_gradient * (softmax(input[r])[i] - (i is the target)) */
-static void cross_entropy_backward(const Operation *op, const Workspace *w, const Share *share) {
+static void cross_entropy_backward(const Operation *op, const Workspace *w, const Range *range) {
     const int64_t n = op->n_in;
-    for (int64_t at = share->first * LINE; at < share->past * LINE; at += LANES) {
+    for (int64_t at = range->begin * LINE; at < range->end * LINE; at += LANES) {
         const int64_t panel = at / LINE * LINE, lane = at % LINE;
         const real *exps = (real *)w->arena + op->input + panel * n + lane;
         const real *saved = (real *)w->arena + op->saved + 2 * panel + lane;
@@ -133,10 +133,10 @@ INLINE void one_for_the_likeliest(real *logits, int64_t n) {
 
 /* The probabilities of what follows each row, and a token drawn with them: that before which they sum up to more than
  * the row's uniform number, as `random.choices` draws it. The logits are replaced. */
-static void draw(const Operation *op, const Workspace *w, const Share *share) {
+static void draw(const Operation *op, const Workspace *w, const Range *range) {
     const int64_t n = op->n_out;
     const real factor = power((real)w->temperature, -1);
-    for (int64_t at = share->first * LINE; at < minimum(share->past * LINE, w->rows); at += LANES) {
+    for (int64_t at = range->begin * LINE; at < minimum(range->end * LINE, w->rows); at += LANES) {
         const int64_t panel = at / LINE * LINE, rows = minimum(LANES, w->rows - at);
         real *probabilities = (real *)w->arena + op->output + panel * n + at % LINE;
         vec reciprocals = broadcast(1), total = {0};

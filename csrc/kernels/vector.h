@@ -46,7 +46,7 @@ enum { TILE_LINES = 1, TILE_ROWS = 3 };
 
 #define LANES (VECTOR_BYTES / REAL_BYTES)   /* elements in a vector */
 enum {
-    LINE = LINE_BYTES / REAL_BYTES,         /* elements in a line, the unit of padding */
+    LINE = LINE_BYTES / REAL_BYTES,         /* elements in a line, the task of padding */
     LINE_VECTORS = LINE / LANES,
 };
 
