@@ -37,18 +37,18 @@ INLINE int64_t saved_line(const Head *h) { return (keys_of(h) + 2) * LINE; }
 
 static int64_t attention_size(const Workspace *w, int64_t panel) {
     if (attention_is_short(w)) return attention_short_size(w);
-    const int64_t strip = panel / STRIP_PANELS * STRIP_PANELS, end = minimum(strip + STRIP_PANELS, lines(w->rows));
+    const int64_t strip = panel / STRIP_PANELS * STRIP_PANELS, end = minimum(strip + STRIP_PANELS, lines_for(w->rows));
     return w->n_head * ((end - first_key_panel_of(w, strip)) * LINE + 2) * LINE;
 }
 
 INLINE Head head_of(const Operation *op, const Workspace *w, int64_t strip, int64_t head) {
     const int64_t head_dim = w->n_embd / w->n_head, panel = strip * STRIP_PANELS;
-    const int64_t end = minimum(panel + STRIP_PANELS, lines(w->rows)), first_key_panel = first_key_panel_of(w, panel);
+    const int64_t end = minimum(panel + STRIP_PANELS, lines_for(w->rows)), first_key_panel = first_key_panel_of(w, panel);
     Head h = {
         .head_dim = head_dim, .width = op->n_in, .output_width = op->n_out,
         .panel = panel, .panels = end - panel, .rows = minimum(end * LINE, w->rows) - panel * LINE,
         .first_key_panel = first_key_panel, .key_panels = end - first_key_panel,
-        .next_first_key_panel = end < lines(w->rows) ? first_key_panel_of(w, end) : end,
+        .next_first_key_panel = end < lines_for(w->rows) ? first_key_panel_of(w, end) : end,
         .features = head * 3 * head_dim, .output_features = head * head_dim,
         .scale = op->scale,
     };
@@ -178,7 +178,7 @@ static void attention_backward_head(const Head *h, const real *input, const real
 
 /* Three times everything over (t, p) of a strip, whose documents are no longer than a context. */
 INLINE int64_t attention_scratch_size(const Workspace *w, int64_t rows) {
-    const int64_t key_panels = lines(minimum(w->block_size, rows)) + STRIP_PANELS;
+    const int64_t key_panels = lines_for(minimum(w->block_size, rows)) + STRIP_PANELS;
     const int64_t strips = 3 * STRIP_PANELS * (key_panels * LINE + 2) * LINE, diagonals = attention_short_scratch_size(w);
     return strips > diagonals ? strips : diagonals;
 }
@@ -252,7 +252,7 @@ static void attention_backward_by_rows(const Operation *op, const Workspace *w, 
 
 static void attention_forward(const Operation *op, const Workspace *w, const Range *range) {
     for (int64_t strip = range->begin; strip < range->end; strip++) {
-        const int64_t begin = strip * STRIP_PANELS, end = minimum(begin + STRIP_PANELS, lines(w->rows));
+        const int64_t begin = strip * STRIP_PANELS, end = minimum(begin + STRIP_PANELS, lines_for(w->rows));
         if (w->caches || attention_is_short(w)) {
             for (int64_t panel = begin; panel < end; panel++)
                 (w->caches ? attention_forward_cached : attention_short_forward)(op, w, panel, range->scratch);

@@ -51,7 +51,7 @@ INLINE void add_to(real *sums, const real *terms, int64_t n) {
 
 /* Each row's gradient goes to its token and to its position, rows last to first. A task is a line of features. */
 static void embedding_backward(const Operation *op, const Workspace *w, const Range *range) {
-    const int64_t n = op->n_out, panels = lines(w->rows);
+    const int64_t n = op->n_out, panels = lines_for(w->rows);
     for (int64_t feature = range->begin * LINE; feature < minimum(range->end * LINE, n); feature += LINE) {
         const int64_t width = minimum(LINE, n - feature);
         real *wte = (real *)w->gradients + feature, *wpe = wte + w->num_wte, rows[LINE * LINE];

@@ -19,20 +19,20 @@
 #endif
 
 /* The tasks that work is divided into. */
-static int64_t each_panel(const Operation *op, const Workspace *w) { return (void)op, lines(w->rows); }
+static int64_t each_panel(const Operation *op, const Workspace *w) { return (void)op, lines_for(w->rows); }
 static int64_t each_strip(const Operation *op, const Workspace *w) {
-    return (void)op, (lines(w->rows) + STRIP_PANELS - 1) / STRIP_PANELS;
+    return (void)op, (lines_for(w->rows) + STRIP_PANELS - 1) / STRIP_PANELS;
 }
-static int64_t each_line_of_inputs(const Operation *op, const Workspace *w) { return (void)w, lines(op->n_in); }
-static int64_t each_line_of_outputs(const Operation *op, const Workspace *w) { return (void)w, lines(op->n_out); }
+static int64_t each_line_of_inputs(const Operation *op, const Workspace *w) { return (void)w, lines_for(op->n_in); }
+static int64_t each_line_of_outputs(const Operation *op, const Workspace *w) { return (void)w, lines_for(op->n_out); }
 static int64_t each_line_to_transpose(const Operation *op, const Workspace *w) {
-    return (void)w, op->transposed >= 0 ? lines(op->n_out) : 0;
+    return (void)w, op->transposed >= 0 ? lines_for(op->n_out) : 0;
 }
 static int64_t each_gathered_row(const Operation *op, const Workspace *w) { return (void)w, op->weight_rows ? op->n_out : 0; }
 static int64_t each_group_and_head(const Operation *op, const Workspace *w) { return (void)op, w->groups * w->n_head; }
 
 static int64_t scratch_size(const Workspace *w, int64_t rows) {
-    const int64_t sizes[] = {linear_scratch_size(w, rows), attention_scratch_size(w, rows), lines(w->block_size) * LINE * LINE,
+    const int64_t sizes[] = {linear_scratch_size(w, rows), attention_scratch_size(w, rows), lines_for(w->block_size) * LINE * LINE,
                              w->n_embd * LINE};
     int64_t largest = 0;
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) largest = sizes[i] > largest ? sizes[i] : largest;

@@ -53,10 +53,10 @@ static void linear_backward_input(const Operation *op, const Workspace *w, const
  * Here lanes are inputs i, so that input is transposed, a block at a time: [lines of inputs][rows][LINE]. */
 enum { GRADIENT_LINES = 8 };
 
-INLINE int64_t gradient_block_rows(int64_t rows) { return minimum(lines(rows) * LINE, DEPTH_BLOCK); }
+INLINE int64_t gradient_block_rows(int64_t rows) { return minimum(lines_for(rows) * LINE, DEPTH_BLOCK); }
 
 static void linear_backward_weight(const Operation *op, const Workspace *w, const Range *range) {
-    const int64_t n_in = op->n_in, n_out = op->n_out, panels = lines(w->rows);
+    const int64_t n_in = op->n_in, n_out = op->n_out, panels = lines_for(w->rows);
     const real *input = (real *)w->arena + op->input, *output_gradient = (real *)w->arena + op->output_gradient;
     real *gradient = op->weight_rows ? (real *)w->arena + op->gathered_gradient : (real *)w->gradients + op->weight;
     const int is_padded = n_in % LINE > 0;

@@ -71,7 +71,7 @@ INLINE void copy(real *to, const real *from, int64_t n) {
     for (; i < n; i++) to[i] = from[i];
 }
 
-INLINE int64_t lines(int64_t n) { return (n + LINE - 1) / LINE; }
+INLINE int64_t lines_for(int64_t n) { return (n + LINE - 1) / LINE; }
 INLINE int64_t minimum(int64_t a, int64_t b) { return a < b ? a : b; }
 
 INLINE vec broadcast(real x) { return x - (vec){0}; } /* x - 0 is x to the bit, x + 0 is not for x = -0 */
