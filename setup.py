@@ -80,7 +80,7 @@ POLICIES = {
 }
 EXACT = POLICIES["float64"]
 
-# The instruction sets of kernels/levels.h and the flags that ask for them, and for no more, whatever others ask for.
+# The instruction sets of kernels/isa.h and the flags that ask for them, and for no more, whatever others ask for.
 INSTRUCTION_SETS = {
     "x86_64": {
         "baseline": ["-mno-sse3"],

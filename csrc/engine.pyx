@@ -96,13 +96,13 @@ cdef extern from "kernels/interface.h" nogil:
         double (*divide_root_loop)(int64_t iterations) noexcept nogil
         int64_t multiply_adds_per_iteration, divide_roots_per_iteration
 
-cdef extern from "kernels/levels.h" nogil:
-    ctypedef struct Level:
+cdef extern from "kernels/isa.h" nogil:
+    ctypedef struct Variant:
         const Kernels *float64
         const Kernels *float32
         bint supported
 
-    Level microgpt_level(int i)
+    Variant microgpt_variant(int i)
 
 cdef extern from "gil.h":
     bint gil_is_exiting() nogil
@@ -154,21 +154,21 @@ def instruction_sets():
     """Names of the instruction sets this processor runs, best first."""
     cdef int i = 0
     names = []
-    while microgpt_level(i).float64 != NULL:
-        if microgpt_level(i).supported:
-            names.append(microgpt_level(i).float64.instruction_set.decode())
+    while microgpt_variant(i).float64 != NULL:
+        if microgpt_variant(i).supported:
+            names.append(microgpt_variant(i).float64.instruction_set.decode())
         i += 1
     return names
 
 
 cdef const Kernels *find_kernels(str dtype, str instruction_set) except NULL:
     cdef int i = 0
-    cdef Level level = microgpt_level(0)
+    cdef Variant level = microgpt_variant(0)
     while level.float64 != NULL:
         if level.supported and level.float64.instruction_set.decode() == instruction_set:
             return level.float64 if dtype == "float64" else level.float32
         i += 1
-        level = microgpt_level(i)
+        level = microgpt_variant(i)
     raise ValueError(f"instruction set {instruction_set!r} is not one of {', '.join(instruction_sets())}")
 
 

@@ -4,13 +4,13 @@
 
 #include "interface.h"
 
-#define LEVEL(name, is_supported) {&microgpt_kernels_float64_##name, &microgpt_kernels_float32_##name, is_supported}
+#define VARIANT(name, is_supported) {&microgpt_kernels_float64_##name, &microgpt_kernels_float32_##name, is_supported}
 #define DECLARE(name) extern const Kernels microgpt_kernels_float64_##name, microgpt_kernels_float32_##name;
 
 typedef struct {
     const Kernels *float64, *float32;
     int supported;
-} Level;
+} Variant;
 
 #if defined(__x86_64__)
 DECLARE(avx512)
@@ -22,18 +22,18 @@ DECLARE(neon)
 DECLARE(baseline)
 #endif
 
-/* Level i, best first; its kernels are NULL past the last. */
-static inline Level microgpt_level(int i) {
+/* Variant i, best first; its kernels are NULL past the last. */
+static inline Variant microgpt_variant(int i) {
 #if defined(__x86_64__)
     __builtin_cpu_init();
     const int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     const int avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")
                        && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-    const Level levels[] = {LEVEL(avx512, avx512), LEVEL(avx2, avx2), LEVEL(baseline, 1), {NULL, NULL, 0}};
+    const Variant variants[] = {VARIANT(avx512, avx512), VARIANT(avx2, avx2), VARIANT(baseline, 1), {NULL, NULL, 0}};
 #elif defined(__aarch64__)
-    const Level levels[] = {LEVEL(neon, 1), {NULL, NULL, 0}};
+    const Variant variants[] = {VARIANT(neon, 1), {NULL, NULL, 0}};
 #else
-    const Level levels[] = {LEVEL(baseline, 1), {NULL, NULL, 0}};
+    const Variant variants[] = {VARIANT(baseline, 1), {NULL, NULL, 0}};
 #endif
-    return levels[i];
+    return variants[i];
 }
