@@ -3,7 +3,7 @@
  * policy says. A flag may come from where setup.py cannot see it, such as from inside a compiler that is a script. */
 #include <Python.h>
 
-#include "kernels/ceiling.h"
+#include "kernels/peak.h"
 #include "kernels/exponential.h"
 #include "team.h"
 

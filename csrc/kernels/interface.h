@@ -129,7 +129,7 @@ typedef struct {
     int (*all_finite)(int64_t n, const void *x);
     double (*sum_of_squares)(int64_t n, const void *gradients);
     void (*adam)(int64_t n, void *parameters, const void *gradients, void *m, void *v, const AdamStep *);
-    /* The machine's ceiling, see ceiling.h. */
+    /* The machine's ceiling, see peak.h. */
     double (*multiply_add_loop)(int64_t iterations);
     double (*divide_root_loop)(int64_t iterations);
     int64_t multiply_adds_per_iteration, divide_roots_per_iteration;

@@ -2,7 +2,7 @@
 #include "activation.h"
 #include "adam.h"
 #include "attention.h"
-#include "ceiling.h"
+#include "peak.h"
 #include "embedding.h"
 #include "linear.h"
 #include "rmsnorm.h"
@@ -86,6 +86,6 @@ const Kernels JOIN(MICROGPT_SYMBOL, MICROGPT_INSTRUCTION_SET) = {
     .adam = adam,
     .multiply_add_loop = multiply_add_loop,
     .divide_root_loop = divide_root_loop,
-    .multiply_adds_per_iteration = CEILING_SUMS * LANES,
-    .divide_roots_per_iteration = CEILING_ROOTS * LANES,
+    .multiply_adds_per_iteration = PEAK_SUMS * LANES,
+    .divide_roots_per_iteration = PEAK_ROOTS * LANES,
 };
