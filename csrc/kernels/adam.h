@@ -21,20 +21,20 @@ typedef struct {
  *
  * Whether kept + rest * g ** 2 needs libm's power: near a midpoint it may round to the other neighbour, which may reach
  * the sum. */
-INLINE bits doubtful_square(vec g, vec squared, vec kept, real rest) {
+INLINE bits uncertain_square(vec g, vec squared, vec kept, real rest) {
 #if VECTOR_POWERS
     const vec residual = fused_multiply_add(g, g, -squared);
     const vec sum = kept + rest * squared, other_sum = kept + rest * neighbour(squared, residual);
     return (near_midpoint(squared, residual, broadcast(1)) & differ(sum, other_sum)) | larger(squared, LARGEST_POWER);
 #else
     (void)g, (void)squared, (void)kept, (void)rest;
-    return ANSWER_ALL;
+    return ALL_LANES;
 #endif
 }
 
 /* The same for p - a / (v_hat ** 0.5 + eps): the quotient moves against the root, less than three units for one. Its
  * dividend may be wrong where `divide` was given a tiny number, but then only a small p could tell. */
-INLINE bits doubtful_root(vec v_hat, vec root, vec p, vec update, real smallest) {
+INLINE bits uncertain_root(vec v_hat, vec root, vec p, vec update, real smallest) {
 #if VECTOR_POWERS
     const vec residual = fused_multiply_add(-root, root, v_hat);
     const vec factor = broadcast(1) - with_sign(broadcast(0x3p-52), residual);
@@ -42,17 +42,17 @@ INLINE bits doubtful_root(vec v_hat, vec root, vec p, vec update, real smallest)
     return (near_midpoint(root, residual, 2 * root) & differ(p - update, other_p)) | larger(-absolute(p), -smallest);
 #else
     (void)v_hat, (void)root, (void)p, (void)update, (void)smallest;
-    return ANSWER_ALL;
+    return ALL_LANES;
 #endif
 }
 
 /* Whether `divide` may overflow, or the root be beyond LARGEST_POWER: no bias is less than 2**-53. */
-INLINE bits doubtful_size(vec size) {
+INLINE bits uncertain_size(vec size) {
 #if VECTOR_POWERS
     return larger(size, 0x1p180);
 #else
     (void)size;
-    return ANSWER_ALL;
+    return ALL_LANES;
 #endif
 }
 
@@ -66,17 +66,17 @@ INLINE void adam_vector(real *parameter, const real *gradient, real *m, real *v,
     const vec m_hat = unbiased ? new_m : divide(new_m, c->bias1, c->reciprocal1);
     vec update = c->learning_rate * m_hat / (root + c->eps);
 
-    const bits square_doubt = doubtful_square(g, squared, kept, c->rest2);
-    const bits root_doubt = doubtful_root(v_hat, root, p, update, c->smallest)
-                            | doubtful_size(unbiased ? new_v : new_v + new_m * new_m);
-    if (__builtin_expect(negative_lanes(square_doubt | root_doubt), 0)) {
-        const int squares = negative_lanes(square_doubt);
+    const bits uncertain_squares = uncertain_square(g, squared, kept, c->rest2);
+    const bits uncertain_roots = uncertain_root(v_hat, root, p, update, c->smallest)
+                            | uncertain_size(unbiased ? new_v : new_v + new_m * new_m);
+    if (__builtin_expect(negative_lanes(uncertain_squares | uncertain_roots), 0)) {
+        const int squares = negative_lanes(uncertain_squares);
         for (int lanes = squares; lanes; lanes &= lanes - 1)
             squared[__builtin_ctz(lanes)] = power(g[__builtin_ctz(lanes)], 2);
         new_v = kept + c->rest2 * squared;
         v_hat = new_v / c->bias2;
         root = square_root(v_hat);
-        for (int lanes = squares | negative_lanes(root_doubt); lanes; lanes &= lanes - 1)
+        for (int lanes = squares | negative_lanes(uncertain_roots); lanes; lanes &= lanes - 1)
             root[__builtin_ctz(lanes)] = power(v_hat[__builtin_ctz(lanes)], (real)0.5);
         update = c->learning_rate * (unbiased ? new_m : new_m / c->bias1) / (root + c->eps);
     }

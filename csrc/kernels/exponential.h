@@ -22,11 +22,11 @@ static const double power_of_two_residual[16] = {
 /* exp(x) for -40 <= x <= 0: x = (k / 16) log 2 + r, so exp(x) = 2 ** (k / 16) * exp(r), the exponential of r, which is
  * at most log(2) / 32, by its Taylor series. The residual is exact to 2**-10 units in the last place; glibc's exp is
  * within 0.509 (the comment in its exp_data.c). */
-INLINE Precise precise_exponential(vec x) {
+INLINE DoubleDouble precise_exponential(vec x) {
     const vec shift = broadcast(0x1.8p52); /* its addition rounds to a whole number, in the lowest bits */
     const vec shifted = x * 0x1.71547652b82fep+4 + shift, k = shifted - shift;
     const vec reduced = fused_multiply_add(k, broadcast(-0x1.62e42fefa2000p-5), x); /* exact, as is the product */
-    const Precise remainder = precise_sum(reduced, k * -0x1.9ef35793c7673p-45);
+    const DoubleDouble remainder = fast_two_sum(reduced, k * -0x1.9ef35793c7673p-45);
     const vec r = remainder.value, r_residual = remainder.residual;
     const bits index = (bits)shifted & 15;
     const vec power = look_up_16(power_of_two, index), power_residual = look_up_16(power_of_two_residual, index);
@@ -39,19 +39,19 @@ INLINE Precise precise_exponential(vec x) {
     series = fused_multiply_add(series, r, broadcast(0.5));
     const vec beyond_r = fused_multiply_add(series, r * r, r_residual);
 
-    const Precise first = precise_product(power, r), sum = precise_sum(power, first.value);
+    const DoubleDouble first = two_product(power, r), sum = fast_two_sum(power, first.value);
     const vec small = fused_multiply_add(power, beyond_r, fused_multiply_add(power_residual, r, power_residual));
-    const Precise result = precise_sum(sum.value, sum.residual + (first.residual + small));
+    const DoubleDouble result = fast_two_sum(sum.value, sum.residual + (first.residual + small));
     const vec scale = (vec)(((unsigned_bits)shifted >> 4 << EXPONENT_SHIFT) + (real_unsigned)BITS_OF_POWER_OF_TWO(0));
-    return (Precise){result.value * scale, result.residual * scale};
+    return (DoubleDouble){result.value * scale, result.residual * scale};
 }
 
 /* exp(x) for x <= 0 */
 INLINE vec exponential(vec x) {
-    Precise result = precise_exponential(x);
-    int doubtful = negative_lanes(near_midpoint(result.value, result.residual, broadcast(1)) | larger(-x, 40));
-    for (; __builtin_expect(doubtful, 0); doubtful &= doubtful - 1)
-        result.value[__builtin_ctz(doubtful)] = exp(x[__builtin_ctz(doubtful)]);
+    DoubleDouble result = precise_exponential(x);
+    int uncertain = negative_lanes(near_midpoint(result.value, result.residual, broadcast(1)) | larger(-x, 40));
+    for (; __builtin_expect(uncertain, 0); uncertain &= uncertain - 1)
+        result.value[__builtin_ctz(uncertain)] = exp(x[__builtin_ctz(uncertain)]);
     return result.value;
 }
 #elif MICROGPT_EXACT

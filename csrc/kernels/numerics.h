@@ -65,58 +65,58 @@ INLINE vec divide(vec a, real b, real reciprocal) {
 /* A number as its rounding and what is left over, much more exactly than one vector could hold it. */
 typedef struct {
     vec value, residual;
-} Precise;
+} DoubleDouble;
 
-INLINE Precise precise_sum(vec large, vec small) {
+INLINE DoubleDouble fast_two_sum(vec large, vec small) {
     const vec value = large + small;
-    return (Precise){value, small - (value - large)};
+    return (DoubleDouble){value, small - (value - large)};
 }
 
-INLINE Precise precise_product(vec a, vec b) {
+INLINE DoubleDouble two_product(vec a, vec b) {
     const vec value = a * b;
-    return (Precise){value, fused_multiply_add(a, b, -value)};
+    return (DoubleDouble){value, fused_multiply_add(a, b, -value)};
 }
 
 /* x ** -1: a quotient, and what it lacks */
-INLINE Precise precise_reciprocal(vec x) {
+INLINE DoubleDouble precise_reciprocal(vec x) {
     const vec quotient = 1 / x;
-    return precise_sum(quotient, quotient * fused_multiply_add(-quotient, x, broadcast(1)));
+    return fast_two_sum(quotient, quotient * fused_multiply_add(-quotient, x, broadcast(1)));
 }
 
 /* x ** -2 */
-INLINE Precise precise_reciprocal_square(vec x) {
-    const Precise square = precise_product(x, x);
+INLINE DoubleDouble precise_reciprocal_square(vec x) {
+    const DoubleDouble square = two_product(x, x);
     const vec quotient = 1 / square.value;
-    const vec lack = fused_multiply_add(-quotient, square.value, broadcast(1)) - quotient * square.residual;
-    return precise_sum(quotient, quotient * lack);
+    const vec error = fused_multiply_add(-quotient, square.value, broadcast(1)) - quotient * square.residual;
+    return fast_two_sum(quotient, quotient * error);
 }
 
 /* For root near x ** -0.5, e such that root * (1 + e) is it, up to e ** 2 */
-INLINE vec lack_of_reciprocal_root(vec root, vec x) {
-    const Precise square = precise_product(root, root);
+INLINE vec error_of_reciprocal_root(vec root, vec x) {
+    const DoubleDouble square = two_product(root, root);
     return 0.5 * (fused_multiply_add(-square.value, x, broadcast(1)) - square.residual * x);
 }
 
 /* x ** -0.5 */
-INLINE Precise precise_reciprocal_root(vec x) {
+INLINE DoubleDouble precise_reciprocal_root(vec x) {
     const vec root = 1 / square_root(x);
-    return precise_sum(root, root * lack_of_reciprocal_root(root, x));
+    return fast_two_sum(root, root * error_of_reciprocal_root(root, x));
 }
 
 /* x ** -1.5 */
-INLINE Precise precise_reciprocal_cubed_root(vec x) {
+INLINE DoubleDouble precise_reciprocal_cubed_root(vec x) {
     const vec root = 1 / square_root(x);
-    const Precise square = precise_product(root, root), cube = precise_product(square.value, root);
-    const vec lack = cube.residual + square.residual * root;
-    return precise_sum(cube.value, lack + 3 * cube.value * lack_of_reciprocal_root(root, x));
+    const DoubleDouble square = two_product(root, root), cube = two_product(square.value, root);
+    const vec error = cube.residual + square.residual * root;
+    return fast_two_sum(cube.value, error + 3 * cube.value * error_of_reciprocal_root(root, x));
 }
 
 #define POWER(name, exponent) \
     INLINE vec name(vec x) { \
-        Precise result = precise_##name(x); \
-        int doubtful = negative_lanes(near_midpoint(result.value, result.residual, broadcast(1)) | larger(x, 0x1p60)); \
-        for (; __builtin_expect(doubtful, 0); doubtful &= doubtful - 1) \
-            result.value[__builtin_ctz(doubtful)] = power(x[__builtin_ctz(doubtful)], exponent); \
+        DoubleDouble result = precise_##name(x); \
+        int uncertain = negative_lanes(near_midpoint(result.value, result.residual, broadcast(1)) | larger(x, 0x1p60)); \
+        for (; __builtin_expect(uncertain, 0); uncertain &= uncertain - 1) \
+            result.value[__builtin_ctz(uncertain)] = power(x[__builtin_ctz(uncertain)], exponent); \
         return result.value; \
     }
 #else

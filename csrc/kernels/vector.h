@@ -79,7 +79,7 @@ INLINE vec absolute(vec v) { return (vec)((bits)v & ~(bits)broadcast((real)-0.0)
 INLINE vec with_sign(vec v, vec sign) { /* v >= 0 */
     return (vec)((bits)v | ((bits)sign & (bits)broadcast((real)-0.0)));
 }
-#define ANSWER_ALL ((bits){0} - 1) /* a sign bit in every lane */
+#define ALL_LANES ((bits){0} - 1) /* a sign bit in every lane */
 
 INLINE vec where_positive(vec condition, vec v) { return (vec)((condition > (vec){0}) & (bits)v); } /* else +0 */
 
