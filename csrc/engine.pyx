@@ -137,7 +137,7 @@ cdef extern from "<time.h>" nogil:
 
 
 cdef enum:
-    PLACES = 256  # documents drawn at once: many share a step, and their keys stay in the caches
+    SLOTS = 256  # documents drawn at once: many share a step, and their keys stay in the caches
     INTERVAL_NS = 50_000_000  # how often a long run looks up: for Ctrl-C, to report progress
     HEAVY_STEP = 1_000_000  # rows x parameters from which a single step may take that long
     TRANSPOSED_WIDTH = 128  # of a model, from which transposing its matrices takes less time than it saves
@@ -388,8 +388,8 @@ cdef class Engine:
     cdef int64_t tape_length, inference  # operations in all, and those up to the logits
     cdef int64_t row_capacity, attention_capacity
     cdef int64_t logits, num_params, line
-    cdef int64_t[2] looked_up  # within a step, between two
-    cdef bint heavy
+    cdef int64_t[2] last_poll  # within a step, between two
+    cdef bint polls_within_step
     cdef readonly object config, parameters, gradients, threads, turns
     cdef object dtype, progress, __weakref__
     cdef object network, arena, scratch  # what the addresses above point into
@@ -521,13 +521,13 @@ cdef class Engine:
 
     # --- Running it ---------------------------------------------------------------------------------------------------
 
-    cdef int look_up(self, int64_t completed) except -1 nogil:
+    cdef int poll_signals(self, int64_t completed) except -1 nogil:
         """Let Ctrl-C through, if it has been a while, and where a step has been `completed`, the progress callback."""
         cdef int64_t now = now_ns()
-        cdef int64_t *looked_up = &self.looked_up[completed >= 0]  # or those within steps would put off the others
-        if 0 <= now - looked_up[0] < INTERVAL_NS:
+        cdef int64_t *last_poll = &self.last_poll[completed >= 0]  # or those within steps would put off the others
+        if 0 <= now - last_poll[0] < INTERVAL_NS:
             return 0
-        looked_up[0] = now
+        last_poll[0] = now
         with gil:
             self.turns.busy = completed < 0
             try:
@@ -546,8 +546,8 @@ cdef class Engine:
                 break
             self.job.stage = &stages[i]
             team_run(&self.team.team, run_stage, &self.job, stages[i].tasks(op, &self.workspace), stages[i].grain)
-            if self.heavy:
-                self.look_up(-1)
+            if self.polls_within_step:
+                self.poll_signals(-1)
         return 0
 
     cdef int forward(self, int64_t operations, bint by_rows=False) except -1 nogil:
@@ -605,7 +605,7 @@ cdef class Engine:
                 w.group_start[w.groups] = panel
                 w.groups += 1
         w.group_start[w.groups] = panels
-        self.heavy = rows * self.num_params > HEAVY_STEP
+        self.polls_within_step = rows * self.num_params > HEAVY_STEP
 
     cdef double batch(self, const int32_t *tokens, const int64_t *starts, const int64_t *lengths,
                       int64_t documents) except? -1 nogil:
@@ -671,7 +671,7 @@ cdef class Engine:
         if steps == 0:
             return 0
         around, self.progress = self.progress, progress  # where this is a callback's own training
-        self.looked_up[1] = now_ns()
+        self.last_poll[1] = now_ns()
         try:
             with self._assembled_team(self.reserve(lengths, batch_size)):
                 with nogil:
@@ -684,7 +684,7 @@ cdef class Engine:
                         step_count += 1
                         step_with_adam(&update, &self.team.team, step_count, learning_rates[completed])
                         completed += 1
-                        self.look_up(completed)
+                        self.poll_signals(completed)
         finally:
             adam.step_count = step_count
             self.progress = around
@@ -745,7 +745,7 @@ cdef class Engine:
         Many grow at once, and a place whose document has ended takes the next one. Token t of document i is drawn with
         number t of its stream of random numbers (splitmix.h), so that it does not depend on the others.
         """
-        cdef int64_t block_size = self.workspace.block_size, places = min(n, <int64_t>PLACES), r, d, started = places
+        cdef int64_t block_size = self.workspace.block_size, places = min(n, <int64_t>SLOTS), r, d, started = places
         cdef int64_t finished = 0
         tokens, lengths = numpy.empty((n, block_size), numpy.int32), numpy.zeros(n, numpy.int64)
         cdef int32_t[:, ::1] text = tokens
@@ -757,7 +757,7 @@ cdef class Engine:
         cdef int32_t[::1] positions = cache.lengths
         if n == 0:
             return tokens, lengths
-        self.looked_up[0] = now_ns()
+        self.last_poll[0] = now_ns()
         with self._assembled_team(places):
             while finished < n:
                 for r in range(places):
@@ -775,7 +775,7 @@ cdef class Engine:
                             finished += 1
                         documents[r], last[r], positions[r] = min(started, n), bos, 0
                         started += 1
-                self.look_up(-1)
+                self.poll_signals(-1)
         return tokens, lengths
 
     def _padded(self, array):
