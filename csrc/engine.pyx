@@ -23,7 +23,7 @@ from microgpt.engine.network import network
 
 
 cdef extern from "kernels/interface.h" nogil:
-    enum: LINE_BYTES, STAGES, STRIP_PANELS
+    enum: LINE_BYTES, STAGES, QUERY_PANELS
 
     ctypedef enum Epilogue:
         STORE, ADD, RELU, RELU_BACKWARD
@@ -64,8 +64,8 @@ cdef extern from "kernels/interface.h" nogil:
         double *loss_gradient
         double *losses
         int64_t *attention_start
-        int64_t *group_start
-        int64_t groups
+        int64_t *span_start
+        int64_t spans
         bint by_rows
         void *const *caches
         double temperature
@@ -393,7 +393,7 @@ cdef class Engine:
     cdef readonly object config, parameters, gradients, threads, turns
     cdef object dtype, progress, __weakref__
     cdef object network, arena, scratch  # what the addresses above point into
-    cdef object tokens, targets, positions, first_rows, loss_gradient, losses, attention_start, group_start
+    cdef object tokens, targets, positions, first_rows, loss_gradient, losses, attention_start, span_start
 
     def __cinit__(self):
         self.tape = NULL
@@ -460,7 +460,7 @@ cdef class Engine:
             numpy.zeros(padded_rows, numpy.int32) for _ in range(4)
         )
         self.loss_gradient, self.losses = numpy.zeros(padded_rows), numpy.zeros(padded_rows)
-        self.attention_start, self.group_start = (
+        self.attention_start, self.span_start = (
             numpy.zeros(self.panels(rows) + 1, numpy.int64) for _ in range(2)
         )
         self.workspace.tokens = <int32_t *>address(self.tokens, numpy.int32, padded_rows)
@@ -471,7 +471,7 @@ cdef class Engine:
         self.workspace.losses = <double *>address(self.losses, numpy.float64, padded_rows)
         starts = len(self.attention_start)
         self.workspace.attention_start = <int64_t *>address(self.attention_start, numpy.int64, starts)
-        self.workspace.group_start = <int64_t *>address(self.group_start, numpy.int64, starts)
+        self.workspace.span_start = <int64_t *>address(self.span_start, numpy.int64, starts)
         self.row_capacity, self.attention_capacity = padded_rows, attention
         return 0
 
@@ -573,14 +573,14 @@ cdef class Engine:
     cdef int64_t reserve(self, const int64_t[::1] lengths, int64_t batch_size) except -1:
         """Room for the largest batch of `batch_size` consecutive documents of these lengths; returns its rows."""
         cdef int64_t d, n, row, keys, rows = 0, attention = 0, most_rows = 1, most_attention = 0
-        cdef int64_t strip = STRIP_PANELS * self.line
+        cdef int64_t query_block = QUERY_PANELS * self.line
         for d in range(lengths.shape[0]):
             if d % batch_size == 0:
                 rows, attention = 0, 0
             n = self.positions_of(lengths[d])
-            for row in range((rows + strip - 1) // strip * strip, rows + n, strip):  # that begin a strip
-                keys = strip + (row // self.line - rows // self.line) * self.line
-                attention += self.workspace.n_head * strip * (keys + 2)
+            for row in range((rows + query_block - 1) // query_block * query_block, rows + n, query_block):  # that begin a query block
+                keys = query_block + (row // self.line - rows // self.line) * self.line
+                attention += self.workspace.n_head * query_block * (keys + 2)
             rows += n
             most_rows, most_attention = max(most_rows, rows), max(most_attention, attention)
         if most_rows > self.row_capacity or most_attention > self.attention_capacity:
@@ -591,7 +591,7 @@ cdef class Engine:
         """Say how the rows, whose documents are known, lie in panels, and let those that do not exist be harmless."""
         cdef Workspace *w = &self.workspace
         cdef int64_t panel, panels = self.panels(rows), attention = 0, r
-        w.rows, w.groups, w.longest = rows, 0, 0
+        w.rows, w.spans, w.longest = rows, 0, 0
         for r in range(rows):
             w.longest = max(w.longest, <int64_t>w.positions[r] + 1)
         for r in range(rows, panels * self.line):
@@ -601,10 +601,10 @@ cdef class Engine:
         for panel in range(panels):
             w.attention_start[panel] = attention
             attention += self.kernels.attention_size(w, panel)
-            if panel % STRIP_PANELS == 0 and w.first_rows[panel * self.line] == panel * self.line:
-                w.group_start[w.groups] = panel
-                w.groups += 1
-        w.group_start[w.groups] = panels
+            if panel % QUERY_PANELS == 0 and w.first_rows[panel * self.line] == panel * self.line:
+                w.span_start[w.spans] = panel
+                w.spans += 1
+        w.span_start[w.spans] = panels
         self.polls_within_step = rows * self.num_params > HEAVY_STEP
 
     cdef double batch(self, const int32_t *tokens, const int64_t *starts, const int64_t *lengths,

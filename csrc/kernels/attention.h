@@ -7,12 +7,12 @@
  *     weights[t][p] = softmax over t
  *     output[p][j]  = sum over t of weights[t][p] * value[t][j]
  *
- * STRIP_PANELS panels of rows p, a strip, are computed together. They may hold several documents, or a part of one.
- * Everything over (t, p) covers the panels of all rows t that any row of the strip attends to, [panels][keys][LINE], and
+ * QUERY_PANELS panels of rows p, a query block, are computed together. They may hold several documents, or a part of one.
+ * Everything over (t, p) covers the panels of all rows t that any row of the query block attends to, [panels][keys][LINE], and
  * is 0 where p does not attend to t: adding 0 times a finite number to a sum that started at +0.0 changes no bit of it,
  * see interface.h. No more is ever kept than these triangles.
  *
- * saved, for each strip, head and panel: exps [keys][LINE], total [LINE], 1 / total [LINE]. In float32 the exps are
+ * saved, for each query block, head and panel: exps [keys][LINE], total [LINE], 1 / total [LINE]. In float32 the exps are
  * already divided by their total.
  */
 #pragma once
@@ -20,12 +20,12 @@
 #include "attention_short.h"
 #include "product.h"
 
-/* One head of a strip: its rows p, and the panels of the rows t that they attend to. */
+/* One head of a query block: its rows p, and the panels of the rows t that they attend to. */
 typedef struct {
     int64_t head_dim, width, output_width;  /* features of a head, of a row of input, of output */
     int64_t panel, panels, rows;            /* of the rows p; rows are those that exist */
     int64_t first_key_panel, key_panels;
-    int64_t next_first_key_panel;           /* of the strip that follows, which backward comes to first */
+    int64_t next_first_key_panel;           /* of the query block that follows, which backward comes to first */
     int64_t features, output_features;      /* before those of this head */
     real scale;
     real *exps;
@@ -37,13 +37,13 @@ INLINE int64_t saved_line(const Head *h) { return (keys_of(h) + 2) * LINE; }
 
 static int64_t attention_size(const Workspace *w, int64_t panel) {
     if (attention_is_short(w)) return attention_short_size(w);
-    const int64_t strip = panel / STRIP_PANELS * STRIP_PANELS, end = minimum(strip + STRIP_PANELS, lines_for(w->rows));
-    return w->n_head * ((end - first_key_panel_of(w, strip)) * LINE + 2) * LINE;
+    const int64_t query_block = panel / QUERY_PANELS * QUERY_PANELS, end = minimum(query_block + QUERY_PANELS, lines_for(w->rows));
+    return w->n_head * ((end - first_key_panel_of(w, query_block)) * LINE + 2) * LINE;
 }
 
-INLINE Head head_of(const Operation *op, const Workspace *w, int64_t strip, int64_t head) {
-    const int64_t head_dim = w->n_embd / w->n_head, panel = strip * STRIP_PANELS;
-    const int64_t end = minimum(panel + STRIP_PANELS, lines_for(w->rows)), first_key_panel = first_key_panel_of(w, panel);
+INLINE Head head_of(const Operation *op, const Workspace *w, int64_t query_block, int64_t head) {
+    const int64_t head_dim = w->n_embd / w->n_head, panel = query_block * QUERY_PANELS;
+    const int64_t end = minimum(panel + QUERY_PANELS, lines_for(w->rows)), first_key_panel = first_key_panel_of(w, panel);
     Head h = {
         .head_dim = head_dim, .width = op->n_in, .output_width = op->n_out,
         .panel = panel, .panels = end - panel, .rows = minimum(end * LINE, w->rows) - panel * LINE,
@@ -128,7 +128,7 @@ static void attention_forward_head(const Head *h, const Workspace *w, const real
 }
 
 /* rows_gradient[t][j] = sum over p, last to first, of d[t][p] * columns[p][j], for all keys t: here lanes are rows t, so
- * that d, [panels][keys][LINE], is transposed. What later strips have left there is added to. */
+ * that d, [panels][keys][LINE], is transposed. What later query blocks have left there is added to. */
 INLINE void multiply_rows(const Head *h, const real *d, const real *columns, int64_t width, real *transposed,
                           int part, real *rows_gradient) {
     const int64_t depth = h->rows, last = (depth - 1) % LINE, block = LINE * LINE;
@@ -176,11 +176,11 @@ static void attention_backward_head(const Head *h, const real *input, const real
     multiply_rows(h, weights, d_output, h->output_width, transposed, VALUE, input_gradient);
 }
 
-/* Three times everything over (t, p) of a strip, whose documents are no longer than a context. */
+/* Three times everything over (t, p) of a query block, whose documents are no longer than a context. */
 INLINE int64_t attention_scratch_size(const Workspace *w, int64_t rows) {
-    const int64_t key_panels = lines_for(minimum(w->block_size, rows)) + STRIP_PANELS;
-    const int64_t strips = 3 * STRIP_PANELS * (key_panels * LINE + 2) * LINE, diagonals = attention_short_scratch_size(w);
-    return strips > diagonals ? strips : diagonals;
+    const int64_t key_panels = lines_for(minimum(w->block_size, rows)) + QUERY_PANELS;
+    const int64_t query_blocks = 3 * QUERY_PANELS * (key_panels * LINE + 2) * LINE, diagonals = attention_short_scratch_size(w);
+    return query_blocks > diagonals ? query_blocks : diagonals;
 }
 
 /* Let the values [n][head_dim][LINE] be 0 beyond the `last` of each document: those of documents that had its place before. */
@@ -228,13 +228,13 @@ static void attention_forward_cached(const Operation *op, const Workspace *w, in
 
 INLINE SavedRow attention_saved(const Operation *op, const Workspace *w, int64_t head, int64_t p) {
     if (attention_is_short(w)) return attention_short_saved(op, w, head, p);
-    const Head h = head_of(op, w, p / LINE / STRIP_PANELS, head);
+    const Head h = head_of(op, w, p / LINE / QUERY_PANELS, head);
     const real *exps = h.exps + (p / LINE - h.panel) * saved_line(&h) + p % LINE, *behind = exps + keys_of(&h) * LINE;
     return (SavedRow){exps + (w->first_rows[p] - h.first_key_panel * LINE) * LINE, LINE, behind[0], behind[LINE]};
 }
 
 /* See attention_rows.h. From what the other kernels have saved: the output of all rows of some panels, and the gradients
- * of a head in a group of them. */
+ * of a head in a span of them. */
 static void attention_forward_by_rows(const Operation *op, const Workspace *w, int64_t begin, int64_t end) {
     for (int64_t p = begin * LINE; p < minimum(end * LINE, w->rows); p++)
         for (int64_t head = 0; head < w->n_head; head++)
@@ -251,14 +251,14 @@ static void attention_backward_by_rows(const Operation *op, const Workspace *w, 
 }
 
 static void attention_forward(const Operation *op, const Workspace *w, const Range *range) {
-    for (int64_t strip = range->begin; strip < range->end; strip++) {
-        const int64_t begin = strip * STRIP_PANELS, end = minimum(begin + STRIP_PANELS, lines_for(w->rows));
+    for (int64_t query_block = range->begin; query_block < range->end; query_block++) {
+        const int64_t begin = query_block * QUERY_PANELS, end = minimum(begin + QUERY_PANELS, lines_for(w->rows));
         if (w->caches || attention_is_short(w)) {
             for (int64_t panel = begin; panel < end; panel++)
                 (w->caches ? attention_forward_cached : attention_short_forward)(op, w, panel, range->scratch);
         } else {
             for (int64_t head = 0; head < w->n_head; head++) {
-                const Head h = head_of(op, w, strip, head);
+                const Head h = head_of(op, w, query_block, head);
                 attention_forward_head(&h, w, (real *)w->arena + op->input, (real *)w->arena + op->output, range->scratch);
             }
         }
@@ -268,9 +268,9 @@ static void attention_forward(const Operation *op, const Workspace *w, const Ran
 
 static void attention_backward(const Operation *op, const Workspace *w, const Range *range) {
     for (int64_t task = range->begin, next; task < range->end; task = next) {
-        const int64_t group = task / w->n_head, begin = w->group_start[group], end = w->group_start[group + 1];
-        next = minimum((group + 1) * w->n_head, range->end);
-        const int64_t head_begin = task - group * w->n_head, head_end = next - group * w->n_head;
+        const int64_t span = task / w->n_head, begin = w->span_start[span], end = w->span_start[span + 1];
+        next = minimum((span + 1) * w->n_head, range->end);
+        const int64_t head_begin = task - span * w->n_head, head_end = next - span * w->n_head;
         if (attention_is_short(w) && !w->by_rows) {
             attention_short_backward(op, w, begin, end, head_begin, head_end, range->scratch);
             continue;
@@ -280,8 +280,8 @@ static void attention_backward(const Operation *op, const Workspace *w, const Ra
                 attention_backward_by_rows(op, w, begin, end, head, range->scratch);
                 continue;
             }
-            for (int64_t strip = (end - 1) / STRIP_PANELS; strip >= begin / STRIP_PANELS; strip--) {
-                const Head h = head_of(op, w, strip, head);
+            for (int64_t query_block = (end - 1) / QUERY_PANELS; query_block >= begin / QUERY_PANELS; query_block--) {
+                const Head h = head_of(op, w, query_block, head);
                 attention_backward_head(&h, (real *)w->arena + op->input, (real *)w->arena + op->output_gradient,
                                         (real *)w->arena + op->input_gradient, range->scratch);
             }

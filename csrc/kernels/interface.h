@@ -29,7 +29,7 @@
 
 enum {
     LINE_BYTES = 64,
-    STRIP_PANELS = 2, /* whose attention is computed together */
+    QUERY_PANELS = 2, /* whose attention is computed together */
 };
 
 typedef enum {
@@ -76,8 +76,8 @@ typedef struct {
     double *loss_gradient;          /* [rows], d loss / d (loss of the row) */
     double *losses;                 /* [rows] */
     int64_t *attention_start;       /* [panels], where in an ATTENTION's `saved` each panel starts */
-    int64_t *group_start;           /* [groups + 1], first panels of strips; no document reaches from one group into another */
-    int64_t groups;
+    int64_t *span_start;           /* [spans + 1], first panels of query blocks; no document reaches from one span into another */
+    int64_t spans;
     int by_rows;                    /* attention leaves out what a row does not attend to, rather than add 0 times it */
 
     void *const *caches;            /* [panels] key/value caches: each row then continues a document of its own */

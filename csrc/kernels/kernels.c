@@ -20,8 +20,8 @@
 
 /* The tasks that work is divided into. */
 static int64_t each_panel(const Operation *op, const Workspace *w) { return (void)op, lines_for(w->rows); }
-static int64_t each_strip(const Operation *op, const Workspace *w) {
-    return (void)op, (lines_for(w->rows) + STRIP_PANELS - 1) / STRIP_PANELS;
+static int64_t each_query_block(const Operation *op, const Workspace *w) {
+    return (void)op, (lines_for(w->rows) + QUERY_PANELS - 1) / QUERY_PANELS;
 }
 static int64_t each_line_of_inputs(const Operation *op, const Workspace *w) { return (void)w, lines_for(op->n_in); }
 static int64_t each_line_of_outputs(const Operation *op, const Workspace *w) { return (void)w, lines_for(op->n_out); }
@@ -29,7 +29,7 @@ static int64_t each_line_to_transpose(const Operation *op, const Workspace *w) {
     return (void)w, op->transposed >= 0 ? lines_for(op->n_out) : 0;
 }
 static int64_t each_gathered_row(const Operation *op, const Workspace *w) { return (void)w, op->weight_rows ? op->n_out : 0; }
-static int64_t each_group_and_head(const Operation *op, const Workspace *w) { return (void)op, w->groups * w->n_head; }
+static int64_t each_span_and_head(const Operation *op, const Workspace *w) { return (void)op, w->spans * w->n_head; }
 
 static int64_t scratch_size(const Workspace *w, int64_t rows) {
     const int64_t sizes[] = {linear_scratch_size(w, rows), attention_scratch_size(w, rows), lines_for(w->block_size) * LINE * LINE,
@@ -61,8 +61,8 @@ static const Kernel operations[] = {
      .forward = {{silu_forward, each_panel, 1}},
      .backward = {{activation_backward, each_panel, 1}}},
     {"attention",
-     .forward = {{attention_forward, each_strip, 1}},
-     .backward = {{attention_backward, each_group_and_head, 1}}},
+     .forward = {{attention_forward, each_query_block, 1}},
+     .backward = {{attention_backward, each_span_and_head, 1}}},
     {"unembedding",
      .forward = {{linear_forward, each_panel, TILE_LINES}},
      .backward = {{linear_backward_weight, each_line_of_inputs, TILE_LINES},

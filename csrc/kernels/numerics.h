@@ -24,7 +24,7 @@ INLINE real power(real x, real exponent) { return powf(x, exponent); }
 #if MICROGPT_EXACT && defined(__GLIBC__) && (defined(__FMA__) || defined(__aarch64__))
 #define VECTOR_POWERS 1
 
-/* Units in the last place: 0.009, and 4e-5 for each task of |log(result)| up to 87, hence the range. */
+/* Units in the last place: 0.009, and 4e-5 for each unit of |log(result)| up to 87, hence the range. */
 #define MIDPOINT_MARGIN 0.0125
 #define LARGEST_POWER 0x1p120
 
@@ -53,7 +53,7 @@ INLINE bits larger(vec a, real b) { return (bits)(b - a); }
 INLINE vec neighbour(vec value, vec residual) { return fused_multiply_add(residual, broadcast(2), value); }
 
 /* a / b, correctly rounded, from b's rounded reciprocal (Markstein, 1990): each step takes out the error of the one
- * before, and the last starts from a quotient that is at most one task off. For 0 < |a| < 2**-900 the errors cannot be
+ * before, and the last starts from a quotient that is at most one unit off. For 0 < |a| < 2**-900 the errors cannot be
  * represented, and the result may be a few units off. */
 INLINE vec divide(vec a, real b, real reciprocal) {
     const vec divisor = broadcast(-b), r = broadcast(reciprocal);
