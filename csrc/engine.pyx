@@ -43,12 +43,12 @@ cdef extern from "kernels/interface.h" nogil:
         Epilogue epilogue, backward_epilogue
         bint accumulate
         int64_t n_in, n_out
-        int64_t input, output, input_gradient, output_gradient
+        int64_t input, output, d_input, d_output
         int64_t residual, saved
         double scale
         int64_t weight
         const int64_t *weight_rows
-        int64_t gathered, gathered_gradient, transposed
+        int64_t gathered, d_gathered, transposed
         int64_t cache
 
     ctypedef struct Workspace:
@@ -61,7 +61,7 @@ cdef extern from "kernels/interface.h" nogil:
         int32_t *targets
         int32_t *positions
         int32_t *first_rows
-        double *loss_gradient
+        double *d_losses
         double *losses
         int64_t *attention_start
         int64_t *span_start
@@ -393,7 +393,7 @@ cdef class Engine:
     cdef readonly object config, parameters, gradients, threads, turns
     cdef object dtype, progress, __weakref__
     cdef object network, arena, scratch  # what the addresses above point into
-    cdef object tokens, targets, positions, first_rows, loss_gradient, losses, attention_start, span_start
+    cdef object tokens, targets, positions, first_rows, d_losses, losses, attention_start, span_start
 
     def __cinit__(self):
         self.tape = NULL
@@ -459,7 +459,7 @@ cdef class Engine:
         self.tokens, self.targets, self.positions, self.first_rows = (
             numpy.zeros(padded_rows, numpy.int32) for _ in range(4)
         )
-        self.loss_gradient, self.losses = numpy.zeros(padded_rows), numpy.zeros(padded_rows)
+        self.d_losses, self.losses = numpy.zeros(padded_rows), numpy.zeros(padded_rows)
         self.attention_start, self.span_start = (
             numpy.zeros(self.panels(rows) + 1, numpy.int64) for _ in range(2)
         )
@@ -467,7 +467,7 @@ cdef class Engine:
         self.workspace.targets = <int32_t *>address(self.targets, numpy.int32, padded_rows)
         self.workspace.positions = <int32_t *>address(self.positions, numpy.int32, padded_rows)
         self.workspace.first_rows = <int32_t *>address(self.first_rows, numpy.int32, padded_rows)
-        self.workspace.loss_gradient = <double *>address(self.loss_gradient, numpy.float64, padded_rows)
+        self.workspace.d_losses = <double *>address(self.d_losses, numpy.float64, padded_rows)
         self.workspace.losses = <double *>address(self.losses, numpy.float64, padded_rows)
         starts = len(self.attention_start)
         self.workspace.attention_start = <int64_t *>address(self.attention_start, numpy.int64, starts)
@@ -477,8 +477,8 @@ cdef class Engine:
 
     cdef int record(self, Operation *op, operation, places) except -1:
         op.kernel = find_kernel(self.kernels, operation.kernel)
-        op.n_in, op.input, op.input_gradient = sides(operation.input, places)
-        op.n_out, op.output, op.output_gradient = sides(operation.output, places)
+        op.n_in, op.input, op.d_input = sides(operation.input, places)
+        op.n_out, op.output, op.d_output = sides(operation.output, places)
         op.epilogue, op.backward_epilogue = EPILOGUES[operation.epilogue], EPILOGUES[operation.backward_epilogue]
         op.accumulate, op.scale = operation.accumulate, operation.scale
         op.residual = places[operation.residual.array] if operation.residual else -1
@@ -486,7 +486,7 @@ cdef class Engine:
         op.weight, op.weight_rows = -1 if operation.weight is None else operation.weight, NULL
         if operation.weight_rows is not None:
             op.weight_rows = <const int64_t *>address(operation.weight_rows, numpy.int64, op.n_out)
-        op.gathered, op.gathered_gradient = places[operation.gathered], places[operation.gathered_gradient]
+        op.gathered, op.d_gathered = places[operation.gathered], places[operation.gathered_gradient]
         op.transposed = places[operation.transposed]
         op.cache = -1 if operation.cache is None else operation.cache * self.cache_elements()
         return 0
@@ -597,7 +597,7 @@ cdef class Engine:
         for r in range(rows, panels * self.line):
             w.tokens[r] = w.targets[r] = w.positions[r] = 0
             w.first_rows[r] = w.first_rows[rows - 1]
-            w.loss_gradient[r] = 0.0
+            w.d_losses[r] = 0.0
         for panel in range(panels):
             w.attention_start[panel] = attention
             attention += self.kernels.attention_size(w, panel)
@@ -620,7 +620,7 @@ cdef class Engine:
                 w.targets[r + p] = tokens[starts[d] + p + 1]
                 w.positions[r + p] = <int32_t>p
                 w.first_rows[r + p] = <int32_t>r
-                w.loss_gradient[r + p] = (1.0 / <double>n) * share
+                w.d_losses[r + p] = (1.0 / <double>n) * share
             r += n
         self.begin(r)
         self.forward(self.tape_length)

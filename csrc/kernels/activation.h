@@ -1,7 +1,7 @@
 /* Activations, functions of each feature by itself. Like the reference's tape, forward keeps the derivatives:
  *
  *     output = f(input), saved = f'(input)                 [panels][n][LINE] each
- *     input_gradient = saved * output_gradient             in place
+ *     d_input = saved * d_output             in place
  */
 #pragma once
 
@@ -24,7 +24,7 @@ INLINE void activation_forward(const Operation *op, const Workspace *w, const Ra
 
 static void activation_backward(const Operation *op, const Workspace *w, const Range *range) {
     const real *saved = (real *)w->arena + op->saved;
-    real *gradient = (real *)w->arena + op->input_gradient;
+    real *gradient = (real *)w->arena + op->d_input;
     for (int64_t at = range->begin * op->n_in * LINE; at < range->end * op->n_in * LINE; at += LANES)
         store(gradient + at, load(saved + at) * load(gradient + at));
 }

@@ -127,10 +127,10 @@ static void attention_forward_head(const Head *h, const Workspace *w, const real
              h->head_dim, 0, h->panels);
 }
 
-/* rows_gradient[t][j] = sum over p, last to first, of d[t][p] * columns[p][j], for all keys t: here lanes are rows t, so
+/* d_rows[t][j] = sum over p, last to first, of d[t][p] * columns[p][j], for all keys t: here lanes are rows t, so
  * that d, [panels][keys][LINE], is transposed. What later query blocks have left there is added to. */
 INLINE void multiply_rows(const Head *h, const real *d, const real *columns, int64_t width, real *transposed,
-                          int part, real *rows_gradient) {
+                          int part, real *d_rows) {
     const int64_t depth = h->rows, last = (depth - 1) % LINE, block = LINE * LINE;
     for (int64_t key_panel = 0; key_panel < h->key_panels; key_panel++)
         for (int64_t p = 0; p < h->panels; p++)
@@ -144,22 +144,22 @@ INLINE void multiply_rows(const Head *h, const real *d, const real *columns, int
                             .a_row = LINE, .a_step = -1, .a_jump = LINE - width * LINE, .first_run = last + 1,
                             .b = transposed + (depth - 1) * LINE, .b_step = -LINE, .b_line = h->panels * block,
                             .depth = depth, .accumulate = accumulate,
-                            .c = rows_gradient + at_panel(h, part, h->first_key_panel),
+                            .c = d_rows + at_panel(h, part, h->first_key_panel),
                             .c_row = LINE, .c_line = h->width * LINE},
                  h->head_dim, begin, end);
     }
 }
 
-/* d weights[t][p] = sum over j, last to first, of value[t][j] * output_gradient[p][j]
+/* d weights[t][p] = sum over j, last to first, of value[t][j] * d_output[p][j]
  * from these d logits, and from those the gradients of query (t last to first), key and value (p last to first). */
-static void attention_backward_head(const Head *h, const real *input, const real *output_gradient,
-                                    real *input_gradient, real *scratch) {
+static void attention_backward_head(const Head *h, const real *input, const real *d_output,
+                                    real *d_input, real *scratch) {
     const int64_t keys = keys_of(h), last_key_panel = h->first_key_panel + h->key_panels - 1;
-    const real *query = input + at_panel(h, QUERY, h->panel), *d_output = output_gradient + at_output(h);
+    const real *query = input + at_panel(h, QUERY, h->panel), *head_d_output = d_output + at_output(h);
     real *d_logits = scratch, *weights = d_logits + h->panels * keys * LINE;
     real *transposed = weights + h->panels * keys * LINE;
 
-    multiply_keys(h, input, VALUE, d_output, h->output_width * LINE, -1, d_logits, keys * LINE); /* d weights, for now */
+    multiply_keys(h, input, VALUE, head_d_output, h->output_width * LINE, -1, d_logits, keys * LINE); /* d weights, for now */
     for (int64_t p = 0; p < h->panels * LINE; p += LANES) {
         const real *exps = h->exps + p / LINE * saved_line(h) + p % LINE;
         const int64_t last = (keys - 1) * LINE, at = p / LINE * keys * LINE + p % LINE + last;
@@ -170,10 +170,10 @@ static void attention_backward_head(const Head *h, const real *input, const real
                         .a_row = LINE, .a_step = -1, .a_jump = LINE - h->width * LINE, .first_run = LINE,
                         .b = d_logits + (keys - 1) * LINE, .b_step = -LINE, .b_line = keys * LINE,
                         .depth = keys,
-                        .c = input_gradient + at_panel(h, QUERY, h->panel), .c_row = LINE, .c_line = h->width * LINE},
+                        .c = d_input + at_panel(h, QUERY, h->panel), .c_row = LINE, .c_line = h->width * LINE},
              h->head_dim, 0, h->panels);
-    multiply_rows(h, d_logits, query, h->width, transposed, KEY, input_gradient);
-    multiply_rows(h, weights, d_output, h->output_width, transposed, VALUE, input_gradient);
+    multiply_rows(h, d_logits, query, h->width, transposed, KEY, d_input);
+    multiply_rows(h, weights, head_d_output, h->output_width, transposed, VALUE, d_input);
 }
 
 /* Three times everything over (t, p) of a query block, whose documents are no longer than a context. */
@@ -245,7 +245,7 @@ static void attention_backward_by_rows(const Operation *op, const Workspace *w, 
                                        real *scratch) {
     const int64_t features = 3 * (w->n_embd / w->n_head);
     for (int64_t panel = begin; panel < end; panel++)
-        clear((real *)w->arena + op->input_gradient + (panel * op->n_in + head * features) * LINE, features * LINE);
+        clear((real *)w->arena + op->d_input + (panel * op->n_in + head * features) * LINE, features * LINE);
     for (int64_t p = minimum(end * LINE, w->rows) - 1; p >= begin * LINE; p--)
         attention_row_backward(op, w, head, p, attention_saved(op, w, head, p), scratch);
 }
@@ -282,8 +282,8 @@ static void attention_backward(const Operation *op, const Workspace *w, const Ra
             }
             for (int64_t query_block = (end - 1) / QUERY_PANELS; query_block >= begin / QUERY_PANELS; query_block--) {
                 const Head h = head_of(op, w, query_block, head);
-                attention_backward_head(&h, (real *)w->arena + op->input, (real *)w->arena + op->output_gradient,
-                                        (real *)w->arena + op->input_gradient, range->scratch);
+                attention_backward_head(&h, (real *)w->arena + op->input, (real *)w->arena + op->d_output,
+                                        (real *)w->arena + op->d_input, range->scratch);
             }
         }
     }

@@ -38,24 +38,24 @@ static void attention_row_backward(const Operation *op, const Workspace *w, int6
                                    real *scratch) {
     const int64_t head_dim = w->n_embd / w->n_head, first = w->first_rows[p], n = p - first + 1, last = (n - 1) * LINE;
     const int64_t query = 3 * head * head_dim, key = query + head_dim, value = key + head_dim;
-    const real *input = (real *)w->arena + op->input, *output_gradient = (real *)w->arena + op->output_gradient;
-    real *input_gradient = (real *)w->arena + op->input_gradient, *d_logits = scratch, *weights = scratch + n * LINE;
+    const real *input = (real *)w->arena + op->input, *d_output = (real *)w->arena + op->d_output;
+    real *d_input = (real *)w->arena + op->d_input, *d_logits = scratch, *weights = scratch + n * LINE;
     for (int64_t t = 0; t < n; t++) {
         real d_weight = 0;
         for (int64_t j = head_dim - 1; j >= 0; j--)
-            d_weight += input[at_row(first + t, op->n_in, value + j)] * output_gradient[at_row(p, op->n_out, head * head_dim + j)];
+            d_weight += input[at_row(first + t, op->n_in, value + j)] * d_output[at_row(p, op->n_out, head * head_dim + j)];
         store(d_logits + t * LINE, broadcast(d_weight));
     }
     softmax_backward(saved.exps + (n - 1) * saved.step, -saved.step, broadcast(saved.total), broadcast(saved.reciprocal),
                      op->scale, d_logits + last, weights + last, -LINE, n);
     for (int64_t j = 0; j < head_dim; j++) {
-        const real q = input[at_row(p, op->n_in, query + j)], d_output = output_gradient[at_row(p, op->n_out, head * head_dim + j)];
+        const real q = input[at_row(p, op->n_in, query + j)], d_out = d_output[at_row(p, op->n_out, head * head_dim + j)];
         real d_query = 0;
         for (int64_t t = n - 1; t >= 0; t--) {
             d_query += d_logits[t * LINE] * input[at_row(first + t, op->n_in, key + j)];
-            input_gradient[at_row(first + t, op->n_in, key + j)] += d_logits[t * LINE] * q;
-            input_gradient[at_row(first + t, op->n_in, value + j)] += weights[t * LINE] * d_output;
+            d_input[at_row(first + t, op->n_in, key + j)] += d_logits[t * LINE] * q;
+            d_input[at_row(first + t, op->n_in, value + j)] += weights[t * LINE] * d_out;
         }
-        input_gradient[at_row(p, op->n_in, query + j)] = d_query;
+        d_input[at_row(p, op->n_in, query + j)] = d_query;
     }
 }

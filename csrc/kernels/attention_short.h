@@ -129,29 +129,29 @@ static void attention_short_backward(const Operation *op, const Workspace *w, in
     for (int64_t panel = end - 1; panel >= begin; panel--) {
         const int64_t next = op->n_in * LINE, output_next = op->n_out * LINE;
         const real *input = (real *)w->arena + op->input + panel * next;
-        const real *output_gradient = (real *)w->arena + op->output_gradient + panel * output_next;
-        real *input_gradient = (real *)w->arena + op->input_gradient + panel * next;
+        const real *d_output = (real *)w->arena + op->d_output + panel * output_next;
+        real *d_input = (real *)w->arena + op->d_input + panel * next;
         const real *saved = (real *)w->arena + op->saved + w->attention_start[panel];
         const int has_left = panel > begin, has_right = panel + 1 < end;
         for (int64_t h = 0; h < heads; h++) {
             const real *query = input + (head_begin + h) * 3 * head_dim * LINE;
             const real *key = query + head_dim * LINE, *value = key + head_dim * LINE;
-            const real *d_output = output_gradient + (head_begin + h) * head_dim * LINE;
+            const real *head_d_output = d_output + (head_begin + h) * head_dim * LINE;
             fill_window(values + h * part, has_left ? value - next : NULL, value, head_dim);
             fill_window(keys + h * part, has_left ? key - next : NULL, key, head_dim);
             fill_window(queries + h * part, query, has_right ? query + next : NULL, head_dim);
-            fill_window(d_outputs + h * part, d_output, has_right ? d_output + output_next : NULL, head_dim);
+            fill_window(d_outputs + h * part, head_d_output, has_right ? head_d_output + output_next : NULL, head_dim);
         }
         if (has_right)
             for (int64_t i = 0; i < 2 * heads * triangle; i += WINDOW) /* of d_logits and weights */
                 copy(d_logits + i + LINE, d_logits + i, LINE);
         for (int v = 0; v < LINE; v += LANES) {
             for (int64_t h = 0; h < heads; h++) {
-                const real *d_output = output_gradient + ((head_begin + h + 1) * head_dim - 1) * LINE + v;
+                const real *last_d_output = d_output + ((head_begin + h + 1) * head_dim - 1) * LINE + v;
                 const real *value = values + (h + 1) * part - LINE + v;
                 real *d_weight = d_logits + h * triangle + v; /* replaced below */
                 for (int64_t o = 0; o < n; o += TOGETHER)
-                    sums_of_products(TOGETHER, value - o, -1, -WINDOW, d_output, -LINE, head_dim,
+                    sums_of_products(TOGETHER, value - o, -1, -WINDOW, last_d_output, -LINE, head_dim,
                                      d_weight + o * WINDOW, WINDOW);
             }
             for (int64_t h = 0; h < heads; h++) {
@@ -164,7 +164,7 @@ static void attention_short_backward(const Operation *op, const Workspace *w, in
             for (int64_t h = 0; h < heads; h++) {
                 const int64_t last = v + n - 1, last_diagonal = (n - 1) * WINDOW + last;
                 const real *d_logit = d_logits + h * triangle, *weight = weights + h * triangle;
-                real *d_query = input_gradient + (head_begin + h) * 3 * head_dim * LINE + v;
+                real *d_query = d_input + (head_begin + h) * 3 * head_dim * LINE + v;
                 for (int64_t j = 0; j < head_dim; j += TOGETHER) {
                     const int64_t at = h * part + j * WINDOW, count = head_dim - j;
                     sums_of_products(count, keys + at + LINE + v, WINDOW, -1, d_logit + v, WINDOW, n,

@@ -57,7 +57,7 @@ static void embedding_backward(const Operation *op, const Workspace *w, const Ra
         real *wte = (real *)w->gradients + feature, *wpe = wte + w->num_wte, rows[LINE * LINE];
         for (int64_t i = 0; i < w->num_wte + w->num_wpe; i += n) clear(wte + i, width);
         for (int64_t panel = panels - 1; panel >= 0; panel--) {
-            const real *gradient = (real *)w->arena + op->output_gradient + (panel * n + feature) * LINE;
+            const real *gradient = (real *)w->arena + op->d_output + (panel * n + feature) * LINE;
             transpose_lines(gradient, LINE, rows, LINE);
             for (int64_t r = minimum(LINE, w->rows - panel * LINE) - 1; r >= 0; r--) {
                 add_to(wte + w->tokens[panel * LINE + r] * n, rows + r * LINE, width);

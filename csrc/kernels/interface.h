@@ -48,14 +48,14 @@ typedef struct {
     int accumulate;                 /* of RMSNORM: add to the gradient that the input already has */
     int64_t n_in, n_out;            /* widths of input and output */
     int64_t input, output;          /* activations */
-    int64_t input_gradient, output_gradient;
+    int64_t d_input, d_output;
     int64_t residual;               /* activation that the epilogue ADD adds */
     int64_t saved;                  /* what forward leaves for backward, beside input and output */
     double scale;                   /* of RMSNORM: 1 / n_in, of ATTENTION: 1 / sqrt(head_dim) */
     int64_t weight;                 /* of a matrix product: where in the parameters its weights [n_out][n_in] start */
     const int64_t *weight_rows;     /* ... or, where they are not in one piece, each output's; and ... */
     int64_t gathered;               /* ... where in the arena they are brought together, */
-    int64_t gathered_gradient;      /* ... and their gradients */
+    int64_t d_gathered;      /* ... and their gradients */
     int64_t transposed;             /* of a large matrix: where in the arena backward transposes it to */
     int64_t cache;                  /* of ATTENTION: where in a panel's key/value cache this layer starts */
 } Operation;
@@ -73,7 +73,7 @@ typedef struct {
     int32_t *targets;               /* [rows] */
     int32_t *positions;             /* [rows] */
     int32_t *first_rows;            /* [rows], where the document of the row starts */
-    double *loss_gradient;          /* [rows], d loss / d (loss of the row) */
+    double *d_losses;          /* [rows], d loss / d (loss of the row) */
     double *losses;                 /* [rows] */
     int64_t *attention_start;       /* [panels], where in an ATTENTION's `saved` each panel starts */
     int64_t *span_start;           /* [spans + 1], first panels of query blocks; no document reaches from one span into another */

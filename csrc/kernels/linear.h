@@ -34,7 +34,7 @@ static void linear_transpose(const Operation *op, const Workspace *w, const Rang
             transpose_lines(weights_of(op, w) + o * op->n_in + i, op->n_in, transposed + i * op->n_out + o, op->n_out);
 }
 
-/* input_gradient[r][i] = sum over o, last to first, of weight[o][i] * output_gradient[r][o] */
+/* d_input[r][i] = sum over o, last to first, of weight[o][i] * d_output[r][o] */
 static void linear_backward_input(const Operation *op, const Workspace *w, const Range *range) {
     real *arena = w->arena;
     const int64_t last = op->n_out - 1;
@@ -42,14 +42,14 @@ static void linear_backward_input(const Operation *op, const Workspace *w, const
     multiply(&(Product){.a = is_transposed ? arena + op->transposed + last : weights_of(op, w) + last * op->n_in,
                         .a_row = is_transposed ? op->n_out : 1, .a_step = is_transposed ? -1 : -op->n_in,
                         .first_run = op->n_out,
-                        .b = arena + op->output_gradient + last * LINE, .b_step = -LINE, .b_line = op->n_out * LINE,
+                        .b = arena + op->d_output + last * LINE, .b_step = -LINE, .b_line = op->n_out * LINE,
                         .depth = op->n_out,
-                        .c = arena + op->input_gradient, .c_row = LINE, .c_line = op->n_in * LINE,
+                        .c = arena + op->d_input, .c_row = LINE, .c_line = op->n_in * LINE,
                         .epilogue = op->backward_epilogue, .extra = arena + op->input},
              op->n_in, range->begin, range->end);
 }
 
-/* weight_gradient[o][i] = sum over rows, last to first, of output_gradient[r][o] * input[r][i]
+/* d_weight[o][i] = sum over rows, last to first, of d_output[r][o] * input[r][i]
  * Here lanes are inputs i, so that input is transposed, a block at a time: [lines of inputs][rows][LINE]. */
 enum { GRADIENT_LINES = 8 };
 
@@ -57,8 +57,8 @@ INLINE int64_t gradient_block_rows(int64_t rows) { return minimum(lines_for(rows
 
 static void linear_backward_weight(const Operation *op, const Workspace *w, const Range *range) {
     const int64_t n_in = op->n_in, n_out = op->n_out, panels = lines_for(w->rows);
-    const real *input = (real *)w->arena + op->input, *output_gradient = (real *)w->arena + op->output_gradient;
-    real *gradient = op->weight_rows ? (real *)w->arena + op->gathered_gradient : (real *)w->gradients + op->weight;
+    const real *input = (real *)w->arena + op->input, *d_output = (real *)w->arena + op->d_output;
+    real *gradient = op->weight_rows ? (real *)w->arena + op->d_gathered : (real *)w->gradients + op->weight;
     const int is_padded = n_in % LINE > 0;
     real *transposed = range->scratch, *padded = transposed + GRADIENT_LINES * LINE * gradient_block_rows(w->rows);
     for (int64_t line = range->begin; line < range->end; line += GRADIENT_LINES) {
@@ -72,7 +72,7 @@ static void linear_backward_weight(const Operation *op, const Workspace *w, cons
                 for (int64_t panel = begin; panel < end; panel++)
                     transpose_lines(input + (panel * n_in + (line + l) * LINE) * LINE, LINE,
                                     transposed + (l * (end - begin) + panel - begin) * LINE * LINE, LINE);
-            multiply(&(Product){.a = output_gradient + (end - 1) * n_out * LINE + last, .a_row = LINE, .a_step = -1,
+            multiply(&(Product){.a = d_output + (end - 1) * n_out * LINE + last, .a_row = LINE, .a_step = -1,
                                 .a_jump = LINE - n_out * LINE, .first_run = last + 1,
                                 .b = transposed + (depth - 1) * LINE, .b_step = -LINE,
                                 .b_line = (end - begin) * LINE * LINE,
@@ -89,7 +89,7 @@ static void linear_backward_weight(const Operation *op, const Workspace *w, cons
 
 static void linear_scatter(const Operation *op, const Workspace *w, const Range *range) {
     for (int64_t o = range->begin; o < range->end; o++)
-        copy((real *)w->gradients + op->weight_rows[o], (const real *)w->arena + op->gathered_gradient + o * op->n_in,
+        copy((real *)w->gradients + op->weight_rows[o], (const real *)w->arena + op->d_gathered + o * op->n_in,
              op->n_in);
 }
 
@@ -106,16 +106,16 @@ static void unembedding_backward_input(const Operation *op, const Workspace *w, 
     const int64_t n_in = op->n_in;
     for (int64_t panel = range->begin; panel < range->end; panel++) {
         const int32_t *targets = w->targets + panel * LINE;
-        real *gradient = arena + op->output_gradient + panel * op->n_out * LINE, target_gradient[LINE];
+        real *gradient = arena + op->d_output + panel * op->n_out * LINE, target_gradient[LINE];
         for (int r = 0; r < LINE; r++) {
             target_gradient[r] = gradient[targets[r] * LINE + r];
             gradient[targets[r] * LINE + r] = 0;
         }
         linear_backward_input(op, w, &(Range){panel, panel + 1, range->scratch});
         gather_rows(weights_of(op, w), targets, NULL, NULL, n_in, rows);
-        real *input_gradient = arena + op->input_gradient + panel * n_in * LINE;
+        real *d_input = arena + op->d_input + panel * n_in * LINE;
         for (int64_t i = 0; i < n_in * LINE; i += LANES)
-            store(input_gradient + i, load(input_gradient + i) + load(rows + i) * load(target_gradient + i % LINE));
+            store(d_input + i, load(d_input + i) + load(rows + i) * load(target_gradient + i % LINE));
     }
 #else
     linear_backward_input(op, w, range);

@@ -92,25 +92,25 @@ static void cross_entropy_forward(const Operation *op, const Workspace *w, const
     }
 }
 
-/* input_gradient[r][i] = exps[i] * d total for every i, the target's plus exps[i] * d probability / total
- * where d probability = -loss_gradient / probability, d total = -(1 / total**2) * exps[target] * d probability:
- * in other words loss_gradient * (softmax(input[r])[i] - (i is the target)) */
+/* d_input[r][i] = exps[i] * d total for every i, the target's plus exps[i] * d probability / total
+ * where d probability = -d_losses / probability, d total = -(1 / total**2) * exps[target] * d probability:
+ * in other words d_losses * (softmax(input[r])[i] - (i is the target)) */
 static void cross_entropy_backward(const Operation *op, const Workspace *w, const Range *range) {
     const int64_t n = op->n_in;
     for (int64_t at = range->begin * LINE; at < range->end * LINE; at += LANES) {
         const int64_t panel = at / LINE * LINE, lane = at % LINE;
         const real *exps = (real *)w->arena + op->input + panel * n + lane;
         const real *saved = (real *)w->arena + op->saved + 2 * panel + lane;
-        real *gradient = (real *)w->arena + op->input_gradient + panel * n + lane;
-        const vec loss_gradient = from_doubles(w->loss_gradient + at), reciprocals = load(saved + LINE);
+        real *gradient = (real *)w->arena + op->d_input + panel * n + lane;
+        const vec d_losses = from_doubles(w->d_losses + at), reciprocals = load(saved + LINE);
 #if MICROGPT_EXACT
         const vec target = at_targets(exps, w->targets + at);
-        const vec d_probability = 1 / (target * reciprocals) * -loss_gradient;
+        const vec d_probability = 1 / (target * reciprocals) * -d_losses;
         const vec d_total = -reciprocal_square(load(saved)) * (target * d_probability);
         const vec at_target = target * (reciprocals * d_probability + d_total);
 #else
-        const vec d_total = reciprocals * loss_gradient;
-        const vec at_target = at_targets(exps, w->targets + at) * d_total - loss_gradient;
+        const vec d_total = reciprocals * d_losses;
+        const vec at_target = at_targets(exps, w->targets + at) * d_total - d_losses;
 #endif
         for (int64_t i = 0; i < n * LINE; i += LINE) store(gradient + i, load(exps + i) * d_total);
         for (int r = 0; r < LANES; r++) gradient[w->targets[at + r] * LINE + r] = at_target[r];
