@@ -6,6 +6,7 @@
 #pragma once
 
 #include "exponential.h"
+#include "panel.h"
 
 /* f(x) and f'(x) */
 typedef struct {
@@ -13,8 +14,8 @@ typedef struct {
 } Differentiated;
 
 INLINE void activation_forward(const Operation *op, const Workspace *w, const Range *range, Differentiated f(vec x)) {
-    const real *input = (real *)w->arena + op->input;
-    real *output = (real *)w->arena + op->output, *saved = (real *)w->arena + op->saved;
+    const real *input = array(w, op->input);
+    real *output = array(w, op->output), *saved = array(w, op->saved);
     for (int64_t at = range->begin * op->n_in * LINE; at < range->end * op->n_in * LINE; at += LANES) {
         const Differentiated y = f(load(input + at));
         store(output + at, y.value);
@@ -23,8 +24,8 @@ INLINE void activation_forward(const Operation *op, const Workspace *w, const Ra
 }
 
 static void activation_backward(const Operation *op, const Workspace *w, const Range *range) {
-    const real *saved = (real *)w->arena + op->saved;
-    real *gradient = (real *)w->arena + op->d_input;
+    const real *saved = array(w, op->saved);
+    real *gradient = array(w, op->d_input);
     for (int64_t at = range->begin * op->n_in * LINE; at < range->end * op->n_in * LINE; at += LANES)
         store(gradient + at, load(saved + at) * load(gradient + at));
 }

@@ -1,7 +1,7 @@
 /* Linear layers without bias, and the last of them, which gives the logits. */
 #pragma once
 
-#include "embedding.h"
+#include "panel.h"
 #include "product.h"
 
 

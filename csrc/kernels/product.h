@@ -11,7 +11,7 @@
  */
 #pragma once
 
-#include "vector.h"
+#include "panel.h"
 
 typedef struct {
     const real *a;

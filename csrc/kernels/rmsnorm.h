@@ -2,16 +2,16 @@
 #pragma once
 
 #include "numerics.h"
+#include "panel.h"
 
 /* output[r] = input[r] * scale[r], scale = (mean of input[r]**2 + 1e-5) ** -0.5
  * saved: mean + 1e-5 and scale, [panels][2][LINE] */
 static void rmsnorm_forward(const Operation *op, const Workspace *w, const Range *range) {
     const int64_t n = op->n_in;
-    for (int64_t at = range->begin * LINE; at < range->end * LINE; at += LANES) {
-        const int64_t panel = at / LINE * LINE, lane = at % LINE;
-        const real *input = (real *)w->arena + op->input + panel * n + lane;
-        real *output = (real *)w->arena + op->output + panel * n + lane;
-        real *saved = (real *)w->arena + op->saved + 2 * panel + lane;
+    for (int64_t row = range->begin * LINE; row < range->end * LINE; row += LANES) {
+        const real *input = activation(w, op->input, n, row);
+        real *output = activation(w, op->output, n, row);
+        real *saved = activation(w, op->saved, 2, row);
         const vec mean = sum_of_products(input, LINE, input, LINE, n) * (real)op->scale + (real)1e-5;
         const vec scale = reciprocal_root(mean);
         store(saved, mean);
@@ -24,12 +24,11 @@ static void rmsnorm_forward(const Operation *op, const Workspace *w, const Range
  * where d mean = (-0.5 * mean ** -1.5) * (sum over i, last to first, of input * d_output) / n */
 static void rmsnorm_backward(const Operation *op, const Workspace *w, const Range *range) {
     const int64_t n = op->n_in, last = (n - 1) * LINE;
-    for (int64_t at = range->begin * LINE; at < range->end * LINE; at += LANES) {
-        const int64_t panel = at / LINE * LINE, lane = at % LINE;
-        const real *input = (real *)w->arena + op->input + panel * n + lane;
-        const real *d_output = (real *)w->arena + op->d_output + panel * n + lane;
-        real *d_input = (real *)w->arena + op->d_input + panel * n + lane;
-        const real *saved = (real *)w->arena + op->saved + 2 * panel + lane;
+    for (int64_t row = range->begin * LINE; row < range->end * LINE; row += LANES) {
+        const real *input = activation(w, op->input, n, row);
+        const real *d_output = activation(w, op->d_output, n, row);
+        real *d_input = activation(w, op->d_input, n, row);
+        const real *saved = activation(w, op->saved, 2, row);
         const vec mean = load(saved), scale = load(saved + LINE);
         const vec d_scale = sum_of_products(input + last, -LINE, d_output + last, -LINE, n);
         const vec d_mean = (real)op->scale * ((real)-0.5 * reciprocal_cubed_root(mean) * d_scale);

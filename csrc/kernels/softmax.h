@@ -3,6 +3,7 @@
 #pragma once
 
 #include "exponential.h"
+#include "panel.h"
 
 /* The exponentials of x <= 0 in the lanes that attend, 0 in the others, whatever x is there. */
 INLINE vec exponential_where(bits attends, vec x) {
@@ -72,20 +73,19 @@ INLINE vec from_doubles(const double *x) {
  * The logits are replaced by their exponentials; saved: total and 1 / total, [panels][2][LINE]. */
 static void cross_entropy_forward(const Operation *op, const Workspace *w, const Range *range) {
     const int64_t n = op->n_in;
-    for (int64_t at = range->begin * LINE; at < range->end * LINE; at += LANES) {
-        const int64_t panel = at / LINE * LINE, lane = at % LINE;
-        real *exps = (real *)w->arena + op->input + panel * n + lane;
-        real *saved = (real *)w->arena + op->saved + 2 * panel + lane;
-        const vec logits = at_targets(exps, w->targets + at);
+    for (int64_t row = range->begin * LINE; row < range->end * LINE; row += LANES) {
+        real *exps = activation(w, op->input, n, row);
+        real *saved = activation(w, op->saved, 2, row);
+        const vec logits = at_targets(exps, w->targets + row);
         const Softmax softmax = exponentials(exps, n, 1);
         const vec reciprocals = reciprocal(softmax.total);
 #if MICROGPT_EXACT
-        const vec target = at_targets(exps, w->targets + at);
+        const vec target = at_targets(exps, w->targets + row);
         (void)logits;
-        for (int r = 0; r < LANES; r++) w->losses[at + r] = -log(target[r] * reciprocals[r]);
+        for (int r = 0; r < LANES; r++) w->losses[row + r] = -log(target[r] * reciprocals[r]);
 #else
         const vec losses = logarithm(softmax.total) + (softmax.largest - logits);
-        for (int r = 0; r < LANES; r++) w->losses[at + r] = losses[r];
+        for (int r = 0; r < LANES; r++) w->losses[row + r] = losses[r];
 #endif
         store(saved, softmax.total);
         store(saved + LINE, reciprocals);
@@ -97,23 +97,22 @@ static void cross_entropy_forward(const Operation *op, const Workspace *w, const
  * in other words d_losses * (softmax(input[r])[i] - (i is the target)) */
 static void cross_entropy_backward(const Operation *op, const Workspace *w, const Range *range) {
     const int64_t n = op->n_in;
-    for (int64_t at = range->begin * LINE; at < range->end * LINE; at += LANES) {
-        const int64_t panel = at / LINE * LINE, lane = at % LINE;
-        const real *exps = (real *)w->arena + op->input + panel * n + lane;
-        const real *saved = (real *)w->arena + op->saved + 2 * panel + lane;
-        real *gradient = (real *)w->arena + op->d_input + panel * n + lane;
-        const vec d_losses = from_doubles(w->d_losses + at), reciprocals = load(saved + LINE);
+    for (int64_t row = range->begin * LINE; row < range->end * LINE; row += LANES) {
+        const real *exps = activation(w, op->input, n, row);
+        const real *saved = activation(w, op->saved, 2, row);
+        real *d_logits = activation(w, op->d_input, n, row);
+        const vec d_losses = from_doubles(w->d_losses + row), reciprocals = load(saved + LINE);
 #if MICROGPT_EXACT
-        const vec target = at_targets(exps, w->targets + at);
+        const vec target = at_targets(exps, w->targets + row);
         const vec d_probability = 1 / (target * reciprocals) * -d_losses;
         const vec d_total = -reciprocal_square(load(saved)) * (target * d_probability);
         const vec at_target = target * (reciprocals * d_probability + d_total);
 #else
         const vec d_total = reciprocals * d_losses;
-        const vec at_target = at_targets(exps, w->targets + at) * d_total - d_losses;
+        const vec at_target = at_targets(exps, w->targets + row) * d_total - d_losses;
 #endif
-        for (int64_t i = 0; i < n * LINE; i += LINE) store(gradient + i, load(exps + i) * d_total);
-        for (int r = 0; r < LANES; r++) gradient[w->targets[at + r] * LINE + r] = at_target[r];
+        for (int64_t i = 0; i < n * LINE; i += LINE) store(d_logits + i, load(exps + i) * d_total);
+        for (int r = 0; r < LANES; r++) d_logits[w->targets[row + r] * LINE + r] = at_target[r];
     }
 }
 
@@ -136,9 +135,9 @@ INLINE void one_for_the_likeliest(real *logits, int64_t n) {
 static void draw(const Operation *op, const Workspace *w, const Range *range) {
     const int64_t n = op->n_out;
     const real factor = power((real)w->temperature, -1);
-    for (int64_t at = range->begin * LINE; at < minimum(range->end * LINE, w->rows); at += LANES) {
-        const int64_t panel = at / LINE * LINE, rows = minimum(LANES, w->rows - at);
-        real *probabilities = (real *)w->arena + op->output + panel * n + at % LINE;
+    for (int64_t row = range->begin * LINE; row < minimum(range->end * LINE, w->rows); row += LANES) {
+        const int64_t rows = minimum(LANES, w->rows - row);
+        real *probabilities = activation(w, op->output, n, row);
         vec reciprocals = broadcast(1), total = {0};
         if (w->temperature > 0)
             reciprocals = reciprocal(exponentials(probabilities, n, factor).total);
@@ -151,16 +150,16 @@ static void draw(const Operation *op, const Workspace *w, const Range *range) {
         }
         if (w->probabilities)
             for (int64_t r = 0; r < rows; r++)
-                for (int64_t i = 0; i < n; i++) w->probabilities[(at + r) * n + i] = probabilities[i * LINE + r];
+                for (int64_t i = 0; i < n; i++) w->probabilities[(row + r) * n + i] = probabilities[i * LINE + r];
         if (w->uniforms) {
-            const vec point = from_doubles(w->uniforms + at) * total;
+            const vec point = from_doubles(w->uniforms + row) * total;
             vec reached = {0};
             bits token = {0}; /* counted from the last, which is drawn where all is NaN and no point is reached */
             for (int64_t i = 0; i < (n - 1) * LINE; i += LINE) {
                 reached += load(probabilities + i);
                 token += reached > point;
             }
-            for (int64_t r = 0; r < rows; r++) w->drawn[at + r] = (int32_t)(n - 1 + token[r]);
+            for (int64_t r = 0; r < rows; r++) w->drawn[row + r] = (int32_t)(n - 1 + token[r]);
         }
     }
 }

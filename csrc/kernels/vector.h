@@ -59,17 +59,6 @@ typedef real unaligned_vec __attribute__((vector_size(VECTOR_BYTES), aligned(siz
 
 INLINE vec load(const real *p) { return *(const unaligned_vec *)p; }
 INLINE void store(real *p, vec v) { *(unaligned_vec *)p = v; }
-/* As memset to 0 and memcpy, whose calls take longer than their work for a row of a small model. */
-INLINE void clear(real *to, int64_t n) {
-    int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) store(to + i, (vec){0});
-    for (; i < n; i++) to[i] = 0;
-}
-INLINE void copy(real *to, const real *from, int64_t n) {
-    int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) store(to + i, load(from + i));
-    for (; i < n; i++) to[i] = from[i];
-}
 
 INLINE int64_t lines_for(int64_t n) { return (n + LINE - 1) / LINE; }
 INLINE int64_t minimum(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -176,19 +165,24 @@ INLINE vec larger_of(vec a, vec b) {
 #endif
 }
 
-/* The sum of a[k * a_step] * b[k * b_step], k < n, lane by lane: in order where that matters, else four at once. Which
-   of the four a product goes to depends on k alone: zeros at the end, from a longer neighbour, change no bit. */
-INLINE vec sum_of_products(const real *a, ptrdiff_t a_step, const real *b, ptrdiff_t b_step, int64_t n) {
-    enum { SUMS = MICROGPT_EXACT ? 1 : 4 };
-    vec sum[SUMS] = {{0}};
+/* sum over k < n of a[k * a_stride] * b[k * b_stride], lane by lane. Exact: in order. Fast: four sums at once, of k % 4,
+ * so that zeros at the end, where a neighbour is longer, change no bit. */
+INLINE vec sum_of_products(const real *a, ptrdiff_t a_stride, const real *b, ptrdiff_t b_stride, int64_t n) {
+#if MICROGPT_EXACT
+    vec sum = {0};
+    for (int64_t k = 0; k < n; k++) sum += load(a + k * a_stride) * load(b + k * b_stride);
+    return sum;
+#else
+    vec sums[4] = {{0}};
     int64_t k = 0;
-    for (; k + SUMS <= n; k += SUMS)
+    for (; k + 4 <= n; k += 4)
 #pragma GCC unroll 4
-        for (int i = 0; i < SUMS; i++) sum[i] += load(a + (k + i) * a_step) * load(b + (k + i) * b_step);
+        for (int i = 0; i < 4; i++) sums[i] += load(a + (k + i) * a_stride) * load(b + (k + i) * b_stride);
 #pragma GCC unroll 4
-    for (int i = 0; i < SUMS - 1; i++)
-        if (k + i < n) sum[i] += load(a + (k + i) * a_step) * load(b + (k + i) * b_step);
-    return SUMS == 1 ? sum[0] : (sum[0] + sum[1 % SUMS]) + (sum[2 % SUMS] + sum[3 % SUMS]);
+    for (int i = 0; i < 3; i++)
+        if (k + i < n) sums[i] += load(a + (k + i) * a_stride) * load(b + (k + i) * b_stride);
+    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+#endif
 }
 
 /* a and b interleaved, a first: of the result, twice as long, the lower or the upper half. */
@@ -224,17 +218,4 @@ INLINE void transpose_square(vec square[LANES]) {
 #pragma GCC unroll 16
         for (int i = 0; i < LANES; i++) square[i] = next[i];
     }
-}
-
-/* out[j][i] = in[i][j] for a square of LINE rows of LINE elements, `in_row` and `out_row` apart */
-static void transpose_lines(const real *in, ptrdiff_t in_row, real *out, ptrdiff_t out_row) {
-    for (int64_t r = 0; r < LINE; r += LANES)
-        for (int64_t c = 0; c < LINE; c += LANES) {
-            vec square[LANES];
-#pragma GCC unroll 16
-            for (int i = 0; i < LANES; i++) square[i] = load(in + (r + i) * in_row + c);
-            transpose_square(square);
-#pragma GCC unroll 16
-            for (int i = 0; i < LANES; i++) store(out + (c + i) * out_row + r, square[i]);
-        }
 }
