@@ -1,32 +1,47 @@
 /* Causal multi-head attention.
  *
  * The features of a row of the input are, head after head, its query, key and value of head_dim each. A row p attends to
- * the rows t of its document up to itself:
+ * the rows t of its document up to itself. Forward, for each head, sums from first to last:
  *
- *     logits[t][p]  = sum over j of key[t][j] * query[p][j] / sqrt(head_dim)
- *     weights[t][p] = softmax over t
- *     output[p][j]  = sum over t of weights[t][p] * value[t][j]
+ *     logits[t][p]    = scale * sum over j of key[t][j] * query[p][j]           scale = 1 / sqrt(head_dim)
+ *     exps[t][p]      = exp(logits[t][p] - max over t of logits[t][p])
+ *     total[p]        = sum over t of exps[t][p]
+ *     weights[t][p]   = exps[t][p] * (1 / total[p])
+ *     output[p][j]    = sum over t of weights[t][p] * value[t][j]
  *
- * QUERY_PANELS panels of rows p, a query block, are computed together. They may hold several documents, or a part of one.
- * Everything over (t, p) covers the panels of all rows t that any row of the query block attends to, [panels][keys][LINE], and
- * is 0 where p does not attend to t: adding 0 times a finite number to a sum that started at +0.0 changes no bit of it,
- * see interface.h. No more is ever kept than these triangles.
+ * Backward, sums from last to first, which is the order of the reference:
  *
- * saved, for each query block, head and panel: exps [keys][LINE], total [LINE], 1 / total [LINE]. In float32 the exps are
- * already divided by their total.
+ *     d_weights[t][p] = sum over j of value[t][j] * d_output[p][j]
+ *     d_total[p]      = -(sum over t of exps[t][p] * d_weights[t][p]) / total[p]**2
+ *     d_logits[t][p]  = scale * exps[t][p] * (d_weights[t][p] / total[p] + d_total[p])
+ *     d_query[p][j]   = sum over t of d_logits[t][p] * key[t][j]
+ *     d_key[t][j]     = sum over p of d_logits[t][p] * query[p][j]
+ *     d_value[t][j]   = sum over p of weights[t][p] * d_output[p][j]
+ *
+ * QUERY_PANELS panels of rows p, a query block, are computed together. They may hold several documents, or a part of
+ * one. Arrays over (t, p) cover the panels of all rows t that any row of the query block attends to: [panels of p][t][LINE].
+ * They are 0 where p does not attend to t: adding 0 times a finite number to a sum that started at +0.0 changes no bit
+ * of it, see interface.h. Backward goes through query blocks from last to first, and adds to the d_key and d_value that
+ * later query blocks have left. Nothing larger than these triangles is ever kept.
+ *
+ * saved, for each query block, head and panel: exps [keys][LINE], total [LINE], 1 / total [LINE]. In float32 the exps
+ * are already divided by their total.
+ *
+ * attention_short.h computes the same for documents of at most LINE rows, attention_rows.h for rows of which some number
+ * is not finite, and attention_forward_cached, below, for rows whose keys and values are in caches.
  */
 #pragma once
 
 #include "attention_short.h"
 #include "product.h"
 
-/* One head of a query block: its rows p, and the panels of the rows t that they attend to. */
+/* One head of a query block. */
 typedef struct {
     int64_t head_dim, width, output_width;  /* features of a head, of a row of input, of output */
-    int64_t panel, panels, rows;            /* of the rows p; rows are those that exist */
-    int64_t first_key_panel, key_panels;
-    int64_t next_first_key_panel;           /* of the query block that follows, which backward comes to first */
-    int64_t features, output_features;      /* before those of this head */
+    int64_t panel, panels, rows;            /* of the rows p: first panel, how many, how many rows that exist */
+    int64_t first_key_panel, key_panels;    /* of the rows t that they attend to */
+    int64_t next_first_key_panel;           /* of the query block that follows, which has been there before in backward */
+    int64_t features, output_features;      /* in front of those of this head */
     real scale;
     real *exps;
 } Head;
@@ -35,6 +50,7 @@ INLINE int64_t first_key_panel_of(const Workspace *w, int64_t panel) { return w-
 INLINE int64_t keys_of(const Head *h) { return h->key_panels * LINE; }
 INLINE int64_t saved_line(const Head *h) { return (keys_of(h) + 2) * LINE; }
 
+/* Elements of `saved` that one panel needs. */
 static int64_t attention_size(const Workspace *w, int64_t panel) {
     if (attention_is_short(w)) return attention_short_size(w);
     const int64_t query_block = panel / QUERY_PANELS * QUERY_PANELS, end = minimum(query_block + QUERY_PANELS, lines_for(w->rows));
@@ -52,33 +68,68 @@ INLINE Head head_of(const Operation *op, const Workspace *w, int64_t query_block
         .features = head * 3 * head_dim, .output_features = head * head_dim,
         .scale = op->scale,
     };
-    h.exps = (real *)w->arena + op->saved + w->attention_start[panel] + head * h.panels * saved_line(&h);
+    h.exps = array(w, op->saved) + w->attention_start[panel] + head * h.panels * saved_line(&h);
     return h;
 }
 
 enum { QUERY, KEY, VALUE };
 
-/* Where feature 0 of the query, key or value of a panel's rows stands in an array like the input, or like the output. */
+/* Where feature 0 of the query, key or value of a panel starts, in an array like the input. */
 INLINE int64_t at_panel(const Head *h, int part, int64_t panel) {
     return (panel * h->width + h->features + part * h->head_dim) * LINE;
 }
+
+/* Where feature 0 of the query block starts, in an array like the output. */
 INLINE int64_t at_output(const Head *h) { return (h->panel * h->output_width + h->output_features) * LINE; }
 
-/* c[t][p] = sum over j, with the sign of `step` as its direction, of rows[t][j] * columns[j][p], for all keys t */
-INLINE void multiply_keys(const Head *h, const real *rows, int part, const real *columns, ptrdiff_t column_line,
-                          int step, real *c, ptrdiff_t c_line) {
-    const int64_t start = step > 0 ? 0 : (h->head_dim - 1) * LINE;
+/* c[t][p] = sum over j of part[t][j] * columns[j][p], for all keys t: logits from keys and queries, d_weights from values
+ * and d_output. */
+INLINE void multiply_by_features(const Head *h, const real *input, int part, const real *columns, ptrdiff_t column_stride,
+                                 int direction, real *c, ptrdiff_t c_line_stride) {
     for (int64_t panel = 0; panel < h->key_panels; panel++)
-        multiply(&(Product){.a = rows + at_panel(h, part, h->first_key_panel + panel) + start,
-                            .a_row = 1, .a_step = step * LINE, .first_run = h->head_dim,
-                            .b = columns + start, .b_step = step * LINE, .b_line = column_line,
+        multiply(&(Product){.a = over_features(input + at_panel(h, part, h->first_key_panel + panel), direction, h->head_dim),
+                            .b = in_lines(columns, direction, h->head_dim, column_stride),
                             .depth = h->head_dim,
-                            .c = c + panel * LINE * LINE, .c_row = LINE, .c_line = c_line},
+                            .c = c + panel * LINE * LINE, .c_row_stride = LINE, .c_line_stride = c_line_stride},
                  LINE, 0, h->panels);
 }
 
-/* Logits [n][LINE] to exponentials, in place, for one vector of rows. A row attends to the keys from its `first` to its
- * `last` of these n. Returns their total, and 1 where there are no keys. */
+/* c[j][p] = sum over t of part[t][j] * columns[t][p], for all keys t: output from values and weights, d_query from keys
+ * and d_logits. */
+INLINE void multiply_by_keys(const Head *h, const real *input, int part, const real *columns, ptrdiff_t column_stride,
+                             int direction, real *c, ptrdiff_t c_line_stride) {
+    multiply(&(Product){.a = over_positions(input + at_panel(h, part, h->first_key_panel), direction, keys_of(h), h->width),
+                        .b = in_lines(columns, direction, keys_of(h), column_stride),
+                        .depth = keys_of(h),
+                        .c = c, .c_row_stride = LINE, .c_line_stride = c_line_stride},
+             h->head_dim, 0, h->panels);
+}
+
+/* d_part[t][j] (+)= sum over p, last to first, of d[t][p] * rows[p][j], for all keys t: d_key from d_logits and queries,
+ * d_value from weights and d_output. Lanes are keys t here, so d [panels][keys][LINE] is transposed first. */
+INLINE void multiply_by_queries(const Head *h, const real *d, const real *rows, int64_t width, real *transposed, int part,
+                                real *d_input) {
+    const int64_t square = LINE * LINE;
+    for (int64_t key_panel = 0; key_panel < h->key_panels; key_panel++)
+        for (int64_t p = 0; p < h->panels; p++)
+            transpose_lines(d + (p * h->key_panels + key_panel) * square, LINE,
+                            transposed + (key_panel * h->panels + p) * square, LINE);
+    /* From the first key panel of the query block that follows on, there is something to add to. */
+    const int64_t fresh_panels = h->next_first_key_panel - h->first_key_panel;
+    for (int accumulate = 0; accumulate < 2; accumulate++) {
+        const int64_t begin = accumulate ? fresh_panels : 0, end = accumulate ? h->key_panels : fresh_panels;
+        if (begin >= end) continue;
+        multiply(&(Product){.a = over_positions(rows, BACKWARDS, h->rows, width),
+                            .b = in_lines(transposed, BACKWARDS, h->rows, h->panels * square),
+                            .depth = h->rows, .accumulate = accumulate,
+                            .c = d_input + at_panel(h, part, h->first_key_panel),
+                            .c_row_stride = LINE, .c_line_stride = h->width * LINE},
+                 h->head_dim, begin, end);
+    }
+}
+
+/* Turns logits [n][LINE] of one vector of rows into exps, in place. Of these n keys, a row attends to those
+ * from its `first` to its `last`. Returns the total, or 1 where a row attends to none. */
 INLINE vec attention_exponentials(real *logits, int64_t n, bits first, bits last, real scale) {
     vec largest = broadcast(-INFINITY), total = choose(first > last, broadcast(1), (vec){0});
     for (int64_t t = 0; t < n; t++) {
@@ -98,8 +149,13 @@ INLINE vec attention_exponentials(real *logits, int64_t n, bits first, bits last
 
 static void attention_forward_head(const Head *h, const Workspace *w, const real *input, real *output, real *scratch) {
     const int64_t keys = keys_of(h), first_key = h->first_key_panel * LINE;
-    real *weights = MICROGPT_EXACT ? scratch : h->exps; /* saved_line apart */
-    multiply_keys(h, input, KEY, input + at_panel(h, QUERY, h->panel), h->width * LINE, 1, h->exps, saved_line(h));
+    real *weights = MICROGPT_EXACT ? scratch : h->exps; /* panels are saved_line apart, as those of exps */
+
+    /* logits[t][p] = sum over j of key[t][j] * query[p][j] */
+    multiply_by_features(h, input, KEY, input + at_panel(h, QUERY, h->panel), h->width * LINE, FORWARDS,
+                         h->exps, saved_line(h));
+
+    /* exps, total and weights, one vector of rows p after the other */
     for (int64_t p = 0; p < h->panels * LINE; p += LANES) {
         const int64_t row = h->panel * LINE + p, at = p / LINE * saved_line(h) + p % LINE;
         const int64_t end = keys - (h->panels - 1 - p / LINE) * LINE; /* no row attends beyond its own panel */
@@ -119,137 +175,119 @@ static void attention_forward_head(const Head *h, const Workspace *w, const real
         store(h->exps + at + keys * LINE, total);
         store(h->exps + at + (keys + 1) * LINE, reciprocals);
     }
-    multiply(&(Product){.a = input + at_panel(h, VALUE, h->first_key_panel),
-                        .a_row = LINE, .a_step = 1, .a_jump = (h->width - 1) * LINE, .first_run = LINE,
-                        .b = weights, .b_step = LINE, .b_line = saved_line(h),
-                        .depth = keys,
-                        .c = output + at_output(h), .c_row = LINE, .c_line = h->output_width * LINE},
-             h->head_dim, 0, h->panels);
+
+    /* output[p][j] = sum over t of value[t][j] * weights[t][p] */
+    multiply_by_keys(h, input, VALUE, weights, saved_line(h), FORWARDS, output + at_output(h), h->output_width * LINE);
 }
 
-/* d_rows[t][j] = sum over p, last to first, of d[t][p] * columns[p][j], for all keys t: here lanes are rows t, so
- * that d, [panels][keys][LINE], is transposed. What later query blocks have left there is added to. */
-INLINE void multiply_rows(const Head *h, const real *d, const real *columns, int64_t width, real *transposed,
-                          int part, real *d_rows) {
-    const int64_t depth = h->rows, last = (depth - 1) % LINE, block = LINE * LINE;
-    for (int64_t key_panel = 0; key_panel < h->key_panels; key_panel++)
-        for (int64_t p = 0; p < h->panels; p++)
-            transpose_lines(d + (p * h->key_panels + key_panel) * block, LINE,
-                            transposed + (key_panel * h->panels + p) * block, LINE);
-    const int64_t added_to = h->next_first_key_panel - h->first_key_panel;
-    for (int accumulate = 0; accumulate < 2; accumulate++) {
-        const int64_t begin = accumulate ? added_to : 0, end = accumulate ? h->key_panels : added_to;
-        if (begin >= end) continue;
-        multiply(&(Product){.a = columns + (h->panels - 1) * width * LINE + last,
-                            .a_row = LINE, .a_step = -1, .a_jump = LINE - width * LINE, .first_run = last + 1,
-                            .b = transposed + (depth - 1) * LINE, .b_step = -LINE, .b_line = h->panels * block,
-                            .depth = depth, .accumulate = accumulate,
-                            .c = d_rows + at_panel(h, part, h->first_key_panel),
-                            .c_row = LINE, .c_line = h->width * LINE},
-                 h->head_dim, begin, end);
-    }
-}
-
-/* d weights[t][p] = sum over j, last to first, of value[t][j] * d_output[p][j]
- * from these d logits, and from those the gradients of query (t last to first), key and value (p last to first). */
-static void attention_backward_head(const Head *h, const real *input, const real *d_output,
-                                    real *d_input, real *scratch) {
-    const int64_t keys = keys_of(h), last_key_panel = h->first_key_panel + h->key_panels - 1;
+static void attention_backward_head(const Head *h, const real *input, const real *d_output, real *d_input, real *scratch) {
+    const int64_t keys = keys_of(h), triangle = h->panels * keys * LINE;
     const real *query = input + at_panel(h, QUERY, h->panel), *head_d_output = d_output + at_output(h);
-    real *d_logits = scratch, *weights = d_logits + h->panels * keys * LINE;
-    real *transposed = weights + h->panels * keys * LINE;
+    real *d_logits = scratch, *weights = d_logits + triangle, *transposed = weights + triangle;
 
-    multiply_keys(h, input, VALUE, head_d_output, h->output_width * LINE, -1, d_logits, keys * LINE); /* d weights, for now */
+    /* In the forward pass this was: output[p][j] = sum over t of value[t][j] * weights[t][p].
+     * So now, from the other factor: d_weights[t][p] = sum over j of value[t][j] * d_output[p][j],
+     * stored where d_logits will replace them. */
+    multiply_by_features(h, input, VALUE, head_d_output, h->output_width * LINE, BACKWARDS, d_logits, keys * LINE);
+
+    /* It was: weights = softmax(logits). So now: d_logits from exps and d_weights; the weights come back on the way. */
     for (int64_t p = 0; p < h->panels * LINE; p += LANES) {
         const real *exps = h->exps + p / LINE * saved_line(h) + p % LINE;
         const int64_t last = (keys - 1) * LINE, at = p / LINE * keys * LINE + p % LINE + last;
         softmax_backward(exps + last, -LINE, load(exps + keys * LINE), load(exps + (keys + 1) * LINE), h->scale,
                          d_logits + at, weights + at, -LINE, keys);
     }
-    multiply(&(Product){.a = input + at_panel(h, KEY, last_key_panel) + LINE - 1,
-                        .a_row = LINE, .a_step = -1, .a_jump = LINE - h->width * LINE, .first_run = LINE,
-                        .b = d_logits + (keys - 1) * LINE, .b_step = -LINE, .b_line = keys * LINE,
-                        .depth = keys,
-                        .c = d_input + at_panel(h, QUERY, h->panel), .c_row = LINE, .c_line = h->width * LINE},
-             h->head_dim, 0, h->panels);
-    multiply_rows(h, d_logits, query, h->width, transposed, KEY, d_input);
-    multiply_rows(h, weights, head_d_output, h->output_width, transposed, VALUE, d_input);
+
+    /* It was: logits[t][p] = sum over j of key[t][j] * query[p][j]. So now:
+     * d_query[p][j] = sum over t of key[t][j] * d_logits[t][p] and d_key[t][j] += sum over p of query[p][j] * d_logits[t][p] */
+    multiply_by_keys(h, input, KEY, d_logits, keys * LINE, BACKWARDS,
+                     d_input + at_panel(h, QUERY, h->panel), h->width * LINE);
+    multiply_by_queries(h, d_logits, query, h->width, transposed, KEY, d_input);
+
+    /* And from the first formula again: d_value[t][j] += sum over p of weights[t][p] * d_output[p][j] */
+    multiply_by_queries(h, weights, head_d_output, h->output_width, transposed, VALUE, d_input);
 }
 
-/* Three times everything over (t, p) of a query block, whose documents are no longer than a context. */
+/* For d_logits, weights and one of them transposed, of a query block whose documents are no longer than a context. */
 INLINE int64_t attention_scratch_size(const Workspace *w, int64_t rows) {
     const int64_t key_panels = lines_for(minimum(w->block_size, rows)) + QUERY_PANELS;
-    const int64_t query_blocks = 3 * QUERY_PANELS * (key_panels * LINE + 2) * LINE, diagonals = attention_short_scratch_size(w);
-    return query_blocks > diagonals ? query_blocks : diagonals;
+    const int64_t triangles = 3 * QUERY_PANELS * (key_panels * LINE + 2) * LINE;
+    const int64_t diagonals = attention_short_scratch_size(w);
+    return triangles > diagonals ? triangles : diagonals;
 }
 
-/* Let the values [n][head_dim][LINE] be 0 beyond the `last` of each document: those of documents that had its place before. */
-static __attribute__((noinline)) void forget_beyond(real *value, ptrdiff_t row, int64_t head_dim, int64_t n, bits last) {
+/* Sets the values [n][head_dim][LINE] beyond the `last` of each document to 0: an earlier document has left them there. */
+static __attribute__((noinline)) void forget_beyond(real *value, ptrdiff_t row_stride, int64_t head_dim, int64_t n,
+                                                    bits last) {
     for (int64_t t = 0; t < n; t++)
-        for (int64_t j = 0; j < head_dim * LINE; j += LINE)
-            store(value + t * row + j, (vec)((bits)load(value + t * row + j) & (last >= (real_bits)t)));
+        for (int64_t j = 0; j < head_dim * LINE; j += LINE) {
+            real *at = value + t * row_stride + j;
+            store(at, (vec)((bits)load(at) & (last >= (real_bits)t)));
+        }
 }
 
-/* One more row for each of the documents that a panel continues: lanes are documents, and the earlier keys and values
- * are in the panel's cache, for each layer keys [block_size][n_embd][LINE], then values. */
+/* One more row for each of the documents of a panel: lanes are documents, and the keys and values of their earlier rows
+ * are in the panel's cache. A cache holds, for each layer, keys [block_size][n_embd][LINE], then values. */
 static void attention_forward_cached(const Operation *op, const Workspace *w, int64_t panel, real *weights) {
-    const int64_t n_embd = w->n_embd, head_dim = n_embd / w->n_head, row = n_embd * LINE;
+    const int64_t n_embd = w->n_embd, head_dim = n_embd / w->n_head, row_stride = n_embd * LINE;
     const int32_t *positions = w->positions + panel * LINE;
-    real *keys = (real *)w->caches[panel] + op->cache, *values = keys + w->block_size * row;
+    real *keys = (real *)w->caches[panel] + op->cache, *values = keys + w->block_size * row_stride;
     real_bits last[LINE];
-    int64_t n = 0;
+    int64_t n = 0; /* rows of the longest document */
     for (int r = 0; r < LINE; r++) last[r] = positions[r], n = positions[r] >= n ? positions[r] + 1 : n;
     for (int64_t head = 0; head < w->n_head; head++) {
-        const real *query = (real *)w->arena + op->input + (panel * op->n_in + head * 3 * head_dim) * LINE;
+        const real *query = activation(w, op->input, op->n_in, panel * LINE) + head * 3 * head_dim * LINE;
         const real *new_key = query + head_dim * LINE, *new_value = new_key + head_dim * LINE;
         real *key = keys + head * head_dim * LINE, *value = values + head * head_dim * LINE;
         for (int64_t j = 0; j < head_dim * LINE; j += LINE)
             for (int r = 0; r < LINE; r++) {
-                key[positions[r] * row + j + r] = new_key[j + r];
-                value[positions[r] * row + j + r] = new_value[j + r];
+                key[positions[r] * row_stride + j + r] = new_key[j + r];
+                value[positions[r] * row_stride + j + r] = new_value[j + r];
             }
-        real *output = (real *)w->arena + op->output + (panel * n_embd + head * head_dim) * LINE;
+        real *output = activation(w, op->output, n_embd, panel * LINE) + head * head_dim * LINE;
         for (int v = 0; v < LINE; v += LANES) {
             for (int64_t t = 0; t < n; t++)
-                store(weights + t * LINE, sum_of_products(key + t * row + v, LINE, query + v, LINE, head_dim));
+                store(weights + t * LINE, sum_of_products(key + t * row_stride + v, LINE, query + v, LINE, head_dim));
             const vec total = attention_exponentials(weights, n, (bits){0}, load_bits(last + v), (real)op->scale);
             const vec reciprocals = reciprocal(total);
             for (int64_t t = 0; t < n; t++) store(weights + t * LINE, load(weights + t * LINE) * reciprocals);
             for (int64_t j = 0; j < head_dim * LINE; j += LINE)
-                store(output + j + v, sum_of_products(value + j + v, row, weights, LINE, n));
+                store(output + j + v, sum_of_products(value + j + v, row_stride, weights, LINE, n));
             if (__builtin_expect(any_not_finite(output + v, LINE, head_dim), 0)) {
-                forget_beyond(value + v, row, head_dim, n, load_bits(last + v));
+                forget_beyond(value + v, row_stride, head_dim, n, load_bits(last + v));
                 for (int64_t j = 0; j < head_dim * LINE; j += LINE)
-                    store(output + j + v, sum_of_products(value + j + v, row, weights, LINE, n));
+                    store(output + j + v, sum_of_products(value + j + v, row_stride, weights, LINE, n));
             }
         }
     }
 }
 
+/* What forward has saved of row p. */
 INLINE SavedRow attention_saved(const Operation *op, const Workspace *w, int64_t head, int64_t p) {
     if (attention_is_short(w)) return attention_short_saved(op, w, head, p);
     const Head h = head_of(op, w, p / LINE / QUERY_PANELS, head);
-    const real *exps = h.exps + (p / LINE - h.panel) * saved_line(&h) + p % LINE, *behind = exps + keys_of(&h) * LINE;
-    return (SavedRow){exps + (w->first_rows[p] - h.first_key_panel * LINE) * LINE, LINE, behind[0], behind[LINE]};
+    const real *exps = h.exps + (p / LINE - h.panel) * saved_line(&h) + p % LINE, *totals = exps + keys_of(&h) * LINE;
+    return (SavedRow){exps + (w->first_rows[p] - h.first_key_panel * LINE) * LINE, LINE, totals[0], totals[LINE]};
 }
 
-/* See attention_rows.h. From what the other kernels have saved: the output of all rows of some panels, and the gradients
- * of a head in a span of them. */
+/* Again, by rows (attention_rows.h), from what the kernels above have saved: the output of some panels. */
 static void attention_forward_by_rows(const Operation *op, const Workspace *w, int64_t begin, int64_t end) {
     for (int64_t p = begin * LINE; p < minimum(end * LINE, w->rows); p++)
         for (int64_t head = 0; head < w->n_head; head++)
             attention_row_forward(op, w, head, p, attention_saved(op, w, head, p));
 }
 
+/* Likewise the gradients of one head in the panels of a span. */
 static void attention_backward_by_rows(const Operation *op, const Workspace *w, int64_t begin, int64_t end, int64_t head,
                                        real *scratch) {
     const int64_t features = 3 * (w->n_embd / w->n_head);
     for (int64_t panel = begin; panel < end; panel++)
-        clear((real *)w->arena + op->d_input + (panel * op->n_in + head * features) * LINE, features * LINE);
+        clear(activation(w, op->d_input, op->n_in, panel * LINE) + head * features * LINE, features * LINE);
     for (int64_t p = minimum(end * LINE, w->rows) - 1; p >= begin * LINE; p--)
         attention_row_backward(op, w, head, p, attention_saved(op, w, head, p), scratch);
 }
 
+/* A task is a query block. */
 static void attention_forward(const Operation *op, const Workspace *w, const Range *range) {
     for (int64_t query_block = range->begin; query_block < range->end; query_block++) {
         const int64_t begin = query_block * QUERY_PANELS, end = minimum(begin + QUERY_PANELS, lines_for(w->rows));
@@ -259,13 +297,14 @@ static void attention_forward(const Operation *op, const Workspace *w, const Ran
         } else {
             for (int64_t head = 0; head < w->n_head; head++) {
                 const Head h = head_of(op, w, query_block, head);
-                attention_forward_head(&h, w, (real *)w->arena + op->input, (real *)w->arena + op->output, range->scratch);
+                attention_forward_head(&h, w, array(w, op->input), array(w, op->output), range->scratch);
             }
         }
         if (w->by_rows) attention_forward_by_rows(op, w, begin, end);
     }
 }
 
+/* A task is one head in one span of query blocks: d_key and d_value of a row come from all query blocks of its span. */
 static void attention_backward(const Operation *op, const Workspace *w, const Range *range) {
     for (int64_t task = range->begin, next; task < range->end; task = next) {
         const int64_t span = task / w->n_head, begin = w->span_start[span], end = w->span_start[span + 1];
@@ -282,8 +321,8 @@ static void attention_backward(const Operation *op, const Workspace *w, const Ra
             }
             for (int64_t query_block = (end - 1) / QUERY_PANELS; query_block >= begin / QUERY_PANELS; query_block--) {
                 const Head h = head_of(op, w, query_block, head);
-                attention_backward_head(&h, (real *)w->arena + op->input, (real *)w->arena + op->d_output,
-                                        (real *)w->arena + op->d_input, range->scratch);
+                attention_backward_head(&h, array(w, op->input), array(w, op->d_output), array(w, op->d_input),
+                                        range->scratch);
             }
         }
     }
