@@ -1,194 +1,82 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""The compiled engine: a flat tape of fused operations over one arena, run forward, backward, and updated by Adam.
+"""The compiled engine: a tape of fused operations over one arena, run forward, backward, and updated by Adam.
 
 It knows no files, no text and no progress bars. Its callers hand it arrays that have been validated
 (`microgpt.engine.packing`), and it trusts them. `microgpt.engine.reference_engine` is its twin.
+
+Design:
+a) The network is data. `microgpt.engine.network` lists the operations and the arrays between them; here each array
+   gets a place in the arena, and each operation becomes a record of those places. So the engine knows no
+   architecture, and a new operation changes nothing here.
+b) One arena, laid out again only when a larger batch comes. A step allocates nothing and runs without the GIL, which is
+   taken back 20 times a second, for signals and the progress callback.
+c) Work is divided into tasks that do not depend on each other, and a team of threads takes them. Every sum is computed
+   whole, within one task, so results have the same bits for any number of threads.
+d) Kernels come in one table for each dtype and instruction set (kernels/interface.h), chosen once for each engine.
 """
 from cpython.exc cimport PyErr_CheckSignals
-from libc.math cimport INFINITY, isfinite, pow, sqrt
+from kernels cimport (
+    ADD, LINE_BYTES, QUERY_PANELS, RELU, RELU_BACKWARD, STAGES, STORE, Kernels, Operation, Range, Stage,
+    Workspace, find_kernel, find_kernels, instruction_set_name,
+)
+from libc.math cimport INFINITY, isfinite
 from libc.stdint cimport int32_t, int64_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
+from team cimport (
+    TEAM_MAXIMUM, AdamUpdate, FloatMode, Team, adam_step, begin_work, end_work, gil_after_fork, gil_before_exit,
+    gil_is_exiting, now_ns, team_run, team_start, team_stop, team_work,
+)
 
 import atexit
 import contextlib
-import functools
 import os
 import threading
-import weakref
 
 import numpy
 
 from microgpt.engine.arrays import aligned_zeros
+from microgpt.engine.exclusive import EngineLock, exclusive, free_in_forks
 from microgpt.engine.network import network
-
-
-cdef extern from "kernels/interface.h" nogil:
-    enum: LINE_BYTES, STAGES, QUERY_PANELS
-
-    ctypedef enum Epilogue:
-        STORE, ADD, RELU, RELU_BACKWARD
-
-    ctypedef struct Stage:
-        void (*run)(const Operation *, const Workspace *, const Range *) noexcept nogil
-        int64_t (*tasks)(const Operation *, const Workspace *) noexcept nogil
-        int64_t grain
-
-    ctypedef struct Kernel:
-        const char *name
-        Stage forward[STAGES]
-        Stage backward[STAGES]
-
-    ctypedef struct Operation:
-        const Kernel *kernel
-        Epilogue epilogue, backward_epilogue
-        bint accumulate
-        int64_t n_in, n_out
-        int64_t input, output, d_input, d_output
-        int64_t residual, saved
-        double scale
-        int64_t weight
-        const int64_t *weight_rows
-        int64_t gathered, d_gathered, transposed
-        int64_t cache
-
-    ctypedef struct Workspace:
-        void *arena
-        const void *parameters
-        void *gradients
-        int64_t num_wte, num_wpe, vocab_size, n_embd, n_head, block_size
-        int64_t rows, longest
-        int32_t *tokens
-        int32_t *targets
-        int32_t *positions
-        int32_t *first_rows
-        double *d_losses
-        double *losses
-        int64_t *attention_start
-        int64_t *span_start
-        int64_t spans
-        bint by_rows
-        void *const *caches
-        double temperature
-        const double *uniforms
-        double *probabilities
-        int32_t *drawn
-
-    ctypedef struct Range:
-        int64_t begin, end
-        void *scratch
-
-    ctypedef struct AdamStep:
-        double learning_rate, beta1, beta2, eps, bias1, bias2, shrinkage, gradient_scale
-
-    ctypedef struct Kernels:
-        const char *instruction_set
-        bint exact
-        size_t itemsize
-        const Kernel *operations
-        Stage draw[STAGES]
-        int64_t (*scratch_size)(const Workspace *, int64_t rows) noexcept nogil
-        int64_t (*attention_size)(const Workspace *, int64_t panel) noexcept nogil
-        int (*all_finite)(int64_t n, const void *x) noexcept nogil
-        double (*sum_of_squares)(int64_t n, const void *gradients) noexcept nogil
-        void (*adam)(int64_t n, void *parameters, const void *gradients, void *m, void *v,
-                     const AdamStep *) noexcept nogil
-        double (*multiply_add_loop)(int64_t iterations) noexcept nogil
-        double (*divide_root_loop)(int64_t iterations) noexcept nogil
-        int64_t multiply_adds_per_iteration, divide_roots_per_iteration
-
-cdef extern from "kernels/isa.h" nogil:
-    ctypedef struct Variant:
-        const Kernels *float64
-        const Kernels *float32
-        bint supported
-
-    Variant microgpt_variant(int i)
-
-cdef extern from "gil.h":
-    bint gil_is_exiting() nogil
-    void gil_before_exit()
-    void gil_after_fork()
-
-cdef extern from "team.h" nogil:
-    enum: TEAM_MAXIMUM
-    ctypedef struct Team:
-        int size
-    ctypedef void (*TeamWork)(void *context, int64_t begin, int64_t end, int thread) noexcept nogil
-    void team_start(Team *, int size)
-    void team_work(Team *, int thread, bint (*is_over)() noexcept nogil)
-    void team_run(Team *, TeamWork, void *context, int64_t tasks, int64_t grain)
-    void team_stop(Team *)
-
-cdef extern from "subnormal.h" nogil:
-    ctypedef unsigned int FloatMode
-    FloatMode begin_work(bint exact)
-    void end_work(bint exact, FloatMode before)
 
 cdef extern from "splitmix.h" nogil:
     double uniform_of(uint64_t seed, uint64_t document, uint64_t number)
 
-cdef extern from "<time.h>" nogil:
-    ctypedef long time_t
-    struct timespec:
-        time_t tv_sec
-        long tv_nsec
-    int TIME_UTC
-    int timespec_get(timespec *, int base)
-
-
 cdef enum:
     SLOTS = 256  # documents drawn at once: many share a step, and their keys stay in the caches
-    INTERVAL_NS = 50_000_000  # how often a long run looks up: for Ctrl-C, to report progress
-    HEAVY_STEP = 1_000_000  # rows x parameters from which a single step may take that long
-    TRANSPOSED_WIDTH = 128  # of a model, from which transposing its matrices takes less time than it saves
+    POLL_INTERVAL_NS = 50_000_000  # between polls of signals and reports of progress
+    HEAVY_STEP = 1_000_000  # rows x parameters from which a single step may take that long, and polls within itself
     SHARED_WORK = 5_000_000  # rows x parameters of a batch from which more threads are faster
 
+EPILOGUES = {"store": STORE, "add": ADD, "relu": RELU, "relu_backward": RELU_BACKWARD}
 
-cdef inline int64_t now_ns() noexcept nogil:
-    cdef timespec t
-    timespec_get(&t, TIME_UTC)
-    return <int64_t>t.tv_sec * 1_000_000_000 + t.tv_nsec
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=gil_after_fork)
+atexit.register(gil_before_exit)
 
 
 def instruction_sets():
     """Names of the instruction sets this processor runs, best first."""
     cdef int i = 0
     names = []
-    while microgpt_variant(i).float64 != NULL:
-        if microgpt_variant(i).supported:
-            names.append(microgpt_variant(i).float64.instruction_set.decode())
+    while instruction_set_name(i) != NULL:
+        names.append(instruction_set_name(i).decode())
         i += 1
     return names
 
 
-cdef const Kernels *find_kernels(str dtype, str instruction_set) except NULL:
-    cdef int i = 0
-    cdef Variant level = microgpt_variant(0)
-    while level.float64 != NULL:
-        if level.supported and level.float64.instruction_set.decode() == instruction_set:
-            return level.float64 if dtype == "float64" else level.float32
-        i += 1
-        level = microgpt_variant(i)
-    raise ValueError(f"instruction set {instruction_set!r} is not one of {', '.join(instruction_sets())}")
+cdef const Kernels *kernels_for(str dtype, str instruction_set) except NULL:
+    cdef bytes name = (instruction_set or "").encode()
+    cdef const Kernels *kernels = find_kernels(name, dtype == "float64")
+    if kernels == NULL:
+        raise ValueError(f"instruction set {instruction_set!r} is not one of {', '.join(instruction_sets())}")
+    return kernels
 
 
-EPILOGUES = {"store": STORE, "add": ADD, "relu": RELU, "relu_backward": RELU_BACKWARD}
-
-
-cdef const Kernel *find_kernel(const Kernels *kernels, str name) except NULL:
-    cdef const Kernel *kernel = kernels.operations
-    while kernel.name != NULL:
-        if kernel.name.decode() == name:
-            return kernel
-        kernel += 1
-    raise ValueError(f"there are no kernels called {name!r}")
-
-
-def sides(activation, places):
-    """The width of an operation's input or output, and the places of its array and of its gradient's."""
+def sides(activation, offsets):
+    """Width of an input or output, and where in the arena its array and its gradient start."""
     if activation is None:
         return 0, -1, -1
-    return activation.width, places[activation.array], places[activation.gradient.array]
+    return activation.width, offsets[activation.array], offsets[activation.gradient.array]
 
 
 cdef void *address(array, dtype, size) except NULL:
@@ -198,7 +86,7 @@ cdef void *address(array, dtype, size) except NULL:
     return <void *><uintptr_t>array.ctypes.data
 
 
-cdef struct Job:  # a stage of an operation, for a team
+cdef struct Job:  # a stage of an operation, to be run by a team
     const Kernels *kernels
     const Operation *operation
     const Workspace *workspace
@@ -213,52 +101,6 @@ cdef void run_stage(void *context, int64_t begin, int64_t end, int thread) noexc
     part.begin, part.end, part.scratch = begin, end, job.scratch + thread * job.scratch_bytes
     job.stage.run(job.operation, job.workspace, &part)
     end_work(job.kernels.exact, before)
-
-
-cdef struct AdamJob:
-    const Kernels *kernels
-    char *parameters
-    const char *gradients
-    char *m
-    char *v
-    int64_t size
-    double weight_decay, max_grad_norm
-    AdamStep step
-
-cdef enum:
-    ADAM_TASK = 1024  # parameters
-
-cdef void run_adam(void *context, int64_t begin, int64_t end, int thread) noexcept nogil:
-    cdef AdamJob *job = <AdamJob *>context
-    cdef int64_t start = begin * ADAM_TASK, n = min(end * ADAM_TASK, job.size) - start
-    cdef int64_t offset = start * <int64_t>job.kernels.itemsize
-    cdef FloatMode before = begin_work(job.kernels.exact)
-    job.kernels.adam(n, job.parameters + offset, job.gradients + offset, job.m + offset, job.v + offset, &job.step)
-    end_work(job.kernels.exact, before)
-
-cdef int prepare_adam(AdamJob *job, const Kernels *kernels, parameters, gradients, adam) except -1:
-    dtype, job.size = parameters.dtype, len(parameters)
-    job.kernels = kernels
-    job.parameters = <char *>address(parameters, dtype, job.size)
-    job.gradients = <char *>address(gradients, dtype, job.size)
-    job.m, job.v = <char *>address(adam.m, dtype, job.size), <char *>address(adam.v, dtype, job.size)
-    job.step.beta1, job.step.beta2, job.step.eps = adam.beta1, adam.beta2, adam.eps
-    job.weight_decay = adam.weight_decay
-    job.max_grad_norm = INFINITY if adam.max_grad_norm is None else adam.max_grad_norm
-    return 0
-
-cdef void step_with_adam(AdamJob *job, Team *team, int64_t step_count, double learning_rate) noexcept nogil:
-    cdef double norm
-    job.step.learning_rate = learning_rate
-    job.step.bias1 = 1 - pow(job.step.beta1, <double>step_count)
-    job.step.bias2 = 1 - pow(job.step.beta2, <double>step_count)
-    job.step.shrinkage = 1 - learning_rate * job.weight_decay
-    job.step.gradient_scale = 1.0
-    if job.max_grad_norm < INFINITY:
-        norm = sqrt(job.kernels.sum_of_squares(job.size, job.gradients))
-        if norm > job.max_grad_norm:
-            job.step.gradient_scale = job.max_grad_norm / norm
-    team_run(team, run_adam, job, (job.size + ADAM_TASK - 1) // ADAM_TASK, 1)
 
 
 cdef class ThreadTeam:
@@ -324,54 +166,6 @@ cdef class Cache:
         self.addresses = store.ctypes.data + numpy.arange(len(store), dtype=numpy.uintp) * store.strides[0]
 
 
-class _Turns:
-    """One call at a time uses an engine: it has one arena, and no GIL to guard it while it computes.
-
-    Threads wait for their turn. A signal handler cannot wait for the call that it interrupts: its own is refused, but
-    not between two steps, where the progress callback, too, may use the model.
-    """
-
-    def __init__(self):
-        self.lock = threading.RLock()
-        self.busy = False
-
-    def __enter__(self):
-        self.lock.acquire()
-        if self.busy:
-            self.lock.release()
-            raise RuntimeError("a signal handler cannot use a model that is in the middle of a step")
-        self.busy = True
-
-    def __exit__(self, *error):
-        self.busy = False
-        self.lock.release()
-
-
-def _in_turn(method):
-    """A method of an engine that waits for its turn."""
-
-    @functools.wraps(method)
-    def guarded(self, *arguments, **options):
-        with self.turns:
-            return method(self, *arguments, **options)
-
-    return guarded
-
-
-_engines = weakref.WeakSet()
-
-
-def _after_fork():
-    gil_after_fork()
-    for engine in _engines:
-        engine._forget_other_threads()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-atexit.register(gil_before_exit)
-
-
 cdef class Engine:
     """The compiled engine behind `GPT`.
 
@@ -388,9 +182,9 @@ cdef class Engine:
     cdef int64_t tape_length, inference  # operations in all, and those up to the logits
     cdef int64_t row_capacity, attention_capacity
     cdef int64_t logits, num_params, line
-    cdef int64_t[2] last_poll  # within a step, between two
-    cdef bint polls_within_step
-    cdef readonly object config, parameters, gradients, threads, turns
+    cdef int64_t polled_within_step, polled_after_step  # when: now_ns()
+    cdef bint is_heavy  # the batch, see HEAVY_STEP
+    cdef readonly object config, parameters, gradients, threads, lock
     cdef object dtype, progress, __weakref__
     cdef object network, arena, scratch  # what the addresses above point into
     cdef object tokens, targets, positions, first_rows, d_losses, losses, attention_start, span_start
@@ -400,9 +194,9 @@ cdef class Engine:
 
     def __init__(self, config, parameters, gradients, str instruction_set, threads):
         self.config = config
-        self.turns = _Turns()
+        self.lock = EngineLock()
         self.dtype = parameters.dtype
-        self.kernels = find_kernels(self.dtype.name, instruction_set)
+        self.kernels = kernels_for(self.dtype.name, instruction_set)
         self.num_params = config.num_params
         self.line = LINE_BYTES // self.dtype.itemsize
         self.parameters = parameters
@@ -424,7 +218,7 @@ cdef class Engine:
             raise MemoryError()
         self.team = ThreadTeam(1)
         self.lay_out(1, 0)
-        _engines.add(self)
+        free_in_forks(self)
 
     def __dealloc__(self):
         free(self.tape)
@@ -438,15 +232,15 @@ cdef class Engine:
         """Give every array of the network its place in one arena, with room for batches up to these sizes."""
         cdef int64_t i
         padded_rows = int(self.panels(rows) * self.line)
-        size, places = 0, {None: -1}  # Python integers: they cannot overflow
+        size, offsets = 0, {None: -1}  # Python integers: they cannot overflow
         self.row_capacity = self.attention_capacity = 0  # until all of it is there: memory may run out
         for array in self.network.arrays:
-            places[array] = size
+            offsets[array] = size
             elements = array.width * padded_rows + array.elements + (attention if array.triangles else 0)
             size += (elements + self.line - 1) // self.line * self.line
         size += self.line * self.line  # kernels may read, not use, the rest of a square of lines past an array's end
         for i in range(self.tape_length):
-            self.record(&self.tape[i], self.network.operations[i], places)
+            self.record(&self.tape[i], self.network.operations[i], offsets)
         self.logits = self.tape[self.inference - 1].output
 
         self.arena = aligned_zeros(size, self.dtype, f"a batch of {rows:,} positions")
@@ -475,19 +269,21 @@ cdef class Engine:
         self.row_capacity, self.attention_capacity = padded_rows, attention
         return 0
 
-    cdef int record(self, Operation *op, operation, places) except -1:
-        op.kernel = find_kernel(self.kernels, operation.kernel)
-        op.n_in, op.input, op.d_input = sides(operation.input, places)
-        op.n_out, op.output, op.d_output = sides(operation.output, places)
+    cdef int record(self, Operation *op, operation, offsets) except -1:
+        op.kernel = find_kernel(self.kernels, operation.kernel.encode())
+        if op.kernel == NULL:
+            raise ValueError(f"there are no kernels called {operation.kernel!r}")
+        op.n_in, op.input, op.d_input = sides(operation.input, offsets)
+        op.n_out, op.output, op.d_output = sides(operation.output, offsets)
         op.epilogue, op.backward_epilogue = EPILOGUES[operation.epilogue], EPILOGUES[operation.backward_epilogue]
         op.accumulate, op.scale = operation.accumulate, operation.scale
-        op.residual = places[operation.residual.array] if operation.residual else -1
-        op.saved = places[operation.saved]
+        op.residual = offsets[operation.residual.array] if operation.residual else -1
+        op.saved = offsets[operation.saved]
         op.weight, op.weight_rows = -1 if operation.weight is None else operation.weight, NULL
         if operation.weight_rows is not None:
             op.weight_rows = <const int64_t *>address(operation.weight_rows, numpy.int64, op.n_out)
-        op.gathered, op.d_gathered = places[operation.gathered], places[operation.gathered_gradient]
-        op.transposed = places[operation.transposed]
+        op.gathered, op.d_gathered = offsets[operation.gathered], offsets[operation.gathered_gradient]
+        op.transposed = offsets[operation.transposed]
         op.cache = -1 if operation.cache is None else operation.cache * self.cache_elements()
         return 0
 
@@ -511,31 +307,34 @@ cdef class Engine:
                 self.team = outer
 
     def _forget_other_threads(self):
-        """In a forked process, only the thread that forked goes on: the call that another was in will never end."""
-        if self.turns.lock.acquire(blocking=False):  # it is free, or this thread's own
-            self.turns.lock.release()
-            return
-        self.turns, self.team = _Turns(), ThreadTeam(1)
+        """Be free again, in a forked process, of the call that another thread was in."""
+        self.lock, self.team = EngineLock(), ThreadTeam(1)
         self.workspace.caches = NULL
         self.workspace.uniforms = self.workspace.probabilities = NULL
 
     # --- Running it ---------------------------------------------------------------------------------------------------
 
-    cdef int poll_signals(self, int64_t completed) except -1 nogil:
-        """Let Ctrl-C through, if it has been a while, and where a step has been `completed`, the progress callback."""
+    # Two clocks: polls within steps must not delay reports of progress.
+    cdef int poll_within_step(self) except -1 nogil:
+        return self.poll_signals(&self.polled_within_step, -1)
+
+    cdef int poll_after_step(self, int64_t completed) except -1 nogil:
+        return self.poll_signals(&self.polled_after_step, completed)
+
+    cdef int poll_signals(self, int64_t *last_poll, int64_t completed) except -1 nogil:
+        """If the last poll was long ago, handle signals and, if a step is `completed`, call the progress callback."""
         cdef int64_t now = now_ns()
-        cdef int64_t *last_poll = &self.last_poll[completed >= 0]  # or those within steps would put off the others
-        if 0 <= now - last_poll[0] < INTERVAL_NS:
+        if 0 <= now - last_poll[0] < POLL_INTERVAL_NS:
             return 0
         last_poll[0] = now
         with gil:
-            self.turns.busy = completed < 0
+            self.lock.busy = completed < 0
             try:
                 PyErr_CheckSignals()
                 if self.progress is not None and completed >= 0:
                     self.progress(completed)
             finally:
-                self.turns.busy = True
+                self.lock.busy = True
         return 0
 
     cdef int run(self, const Operation *op, const Stage *stages) except -1 nogil:
@@ -546,8 +345,8 @@ cdef class Engine:
                 break
             self.job.stage = &stages[i]
             team_run(&self.team.team, run_stage, &self.job, stages[i].tasks(op, &self.workspace), stages[i].grain)
-            if self.polls_within_step:
-                self.poll_signals(-1)
+            if self.is_heavy:
+                self.poll_within_step()
         return 0
 
     cdef int forward(self, int64_t operations, bint by_rows=False) except -1 nogil:
@@ -572,13 +371,14 @@ cdef class Engine:
 
     cdef int64_t reserve(self, const int64_t[::1] lengths, int64_t batch_size) except -1:
         """Room for the largest batch of `batch_size` consecutive documents of these lengths; returns its rows."""
-        cdef int64_t d, n, row, keys, rows = 0, attention = 0, most_rows = 1, most_attention = 0
+        cdef int64_t d, n, first, row, keys, rows = 0, attention = 0, most_rows = 1, most_attention = 0
         cdef int64_t query_block = QUERY_PANELS * self.line
         for d in range(lengths.shape[0]):
             if d % batch_size == 0:
                 rows, attention = 0, 0
             n = self.positions_of(lengths[d])
-            for row in range((rows + query_block - 1) // query_block * query_block, rows + n, query_block):  # that begin a query block
+            first = (rows + query_block - 1) // query_block * query_block
+            for row in range(first, rows + n, query_block):  # each begins a query block
                 keys = query_block + (row // self.line - rows // self.line) * self.line
                 attention += self.workspace.n_head * query_block * (keys + 2)
             rows += n
@@ -587,7 +387,7 @@ cdef class Engine:
             self.lay_out(max(most_rows, self.row_capacity), max(most_attention, self.attention_capacity))
         return most_rows
 
-    cdef void begin(self, int64_t rows) noexcept nogil:
+    cdef void describe_batch(self, int64_t rows) noexcept nogil:
         """Say how the rows, whose documents are known, lie in panels, and let those that do not exist be harmless."""
         cdef Workspace *w = &self.workspace
         cdef int64_t panel, panels = self.panels(rows), attention = 0, r
@@ -605,7 +405,7 @@ cdef class Engine:
                 w.span_start[w.spans] = panel
                 w.spans += 1
         w.span_start[w.spans] = panels
-        self.polls_within_step = rows * self.num_params > HEAVY_STEP
+        self.is_heavy = rows * self.num_params > HEAVY_STEP
 
     cdef double batch(self, const int32_t *tokens, const int64_t *starts, const int64_t *lengths,
                       int64_t documents) except? -1 nogil:
@@ -622,7 +422,7 @@ cdef class Engine:
                 w.first_rows[r + p] = <int32_t>r
                 w.d_losses[r + p] = (1.0 / <double>n) * share
             r += n
-        self.begin(r)
+        self.describe_batch(r)
         self.forward(self.tape_length)
         r = 0
         for d in range(documents):
@@ -634,7 +434,7 @@ cdef class Engine:
             r += n
         return total * share
 
-    @_in_turn
+    @exclusive
     def loss(self, packed, bint gradients=False):
         """See `microgpt.engine.interface.Engine`."""
         cdef const int32_t[::1] tokens = packed.tokens
@@ -649,19 +449,18 @@ cdef class Engine:
                 self.gradients.fill(numpy.nan)  # not some of them only
             return loss
 
-    @_in_turn
+    @exclusive
     def adam_step(self, adam, double learning_rate):
         """Move `parameters` against `gradients`, see `update_with_adam`."""
-        update_with_adam(self.parameters, self.gradients, adam, learning_rate,
-                         self.kernels.instruction_set.decode())
+        adam_step_alone(self.kernels, self.parameters, self.gradients, adam, learning_rate)
 
-    @_in_turn
+    @exclusive
     def train(self, packed, int64_t batch_size, const double[::1] learning_rates, adam, double[::1] losses, progress):
         """See `microgpt.engine.interface.Engine`."""
         cdef const int32_t[::1] tokens = packed.tokens
         cdef const int64_t[::1] starts = packed.starts, lengths = packed.lengths
         cdef int64_t completed = 0, steps = learning_rates.shape[0], step_count = adam.step_count
-        cdef AdamJob update
+        cdef AdamUpdate update
         _moments = adam.m, adam.v  # alive to the end, even where a callback gives the optimizer others
         prepare_adam(&update, self.kernels, self.parameters, self.gradients, adam)
         if starts.shape[0] != steps * batch_size or lengths.shape[0] != starts.shape[0] or losses.shape[0] != steps:
@@ -671,7 +470,7 @@ cdef class Engine:
         if steps == 0:
             return 0
         around, self.progress = self.progress, progress  # where this is a callback's own training
-        self.last_poll[1] = now_ns()
+        self.polled_after_step = now_ns()
         try:
             with self._assembled_team(self.reserve(lengths, batch_size)):
                 with nogil:
@@ -682,9 +481,9 @@ cdef class Engine:
                             break
                         self.backward()
                         step_count += 1
-                        step_with_adam(&update, &self.team.team, step_count, learning_rates[completed])
+                        adam_step(&update, &self.team.team, step_count, learning_rates[completed])
                         completed += 1
-                        self.poll_signals(completed)
+                        self.poll_after_step(completed)
         finally:
             adam.step_count = step_count
             self.progress = around
@@ -692,7 +491,7 @@ cdef class Engine:
 
     # --- Inference ----------------------------------------------------------------------------------------------------
 
-    @_in_turn
+    @exclusive
     def logits_of(self, const int32_t[::1] tokens):
         """See `microgpt.engine.interface.Engine`."""
         cdef int64_t r, n = tokens.shape[0], vocab_size = self.workspace.vocab_size
@@ -702,7 +501,7 @@ cdef class Engine:
             self.workspace.tokens[r] = tokens[r]
             self.workspace.positions[r] = <int32_t>r
             self.workspace.first_rows[r] = 0
-        self.begin(n)
+        self.describe_batch(n)
         for by_rows in (False, True):
             with nogil:
                 self.forward(self.inference, by_rows)
@@ -717,7 +516,7 @@ cdef class Engine:
         shape = (self.panels(samples), self.config.n_layer * self.cache_elements())
         return Cache(self, samples, aligned_zeros(shape, self.dtype, f"a cache for {samples:,} samples"))
 
-    @_in_turn
+    @exclusive
     def next_probabilities(self, Cache cache, const int32_t[::1] tokens, double temperature):
         """See `microgpt.engine.interface.Engine`."""
         probabilities = numpy.empty((tokens.shape[0], self.workspace.vocab_size))
@@ -726,7 +525,7 @@ cdef class Engine:
         self.append(cache, tokens, temperature)
         return probabilities
 
-    @_in_turn
+    @exclusive
     def draw_tokens(self, Cache cache, const int32_t[::1] tokens, double temperature, const double[::1] uniforms):
         """See `microgpt.engine.interface.Engine`."""
         drawn = numpy.empty(tokens.shape[0], numpy.int32)
@@ -738,33 +537,33 @@ cdef class Engine:
         self.append(cache, tokens, temperature)
         return drawn
 
-    @_in_turn
+    @exclusive
     def draw_documents(self, uint64_t seed, int64_t n, int32_t bos, double temperature):
         """See `microgpt.engine.interface.Engine`.
 
-        Many grow at once, and a place whose document has ended takes the next one. Token t of document i is drawn with
+        Many grow at once, and a slot whose document has ended takes the next one. Token t of document i is drawn with
         number t of its stream of random numbers (splitmix.h), so that it does not depend on the others.
         """
-        cdef int64_t block_size = self.workspace.block_size, places = min(n, <int64_t>SLOTS), r, d, started = places
+        cdef int64_t block_size = self.workspace.block_size, slots = min(n, <int64_t>SLOTS), r, d, started = slots
         cdef int64_t finished = 0
         tokens, lengths = numpy.empty((n, block_size), numpy.int32), numpy.zeros(n, numpy.int64)
         cdef int32_t[:, ::1] text = tokens
         cdef int64_t[::1] text_lengths = lengths
-        cdef int64_t[::1] documents = numpy.arange(places, dtype=numpy.int64)
-        cdef int32_t[::1] last = numpy.full(places, bos, numpy.int32), drawn = numpy.empty(places, numpy.int32)
-        cdef double[::1] uniforms = self._padded(numpy.zeros(places))
-        cdef Cache cache = self.new_cache(places)
+        cdef int64_t[::1] documents = numpy.arange(slots, dtype=numpy.int64)
+        cdef int32_t[::1] last = numpy.full(slots, bos, numpy.int32), drawn = numpy.empty(slots, numpy.int32)
+        cdef double[::1] uniforms = self._padded(numpy.zeros(slots))
+        cdef Cache cache = self.new_cache(slots)
         cdef int32_t[::1] positions = cache.lengths
         if n == 0:
             return tokens, lengths
-        self.last_poll[0] = now_ns()
-        with self._assembled_team(places):
+        self.polled_within_step = now_ns()
+        with self._assembled_team(slots):
             while finished < n:
-                for r in range(places):
+                for r in range(slots):
                     uniforms[r] = uniform_of(seed, documents[r], positions[r])
                 self.workspace.uniforms, self.workspace.drawn = &uniforms[0], &drawn[0]
                 self.append(cache, last, temperature)
-                for r in range(places):
+                for r in range(slots):
                     d = documents[r]
                     if d < n:
                         text[d, positions[r] - 1] = drawn[r]
@@ -775,7 +574,7 @@ cdef class Engine:
                             finished += 1
                         documents[r], last[r], positions[r] = min(started, n), bos, 0
                         started += 1
-                self.poll_signals(-1)
+                self.poll_within_step()
         return tokens, lengths
 
     def _padded(self, array):
@@ -797,7 +596,7 @@ cdef class Engine:
                 if lengths[r] >= w.block_size:
                     raise ValueError(f"document {r} already has block_size={w.block_size} tokens")
                 w.tokens[r], w.positions[r], w.first_rows[r] = tokens[r], lengths[r], <int32_t>r
-            self.begin(n)
+            self.describe_batch(n)
             w.caches, w.temperature = <void *const *>&addresses[0], temperature
             with nogil:
                 self.forward(self.inference)
@@ -810,30 +609,49 @@ cdef class Engine:
         return 0
 
 
-def update_with_adam(parameters, gradients, adam, double learning_rate, str instruction_set):
-    """Move flat `parameters` against their `gradients`.
+# --- Adam -------------------------------------------------------------------------------------------------------------
 
-    `adam` is a `microgpt.Adam`, whose step_count it counts.
-    """
-    cdef AdamJob update
+cdef int prepare_adam(AdamUpdate *update, const Kernels *kernels, parameters, gradients, adam) except -1:
+    """Describe a step of `adam`, a `microgpt.Adam`, on these flat arrays."""
+    dtype, size = parameters.dtype, len(parameters)
+    update.kernels, update.size = kernels, size
+    update.parameters = <char *>address(parameters, dtype, size)
+    update.gradients = <char *>address(gradients, dtype, size)
+    update.m, update.v = <char *>address(adam.m, dtype, size), <char *>address(adam.v, dtype, size)
+    update.step.beta1, update.step.beta2, update.step.eps = adam.beta1, adam.beta2, adam.eps
+    update.weight_decay = adam.weight_decay
+    update.max_grad_norm = INFINITY if adam.max_grad_norm is None else adam.max_grad_norm
+    return 0
+
+
+cdef int adam_step_alone(const Kernels *kernels, parameters, gradients, adam, double learning_rate) except -1:
+    cdef AdamUpdate update
     cdef Team alone
-    prepare_adam(&update, find_kernels(parameters.dtype.name, instruction_set), parameters, gradients, adam)
+    prepare_adam(&update, kernels, parameters, gradients, adam)
     team_start(&alone, 1)
     adam.step_count += 1
-    step_with_adam(&update, &alone, adam.step_count, learning_rate)
+    adam_step(&update, &alone, adam.step_count, learning_rate)
+    return 0
 
+
+def update_with_adam(parameters, gradients, adam, double learning_rate, str instruction_set):
+    """Move flat `parameters` against their `gradients`. `adam` is a `microgpt.Adam`, whose step_count is counted."""
+    adam_step_alone(kernels_for(parameters.dtype.name, instruction_set), parameters, gradients, adam, learning_rate)
+
+
+# --- Measuring --------------------------------------------------------------------------------------------------------
 
 def multiply_adds(str dtype, str instruction_set, int64_t iterations):
-    """Multiply and add in registers only, at the speed limit of the machine; how many elements, that often."""
-    cdef const Kernels *kernels = find_kernels(dtype, instruction_set)
+    """Multiply and add in registers only, at the peak rate of the machine; returns the number of multiply-adds."""
+    cdef const Kernels *kernels = kernels_for(dtype, instruction_set)
     with nogil:
         kernels.multiply_add_loop(iterations)
     return iterations * kernels.multiply_adds_per_iteration
 
 
 def divisions_and_roots(str dtype, str instruction_set, int64_t iterations):
-    """Divide and take square roots in registers only, as Adam must once a parameter; how many elements, that often."""
-    cdef const Kernels *kernels = find_kernels(dtype, instruction_set)
+    """Divide and take roots in registers only, as Adam does for each parameter; returns the number of such pairs."""
+    cdef const Kernels *kernels = kernels_for(dtype, instruction_set)
     with nogil:
         kernels.divide_root_loop(iterations)
     return iterations * kernels.divide_roots_per_iteration

@@ -20,7 +20,6 @@ import math
 
 import numpy
 
-from microgpt.engine._engine import update_with_adam
 from microgpt.engine.arrays import aligned_zeros
 
 cdef extern from "Python.h":
@@ -580,17 +579,17 @@ def rmsnorm(x):
 cdef class Parameters:
     """A list of Value behind the interface that `Adam` talks to; the twin of `reference_engine.Parameters`.
 
-    Numbers and gradients are gathered from the tape, updated as one array, and scattered back.
+    Numbers and gradients are gathered from the tape, updated as one array by `update_with_adam(parameters, gradients,
+    adam, learning_rate)`, and scattered back.
     """
 
     cdef list values
     cdef int32_t[::1] nodes
-    cdef object data, grads
-    cdef str instruction_set
+    cdef object data, grads, update_with_adam
 
-    def __init__(self, list values, str instruction_set):
+    def __init__(self, list values, update_with_adam):
         self.values = values  # keeps the nodes alive
-        self.instruction_set = instruction_set
+        self.update_with_adam = update_with_adam
         self.nodes = numpy.array([(<Value>value).node for value in values], numpy.int32)
         self.data, self.grads = (aligned_zeros(len(values), "float64", "Adam") for _ in range(2))
 
@@ -601,7 +600,7 @@ cdef class Parameters:
         for i in range(n):
             data[i], grads[i] = tape.data[self.nodes[i]], tape.grad[self.nodes[i]]
             tape.grad[self.nodes[i]] = 0.0
-        update_with_adam(self.data, self.grads, adam, learning_rate, self.instruction_set)
+        self.update_with_adam(self.data, self.grads, adam, learning_rate)
         for i in range(n):
             tape.data[self.nodes[i]] = data[i]
 

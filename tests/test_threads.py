@@ -149,7 +149,7 @@ from microgpt import GPT, GPTConfig
 model, batch = GPT(GPTConfig(vocab_size=5, n_embd=4)), [[4, 0, 1, 2]] * 3
 expected = model.loss(batch), model.generate_tokens(9, seed=2)
 threading.Thread(target=model.generate_tokens, args=(10**6,), kwargs={"seed": 1}, daemon=True).start()
-while not model.engine.turns.busy:
+while not model.engine.lock.busy:
     pass
 time.sleep(0.05)  # until it is drawing
 child = os.fork()

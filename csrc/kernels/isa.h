@@ -1,16 +1,19 @@
-/* The instruction-set levels that kernels.c is compiled for on this architecture, best first, and which of them this
- * processor has. setup.py compiles exactly these. */
+/* The instruction sets that kernels.c is compiled for on this architecture, and the search for the kernels of one. setup.py
+ * compiles exactly these. */
 #pragma once
+
+#include <string.h>
 
 #include "interface.h"
 
-#define VARIANT(name, is_supported) {&microgpt_kernels_float64_##name, &microgpt_kernels_float32_##name, is_supported}
-#define DECLARE(name) extern const Kernels microgpt_kernels_float64_##name, microgpt_kernels_float32_##name;
-
+/* The kernels for one instruction set. */
 typedef struct {
     const Kernels *float64, *float32;
-    int supported;
+    int is_supported; /* by this processor */
 } Variant;
+
+#define DECLARE(name) extern const Kernels microgpt_kernels_float64_##name, microgpt_kernels_float32_##name;
+#define VARIANT(name, is_supported) {&microgpt_kernels_float64_##name, &microgpt_kernels_float32_##name, is_supported}
 
 #if defined(__x86_64__)
 DECLARE(avx512)
@@ -22,8 +25,8 @@ DECLARE(neon)
 DECLARE(baseline)
 #endif
 
-/* Variant i, best first; its kernels are NULL past the last. */
-static inline Variant microgpt_variant(int i) {
+/* The i-th of those that this processor supports, best first; NULLs beyond the last. */
+static inline Variant supported_variant(int i) {
 #if defined(__x86_64__)
     __builtin_cpu_init();
     const int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
@@ -35,5 +38,29 @@ static inline Variant microgpt_variant(int i) {
 #else
     const Variant variants[] = {VARIANT(baseline, 1), {NULL, NULL, 0}};
 #endif
-    return variants[i];
+    const Variant *variant = variants;
+    for (; variant->float64; variant++)
+        if (variant->is_supported && i-- == 0) break;
+    return *variant;
+}
+
+/* The name of the i-th instruction set that this processor supports, best first; NULL beyond the last. */
+static inline const char *instruction_set_name(int i) {
+    const Variant variant = supported_variant(i);
+    return variant.float64 ? variant.float64->instruction_set : NULL;
+}
+
+/* The kernels for an instruction set, in float64 if `exact`, else in float32; NULL where it is not supported. */
+static inline const Kernels *find_kernels(const char *instruction_set, int exact) {
+    const char *name;
+    for (int i = 0; (name = instruction_set_name(i)); i++)
+        if (strcmp(name, instruction_set) == 0) return exact ? supported_variant(i).float64 : supported_variant(i).float32;
+    return NULL;
+}
+
+/* The pair of kernels of an operation; NULL where there is none of this name. */
+static inline const Kernel *find_kernel(const Kernels *kernels, const char *name) {
+    const Kernel *kernel = kernels->operations;
+    while (kernel->name && strcmp(kernel->name, name) != 0) kernel++;
+    return kernel->name ? kernel : NULL;
 }

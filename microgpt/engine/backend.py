@@ -141,7 +141,8 @@ def new_parameters(values: list[Any]) -> tuple[Parameters, int]:
     """Values of one backend, behind the interface that `Adam` uses, and the number of distinct ones."""
     parameters: Callable[[list[Any]], Parameters]
     if _value and values and isinstance(values[0], _value.Value):
-        kind, parameters = _value.Value, partial(_value.Parameters, instruction_set=instruction_set())
+        update_with_adam = partial(_engine.update_with_adam, instruction_set=instruction_set())
+        kind, parameters = _value.Value, partial(_value.Parameters, update_with_adam=update_with_adam)
     else:
         from microgpt import reference
         from microgpt.engine import reference_engine
