@@ -104,10 +104,10 @@ cdef void run_stage(void *context, int64_t begin, int64_t end, int thread) noexc
 
 
 cdef class ThreadTeam:
-    """Threads that share the work of what is run inside `with`; `size` counts the one that enters it.
+    """Threads that share the work that is run inside `with`; `size` counts the one that enters it.
 
-    They live no longer than that: there is nothing to inherit at a fork, and nothing to wait for at exit. Each holds on
-    to the memory that the team meets in, however late it comes. Where the system has fewer threads to give, or none,
+    They live no longer than that: there is nothing to inherit at a fork, and nothing to wait for at exit. Each thread
+    holds a reference to the memory of the team, so it may start late. Where the system refuses to start more threads,
     the team is smaller.
     """
 
@@ -129,7 +129,7 @@ cdef class ThreadTeam:
                     helper.start()
                 except RuntimeError:  # "can't start new thread": a process limit, or Python exits
                     break
-                self.team.size = i + 1  # no helper looks at it before the first piece of work
+                self.team.size = i + 1  # no helper reads it before the first piece of work
         except BaseException:
             self.__exit__()
             raise
@@ -142,7 +142,7 @@ cdef class ThreadTeam:
                 helper.join()
 
     def work(self, int thread):
-        """Do a helper's part of the work until the team is stopped, or Python exits."""
+        """Share the work until the team is stopped, or Python exits."""
         with nogil:
             team_work(&self.team, thread, gil_is_exiting)
 
@@ -151,7 +151,7 @@ cdef class Cache:
     """The keys and values of documents in progress.
 
     Attributes:
-        lengths: int32, how many tokens each document has; where one is set to 0, a new document begins.
+        lengths: int32, how many tokens each document has; setting one to 0 begins a new document.
     """
 
     cdef readonly object lengths
@@ -233,12 +233,12 @@ cdef class Engine:
         cdef int64_t i
         padded_rows = int(self.panels(rows) * self.line)
         size, offsets = 0, {None: -1}  # Python integers: they cannot overflow
-        self.row_capacity = self.attention_capacity = 0  # until all of it is there: memory may run out
+        self.row_capacity = self.attention_capacity = 0  # until all is allocated: memory may run out
         for array in self.network.arrays:
             offsets[array] = size
             elements = array.width * padded_rows + array.elements + (attention if array.triangles else 0)
             size += (elements + self.line - 1) // self.line * self.line
-        size += self.line * self.line  # kernels may read, not use, the rest of a square of lines past an array's end
+        size += self.line * self.line  # kernels may read, but not use, up to a square of lines past the end of an array
         for i in range(self.tape_length):
             self.record(&self.tape[i], self.network.operations[i], offsets)
         self.logits = self.tape[self.inference - 1].output
@@ -295,10 +295,10 @@ cdef class Engine:
 
     @contextlib.contextmanager
     def _assembled_team(self, rows):
-        """Let `threads` share the work of what is run in the meantime, where it is enough for them."""
+        """Have `threads` share the work that is run inside `with`, where it is enough for them."""
         cdef ThreadTeam outer = self.team
         if outer.team.size > 1 or self.threads == 1 or rows * self.num_params < SHARED_WORK or gil_is_exiting():
-            yield  # with the team of the call whose callback this is, or without one
+            yield  # with the team of an outer call, whose callback this is, or with no helpers
             return
         with ThreadTeam(self.threads) as self.team:
             try:
@@ -388,7 +388,7 @@ cdef class Engine:
         return most_rows
 
     cdef void describe_batch(self, int64_t rows) noexcept nogil:
-        """Say how the rows, whose documents are known, lie in panels, and let those that do not exist be harmless."""
+        """Describe the batch to the kernels: pad the last panel, place attention data, find spans."""
         cdef Workspace *w = &self.workspace
         cdef int64_t panel, panels = self.panels(rows), attention = 0, r
         w.rows, w.spans, w.longest = rows, 0, 0
@@ -446,7 +446,7 @@ cdef class Engine:
                 if gradients and isfinite(loss):
                     self.backward()
             if gradients and not isfinite(loss):
-                self.gradients.fill(numpy.nan)  # not some of them only
+                self.gradients.fill(numpy.nan)  # all, not only some
             return loss
 
     @exclusive
@@ -461,7 +461,7 @@ cdef class Engine:
         cdef const int64_t[::1] starts = packed.starts, lengths = packed.lengths
         cdef int64_t completed = 0, steps = learning_rates.shape[0], step_count = adam.step_count
         cdef AdamUpdate update
-        _moments = adam.m, adam.v  # alive to the end, even where a callback gives the optimizer others
+        _moments = adam.m, adam.v  # kept alive, even if a callback gives the optimizer others
         prepare_adam(&update, self.kernels, self.parameters, self.gradients, adam)
         if starts.shape[0] != steps * batch_size or lengths.shape[0] != starts.shape[0] or losses.shape[0] != steps:
             raise ValueError(
@@ -469,7 +469,7 @@ cdef class Engine:
             )
         if steps == 0:
             return 0
-        around, self.progress = self.progress, progress  # where this is a callback's own training
+        around, self.progress = self.progress, progress  # if this call comes from a callback
         self.polled_after_step = now_ns()
         try:
             with self._assembled_team(self.reserve(lengths, batch_size)):
@@ -509,7 +509,7 @@ cdef class Engine:
             logits = panels.reshape(-1, vocab_size, self.line).transpose(0, 2, 1).reshape(-1, vocab_size)[:n]
             if numpy.isfinite(logits).all():
                 break
-        return logits.copy()  # the arena will be used again
+        return logits.copy()  # the arena will be reused
 
     def new_cache(self, int64_t samples):
         """See `microgpt.engine.interface.Engine`."""
@@ -541,8 +541,8 @@ cdef class Engine:
     def draw_documents(self, uint64_t seed, int64_t n, int32_t bos, double temperature):
         """See `microgpt.engine.interface.Engine`.
 
-        Many grow at once, and a slot whose document has ended takes the next one. Token t of document i is drawn with
-        number t of its stream of random numbers (splitmix.h), so that it does not depend on the others.
+        Many documents grow at once, and a slot whose document has ended takes the next one. Token t
+        of document i is drawn with number t of its stream of random numbers (splitmix.h), whatever the others do.
         """
         cdef int64_t block_size = self.workspace.block_size, slots = min(n, <int64_t>SLOTS), r, d, started = slots
         cdef int64_t finished = 0

@@ -1,8 +1,8 @@
-/* Taking the GIL back, which a thread must not do once the interpreter has ended.
+/* Safe ways to take the GIL back: once the interpreter has ended, a thread must not.
  *
- * Python does not wait for daemon threads: at exit it frees their states and, in the end, what the GIL is found by. A
- * thread that comes back from a computation after that, and asks for the GIL, crashes. Here it sleeps until the process
- * ends, as CPython 3.14 lets threads do that ask while the interpreter is still ending.
+ * Python does not wait for daemon threads: at exit it frees their states and, in the end, the GIL's own. A thread that
+ * then returns from a computation and asks for the GIL crashes. Here it sleeps until the process ends, as CPython 3.14
+ * makes threads do that ask while the interpreter is ending.
  *
  * Include this where code releases the GIL. Whatever takes it back there, also the code that Cython generates for the
  * end of `with nogil` and for errors, then does so through `gil_restore` and `gil_ensure`. The module that includes it
@@ -27,7 +27,7 @@ static _Atomic int gil_exiting;
 static _Atomic(unsigned long) gil_exiting_thread;
 static _Atomic int gil_asking; /* threads that `gil_before_exit` waits for */
 
-/* Whether Python exits, or has exited. From then on it may refuse to start threads, or never run them. */
+/* Whether Python is exiting, or has exited. From then on it may refuse to start threads, or never run them. */
 static inline int gil_is_exiting(void) { return atomic_load(&gil_exiting); }
 
 /* Get ready to ask for the GIL. Returns whether `gil_before_exit` waits until the caller has it.
@@ -55,7 +55,7 @@ static PyGILState_STATE gil_ensure(void) {
     return state;
 }
 
-/* Wait until the threads that have begun to ask for the GIL have it. Those that ask later look at the interpreter. */
+/* Wait until the threads that have begun to ask for the GIL have it. Those that ask later check the interpreter. */
 static void gil_before_exit(void) {
     atomic_store(&gil_exiting_thread, PyThread_get_thread_ident());
     atomic_store(&gil_exiting, 1);
@@ -64,7 +64,7 @@ static void gil_before_exit(void) {
     PyEval_RestoreThread(state);
 }
 
-/* Only the thread that forked is there, and it has the GIL. */
+/* In the child only the thread that forked is left, and it has the GIL. */
 static void gil_after_fork(void) {
     atomic_store(&gil_exiting, 0);
     atomic_store(&gil_asking, 0);

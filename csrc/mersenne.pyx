@@ -51,7 +51,7 @@ cdef class Generator:
         return (random.Random.VERSION, words, self.next_gauss if self.has_next_gauss else None)
 
     def setstate(self, state):
-        """Continue from a state that `getstate`, here or of `random.Random`, gave."""
+        """Continue from a state that this `getstate` or that of `random.Random` returned."""
         version, words, next_gauss = state
         if version != random.Random.VERSION or len(words) != SIZE + 1 or not 0 <= words[SIZE] <= SIZE:
             raise ValueError("state is not one of random.Random's")
@@ -102,7 +102,7 @@ cdef class Generator:
         return mu + z * sigma
 
     cdef inline int64_t below(self, int64_t n) noexcept nogil:
-        """A whole number in [0, n), for n up to 2**62. Of two words, the first is the lower one."""
+        """An integer in [0, n), for n up to 2**62. Of two words, the first is the lower one."""
         cdef int bits = 0
         cdef int64_t r
         while n >> bits:
@@ -125,7 +125,7 @@ cdef class Generator:
         return self.normal(mu, sigma)
 
     def randrange(self, int64_t n):
-        """A whole number in [0, n), 1 <= n <= 2**62."""
+        """An integer in [0, n), 1 <= n <= 2**62."""
         if not 1 <= n <= <int64_t>1 << 62:
             raise ValueError(f"n must be between 1 and 2**62, got {n}")
         return self.below(n)
@@ -138,7 +138,7 @@ cdef class Generator:
             x[i], x[j] = x[j], x[i]
 
     def permutation(self, Py_ssize_t n):
-        """The numbers below `n` as `shuffle` orders them: int64."""
+        """The integers in [0, n) in the order of `shuffle`: int64."""
         numbers = numpy.arange(n, dtype=numpy.int64)
         cdef int64_t[::1] x = numbers
         cdef Py_ssize_t i, j

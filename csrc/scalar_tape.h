@@ -1,19 +1,19 @@
 /* The tape of `Value`: nodes and edges, the search for their order, and the sweep that applies the chain rule.
  *
- * The tape is a structure of arrays, indexed by node. A node lives as long as anything refers to it: Python, or a node
- * that was computed from it. Then its place is used again.
+ * The tape is a structure of arrays, indexed by node. A node lives as long as Python, or a node computed from it,
+ * refers to it. Then its place is used again.
  *
  * Design:
- * a) One object a node. Each place on the tape has the memory of one Value, and the reference count of that object is
- *    the node's. So a node is one object with one `id`, however often Python drops it and comes back to it from what
- *    was computed from it; and making a Value and dropping it is counting. The price is 20 bytes a node, which freeing
- *    a graph has to go through; a step of the original on such Values takes as long as with Values that are allocated.
- * b) A dot product, of `linear` or `rmsnorm`, is one node, DOT. It stands for a node for each + and each *, which are
- *    made when somebody looks at them, or when their gradients have to accumulate. Order and rounding are those of the
+ * a) One object per node. Each place on the tape has the memory of one Value, whose reference count is the node's. So a
+ *    node is one object with one `id`, even if Python drops it and reaches it again through a node computed from it,
+ *    and making or dropping a Value only counts. The price is 20 bytes per node, which freeing a graph has to touch; a
+ *    step of the original takes as long as with Values that are allocated one by one.
+ * b) A dot product, in `linear` or `rmsnorm`, is one node, DOT. It stands for the nodes of its + and *, which are made
+ *    only when Python reads them, or when their gradients have to accumulate. Order and rounding are those of the
  *    nodes that it stands for. With the original's model, a step with `linear` and `rmsnorm` is 3.0 times as fast.
  * c) The operands of a DOT are Edges: two plain arrays, so that forward and backward run over memory in order. The rows
- *    of a matrix meet the same vector, and one vector meets many rows: Edges are counted and shared, and a leaf knows
- *    the last that began with it, so that the next call finds them again. The same step is 1.17 times as fast.
+ *    of a matrix meet the same vector, and one row meets many vectors: Edges are counted and shared, and a leaf keeps
+ *    the last Edges that began with it, so that the next call finds them again. The same step is 1.17 times as fast.
  *
  * The GIL guards the tape. Functions that can fail return a Status; none of them runs Python code.
  */
@@ -26,15 +26,15 @@
 typedef int32_t Node; /* an index into the arrays of the tape */
 
 enum {
-    NONE = 0,          /* the node that is not there: a leaf, so that no search goes there */
-    BLOCK = 4096,      /* Values lie in blocks of so many, which never move */
+    NONE = 0,          /* stands for no node; a leaf, so that searches stop there */
+    BLOCK = 4096,      /* Values per block of memory; blocks never move */
     MAXIMUM = 1 << 30, /* nodes, and edges, that can be alive at once */
 };
 
 enum Status { DONE = 0, NO_MEMORY = -1, TOO_MANY_NODES = -2, TOO_MANY_EDGES = -3 };
 
 enum Operation {
-    OP_FREE,   /* no node is here */
+    OP_FREE,   /* a place without a node */
     OP_LEAF,
     OP_ADD,
     OP_MULTIPLY,
@@ -44,17 +44,17 @@ enum Operation {
     OP_RELU,
     OP_TANH,
     OP_DOT,    /* 0 + a1 * b1 + a2 * b2 + ..., see `expand` */
-    OP_CUSTOM, /* made by the constructor, from any number of children */
+    OP_CUSTOM, /* made by the constructor, with any number of children */
 };
 
-/* A Value, as it lies in memory. */
+/* The memory of a Value. */
 typedef struct {
     PyObject head;
     Node node;     /* while it is dead: the next dead one */
-    int32_t named; /* whether it has a label or another name, to be forgotten with it */
+    int32_t named; /* whether it has a label or an `_op`, to be forgotten when it is freed */
 } Handle;
 
-/* Edges to any number of nodes. The two arrays lie behind it, in the same memory. */
+/* Edges to any number of nodes. The two arrays follow it in the same memory. */
 typedef struct {
     int32_t count;
     Node *nodes;
@@ -62,19 +62,19 @@ typedef struct {
     int64_t users;
     /* Of a DOT: */
     Node lowest, highest; /* among the nodes */
-    int consecutive;      /* whether each node has the place after that of the one before */
-    int64_t visited;      /* the last search that has visited them all */
+    int consecutive;      /* whether each node follows the one before it on the tape */
+    int64_t visited;      /* the last search that found them all visited */
 } Edges;
 
 typedef union {
     Node children[2];
-    Edges *edges; /* of a CUSTOM; of a DOT, those to a1, a2, ...; of a LEAF, the last that began with it, or NULL */
+    Edges *edges; /* of a CUSTOM; of a DOT, to a1, a2, ...; of a LEAF, the last Edges that began with it, or NULL */
 } Operands;
 
 typedef union {
     double local_grads[2];
     struct {
-        Edges *factors; /* those to b1, b2, ..., perhaps more than the operation has terms */
+        Edges *factors; /* to b1, b2, ..., perhaps more of them than terms */
         double grad;    /* of each of its hidden nodes */
     } dot;
 } Details;
@@ -82,17 +82,17 @@ typedef union {
 typedef struct {
     /* One element for each node. */
     uint8_t *operation;
-    uint8_t *visited; /* by the search under way; leaves always are, as there is nothing below them */
+    uint8_t *visited; /* by the current search; leaves always are, as there is nothing below them */
     Operands *operands;
     Details *details;
     double *data;
     double *grad;
     int64_t capacity;
     Handle **blocks;
-    int64_t room;     /* there are elements and Values for so many nodes */
+    int64_t room;     /* nodes that have elements and Values */
     int64_t used;     /* places from here on have never been used */
-    int64_t free;     /* places before that are free */
-    int64_t next;     /* where to look for one first */
+    int64_t free;     /* how many places before that are free */
+    int64_t next;     /* where the search for a free place begins */
     int64_t edges;    /* in all Edges together */
     int64_t searches; /* how many there have been */
     /* Of backward. */
@@ -114,7 +114,7 @@ static Tape tape;
         (array) = resized;                                                              \
     } while (0)
 
-/* Make Values for the nodes behind those that have one. */
+/* Make Values for the next BLOCK nodes that have none. */
 static int add_block(void) {
     int64_t block = tape.room / BLOCK;
     Handle *handles = NULL;
@@ -162,7 +162,7 @@ static inline int reserve_nodes(int64_t count) {
     return tape.room - tape.used >= count ? DONE : make_room(count);
 }
 
-/* Let `tape.next` be a free place. Places are given out in the order of the tape, so that what is made together lies
+/* Point `tape.next` at a free place. Places are given out in the order of the tape, so that nodes made together lie
  * together, however long a program has been running. The search starts over when at least half of the tape is free. */
 static void find_place(void) {
     uint8_t *place = memchr(tape.operation + tape.next, OP_FREE, (size_t)(tape.used - tape.next));
@@ -201,7 +201,7 @@ static inline Node decref(Node node, Node dead) {
     return node;
 }
 
-/* Use Edges no more; the last user frees them. Returns the list of the dead. */
+/* Drop one use of Edges; the last user frees them. Returns the list of the dead. */
 static Node release_edges(Edges *edges, Node dead) {
     if (--edges->users > 0) return dead;
     if (edges->count > 0) {
@@ -214,7 +214,7 @@ static Node release_edges(Edges *edges, Node dead) {
     return dead;
 }
 
-/* Drop what a node was computed from. Returns the list of the dead. */
+/* Drop the operands of a node. Returns the list of the dead. */
 static inline Node release_operands(Node node, Node dead) {
     int operation = tape.operation[node];
     if (operation == OP_LEAF) return dead;
@@ -225,7 +225,7 @@ static inline Node release_operands(Node node, Node dead) {
     return b == NONE ? dead : decref(b, dead);
 }
 
-/* Free the nodes of this list, and then whatever lived only through them. */
+/* Free the nodes of this list, and then all nodes that lived only through them. */
 static void free_nodes(Node dead) {
     while (dead != NONE) {
         Node node = dead;
@@ -241,7 +241,7 @@ static void free_nodes(Node dead) {
     }
 }
 
-/* Free the node of a Value to which nothing refers any more. */
+/* Free the node of a Value that nothing refers to any more. */
 static void free_value(PyObject *value) {
     Node node = node_of(value);
     ((Handle *)value)->node = NONE;
@@ -295,13 +295,13 @@ static inline Node new_power(Node base, double exponent, double data, double loc
     return node;
 }
 
-/* Make something else of a node: a CUSTOM with these Edges, or a leaf where they are NULL. */
+/* Turn a node into a CUSTOM with these Edges, or into a leaf if they are NULL. */
 static void initialise(Node node, double data, Edges *edges) {
     free_nodes(release_operands(node, NONE));
     tape.operation[node] = edges == NULL ? OP_LEAF : OP_CUSTOM;
     tape.visited[node] = edges == NULL;
     tape.operands[node].edges = edges;
-    tape.details[node].dot.factors = edges; /* as if of a DOT, for the search */
+    tape.details[node].dot.factors = edges; /* as in a DOT, for the search */
     tape.data[node] = data;
     tape.grad[node] = 0.0;
 }
@@ -322,7 +322,7 @@ static int new_edges(int64_t count, Edges **result) {
     return DONE;
 }
 
-/* Whether Edges lead to the nodes of these Values, and the data there is, bit for bit, what it was. */
+/* Whether Edges lead to the nodes of these Values, and the data there is unchanged, bit for bit. */
 static int edges_match(const Edges *edges, PyObject **values, int64_t count) {
     if (edges->count != count) return 0;
     for (int64_t k = 0; k < count; k++) {
@@ -332,7 +332,7 @@ static int edges_match(const Edges *edges, PyObject **values, int64_t count) {
     return 1;
 }
 
-/* Edges to the nodes of these Values, for one more user: the last that began with this leaf, if they still match. */
+/* Edges to the nodes of these Values, for one more user: the previous Edges of the first leaf, if they still match. */
 static int edges_to(PyObject **values, int64_t count, Edges **result) {
     Node first = count > 0 ? node_of(values[0]) : NONE;
     Edges **last = first != NONE && tape.operation[first] == OP_LEAF ? &tape.operands[first].edges : NULL;
@@ -359,7 +359,7 @@ static int edges_to(PyObject **values, int64_t count, Edges **result) {
     return DONE;
 }
 
-/* 0 + a1 * b1 + a2 * b2 + ..., of what these Edges lead to; a user of both. It needs room for one node. */
+/* 0 + a1 * b1 + a2 * b2 + ... over the nodes these Edges lead to; a new user of both. It needs room for one node. */
 static Node new_dot(Edges *edges, Edges *factors) {
     double total = 0.0;
     for (int32_t k = 0; k < edges->count; k++) total += edges->numbers[k] * factors->numbers[k];
@@ -372,7 +372,7 @@ static Node new_dot(Edges *edges, Edges *factors) {
     return node;
 }
 
-/* Turn a DOT into the nodes that it stands for, as they would be by now. */
+/* Replace a DOT by the nodes that it stands for, with the gradients they would have by now. */
 static int expand(Node node) {
     Edges *edges = tape.operands[node].edges, *factors = tape.details[node].dot.factors;
     double grad = tape.details[node].dot.grad;
@@ -400,11 +400,11 @@ static int expand(Node node) {
 
 /* --- Backward --------------------------------------------------------------------------------------------------- */
 /* The order is the depth-first post-order of what lies below the root, children left to right, without leaves. A DOT is
- * in it once for every stretch of terms that no other node comes between, as (begin, end, ~node). On the stack, `node`
- * is still to be visited. `~node` has been, and goes into the order when the search is back. `~NONE` stands for a DOT
- * or CUSTOM that has been, but not to its end: beside it are where to resume and the node. */
+ * in it once for every run of terms that no other node comes between, as (begin, end, ~node). On the stack, `node` is
+ * still to be visited. `~node` has been visited, and enters the order when the search returns to it. `~NONE` stands for
+ * a DOT or CUSTOM that has been visited in part: beside it are the term to resume at and the node. */
 
-/* Make room between the order and the stack. Returns where the top of the stack then is, or a Status. */
+/* Make room between the order and the stack. Returns the new top of the stack, or a Status. */
 static int64_t widen_path(int64_t top) {
     int64_t size = tape.path_capacity - top, capacity = 2 * tape.path_capacity + 64;
     RESIZE(tape.path, capacity);
@@ -413,7 +413,7 @@ static int64_t widen_path(int64_t top) {
     return capacity - size;
 }
 
-/* Whether this search has visited all of these nodes: found out once, and remembered, as many a DOT shares them. */
+/* Whether this search has visited all of these nodes; once true it is remembered, because DOTs share Edges. */
 static int all_visited(Edges *edges) {
     if (edges->visited == tape.searches) return 1;
     for (int32_t k = 0; k < edges->count; k++) {
@@ -431,7 +431,7 @@ static int32_t first_unvisited(Node node, int32_t k) {
     return k;
 }
 
-/* Fill the order and return its length, or a Status. What is in the order is then `visited`. */
+/* Fill the order and return its length, or a Status. All nodes in the order are then `visited`. */
 static int64_t fill_order(Node root) {
     int64_t top = tape.path_capacity, length = 0;
     if (top == 0 && (top = widen_path(0)) < 0) return top;
@@ -496,10 +496,10 @@ static int64_t fill_order(Node root) {
     return length;
 }
 
-/* Add the products of `grad` and these numbers to the gradients of what Edges lead to, last to first. */
+/* Add `grad` times these numbers to the gradients of the nodes that Edges lead to, last to first. */
 static inline void accumulate(double grad, const double *numbers, const Edges *edges, int32_t begin, int32_t end) {
     double *grads = tape.grad;
-    if (edges->consecutive) { /* no two gradients are the same: in any order */
+    if (edges->consecutive) { /* no gradient occurs twice, so any order will do */
         grads += edges->nodes[0];
         for (int32_t k = begin; k < end; k++) grads[k] += numbers[k] * grad;
     } else {
@@ -543,7 +543,7 @@ static inline void sweep_node(Node node) {
     }
 }
 
-/* Set the gradient of a node to 1, and add to that of each below it the derivative with respect to it. */
+/* Set the gradient of the root to 1, and add to the gradient of every node below it the derivative of the root. */
 static int sweep(Node root) {
     int64_t length = fill_order(root);
     if (length < 0) {

@@ -1,5 +1,5 @@
-/* Random numbers that can be had in any order: those of SplitMix64 (Steele, Lea and Flood, 2014), which are a counter,
- * mixed. microgpt/random/splitmix.py has the same in Python. */
+/* Random numbers with random access: SplitMix64 (Steele, Lea and Flood, 2014), a counter whose bits are mixed.
+ * microgpt/random/splitmix.py is the twin in Python. */
 #pragma once
 
 #include <stdint.h>
@@ -10,7 +10,7 @@ static inline uint64_t mixed(uint64_t word) {
     return word ^ (word >> 31);
 }
 
-/* Number `number` of a document's stream: in [0, 1), with 53 random bits. */
+/* A random number in [0, 1) of 53 bits: number `number` of the stream of a document. */
 static inline double uniform_of(uint64_t seed, uint64_t document, uint64_t number) {
     const uint64_t stream = mixed(mixed(seed) + document);
     return (mixed(stream + (number + 1) * 0x9E3779B97F4A7C15) >> 11) * 0x1p-53;

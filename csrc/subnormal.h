@@ -1,6 +1,6 @@
-/* Subnormal numbers, those too small to have all their digits, take processors a hundred times as long as others, and
- * training makes many of them: the running mean of a dead ReLU's gradients, the gradient of what is all but impossible.
- * Where their digits do not matter, they are 0. */
+/* Subnormal numbers are too small to have all their digits, and take processors a hundred times as long as others.
+ * Training makes many of them: the running mean of a dead ReLU's gradients, the gradients of very unlikely tokens. In
+ * float32, where their digits do not matter, they are set to 0. */
 #pragma once
 
 #if defined(__SSE2__)
@@ -26,7 +26,7 @@ static inline void set_float_mode(FloatMode mode) { (void)mode; }
 enum { SUBNORMAL_IS_ZERO = 0 };
 #endif
 
-/* Around work of this thread: unless it is to be exact, subnormal numbers are 0 in it. */
+/* Called before and after work of this thread: unless `exact`, subnormal numbers are 0 in between. */
 static inline FloatMode begin_work(int exact) {
     const FloatMode before = float_mode();
     if (!exact) set_float_mode(before | SUBNORMAL_IS_ZERO);

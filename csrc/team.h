@@ -1,14 +1,14 @@
-/* A team of threads that share one piece of work after the other.
+/* A team of threads that share pieces of work, one after the other.
  *
- * The leader offers work in tasks, an equal segment of them to each member. A member claims a chunk at a time of its own
- * segment, then of what others have not come to; the leader goes on when all tasks are done. So what a member has
- * written for one piece of work, and still has in its cache, is what it reads in the next. Which thread does which tasks
- * changes no result: no task depends on another.
+ * The leader divides the tasks of a piece of work into equal segments, one for each member. A member claims chunks of
+ * its own segment, one at a time, then chunks that are left in other segments; the leader returns when all tasks are
+ * done. So a member reads in the next piece of work what it has written in this one, and still has in its cache. Which
+ * thread does which tasks changes no result: no task depends on another.
  *
- * Nobody waits for a helper that has not claimed anything, so that one that the system has put to sleep delays nobody.
- * Helpers spin for a while between two pieces of work, then give their processor to whoever wants it. The team knows
- * nothing of how threads are made: a thread becomes a helper by calling `team_work`, until `team_stop`, or until nobody
- * is left to call that.
+ * Nobody waits for a worker that has not claimed anything, so a worker that the system has put to sleep delays nobody.
+ * Between two pieces of work, workers spin for a while, then yield their processor. The team does not know how threads
+ * are made: a thread becomes a worker by calling `team_work`, until `team_stop`, or until there is nobody left to call
+ * that.
  */
 #pragma once
 
@@ -35,7 +35,7 @@ enum {
 
 typedef void (*TeamWork)(void *context, int64_t begin, int64_t end, int thread);
 
-/* The tasks from `claimed` up to `end` wait for somebody. No two share a cache line, wherever the team lies. */
+/* Tasks [claimed, end) are not yet claimed. No two segments share a cache line, at whatever address the team is. */
 typedef struct {
     _Atomic uint64_t claimed;       /* number of the piece of work << 32 | task */
     _Atomic int64_t end;
@@ -49,23 +49,24 @@ typedef struct {
     _Atomic(void *) context;
     _Atomic int64_t chunk;
     _Atomic uint32_t offered;       /* number of the piece of work */
-    _Atomic int64_t done;           /* tasks done of it */
-    _Atomic int dismissed;
+    _Atomic int64_t done;           /* how many of its tasks are done */
+    _Atomic int stopped;
 } Team;
 
-/* Claim and do chunks of the piece of work with this number, until none is left. */
-static void team_take_part(Team *team, uint32_t number, int thread) {
+/* Claim and do chunks of the piece of work with this number until none is left. */
+static void team_do_chunks(Team *team, uint32_t number, int thread) {
     for (int i = 0; i < team->size; i++) {
         Segment *segment = &team->segments[(thread + i) % team->size];
         while (1) {
             uint64_t claimed = atomic_load(&segment->claimed);
-            const int64_t begin = (uint32_t)claimed, segment_end = atomic_load(&segment->end), chunk = atomic_load(&team->chunk);
+            const int64_t begin = (uint32_t)claimed, segment_end = atomic_load(&segment->end);
+            const int64_t chunk = atomic_load(&team->chunk);
             const TeamWork work = atomic_load(&team->work);
             void *context = atomic_load(&team->context);
             if (claimed >> 32 != number) return;
             if (begin >= segment_end) break;
             const int64_t end = begin + chunk < segment_end ? begin + chunk : segment_end;
-            /* This succeeds only while the work is still the one that has been read above. */
+            /* Succeeds only while the piece of work is still the one read above. */
             if (!atomic_compare_exchange_strong(&segment->claimed, &claimed, (uint64_t)number << 32 | (uint64_t)end))
                 continue;
             work(context, begin, end, thread);
@@ -83,7 +84,8 @@ static void team_run(Team *team, TeamWork work, void *context, int64_t tasks, in
     const int64_t all_grains = (tasks + grain - 1) / grain;
     const int64_t chunk_grains = all_grains / (4 * team->size); /* four chunks for each thread even out their delays */
     const uint32_t number = atomic_load(&team->offered) + 1;
-    /* Until the last of these lines, nobody can claim anything: who has read a mixture of old and new fails. */
+    /* Nobody can claim anything until the last of these lines: a worker that read a mix of old and new fails its
+     * exchange. */
     for (int i = 0; i < team->size; i++)
         atomic_store(&team->segments[i].claimed, (uint64_t)(number - 1) << 32 | UINT32_MAX);
     atomic_store(&team->work, work);
@@ -96,21 +98,21 @@ static void team_run(Team *team, TeamWork work, void *context, int64_t tasks, in
         atomic_store(&team->segments[i].claimed, (uint64_t)number << 32 | (uint64_t)(begin < tasks ? begin : tasks));
     }
     atomic_store(&team->offered, number);
-    team_take_part(team, number, 0);
+    team_do_chunks(team, number, 0);
     for (int spins = 0; atomic_load(&team->done) < tasks; spins++) {
         if (spins < SPINS) PAUSE();
         else YIELD();
     }
 }
 
-/* Be a helper, numbered from 1. `is_over` tells that the team is, though nobody has stopped it. */
+/* Be a worker, numbered from 1. `is_over` returns whether the team has ended although nobody stopped it. */
 static void team_work(Team *team, int thread, int (*is_over)(void)) {
     uint32_t number = 0;
-    for (int spins = 0; !atomic_load(&team->dismissed) && !is_over(); spins++) {
+    for (int spins = 0; !atomic_load(&team->stopped) && !is_over(); spins++) {
         const uint32_t offered = atomic_load(&team->offered);
         if (offered != number) {
             number = offered;
-            team_take_part(team, number, thread);
+            team_do_chunks(team, number, thread);
             spins = 0;
         } else if (spins < SPINS) {
             PAUSE();
@@ -124,7 +126,7 @@ static void team_start(Team *team, int size) {
     team->size = size;
     for (int i = 0; i < TEAM_MAXIMUM; i++) atomic_store(&team->segments[i].claimed, UINT32_MAX);
     atomic_store(&team->offered, 0);
-    atomic_store(&team->dismissed, 0);
+    atomic_store(&team->stopped, 0);
 }
 
-static void team_stop(Team *team) { atomic_store(&team->dismissed, 1); }
+static void team_stop(Team *team) { atomic_store(&team->stopped, 1); }

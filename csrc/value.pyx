@@ -5,8 +5,8 @@ The nodes are on the tape of `scalar_tape.h`, and a Value is a place there.
 
 Threads: there is one tape for the process, and the GIL guards it. Nothing here releases the GIL, or runs Python code
 while the tape is half changed. With a tape for each thread, a Value could not leave the thread that made it.
-So this module does not declare that it can do without the GIL, and a free-threaded Python turns it on to import it.
-Forks: the tape is plain memory, with no lock and no thread of its own, so a forked process goes on with its copy.
+So this module does not declare support for free threading, and a free-threaded Python turns the GIL on to import it.
+Forks: the tape is plain memory, with no lock and no thread of its own, so a forked process continues with its copy.
 """
 cimport cython
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_AsDouble, PyFloat_Check
@@ -100,7 +100,7 @@ cdef inline int reserve(int64_t count) except -1:
 # --- Numbers ----------------------------------------------------------------------------------------------------------
 
 cdef inline int as_number(object x, double *number) except -1:
-    """Whether `x` is a number, and which."""
+    """Whether `x` is a number; if so, `number` is set to it."""
     if PyFloat_Check(x):
         number[0] = PyFloat_AS_DOUBLE(x)
     elif type(x) is int:
@@ -134,7 +134,7 @@ cdef double number_of(str name, object x) except? -1:
     return number
 
 
-# The C library's functions, where they agree with Python's. Where they may not, Python decides, and raises its errors.
+# The C library's functions, where they agree with Python's. Elsewhere Python's own, which raise Python's errors.
 
 cdef inline double power(double x, double exponent) except? -1:
     cdef double result = pow(x, exponent)
@@ -166,13 +166,13 @@ cdef dict NAMES = {
     OP_EXP: "exp", OP_LOG: "log", OP_RELU: "ReLU", OP_TANH: "tanh",
 }
 
-cdef dict ops = {}  # by node, of operations of one's own
+cdef dict ops = {}  # by node: names of custom operations
 cdef dict labels = {}  # by node
 
 
 cdef int set_name(dict names, Node node, str name) except -1:
-    """Let a node have this name among these, until it has another one or is freed."""
-    names[node] = PyUnicode_FromObject(name)  # a subclass could have a destructor, which ran while nodes are freed
+    """Give a node this name, until it gets another one or is freed."""
+    names[node] = PyUnicode_FromObject(name)  # a subclass may have a destructor, to run while nodes are freed
     handle_of(node).named = True
     return 0
 
@@ -182,7 +182,7 @@ cdef str name_of(dict names, Node node):
 
 
 cdef void forget_names(Node node) noexcept:
-    cdef PyObject *error[3]  # one may be on its way while nodes are freed
+    cdef PyObject *error[3]  # an exception may be propagating while nodes are freed
     PyErr_Fetch(&error[0], &error[1], &error[2])
     ops.pop(node, None)
     labels.pop(node, None)
@@ -200,7 +200,7 @@ cdef inline Value value_of(Node node):
 
 
 cdef PyObject *allocate(PyTypeObject *type, Py_ssize_t items) except NULL:
-    """A new leaf, to be initialised: Values have their memory on the tape."""
+    """A new leaf for `__init__` to fill: the memory of Values is on the tape."""
     reserve(1)
     return &handle_of(new_leaf(0.0)).head
 
@@ -245,7 +245,7 @@ cdef class Value:
         data: the number.
         children, local_grads, op: for an operation of your own: the values that it was computed from, the derivative
             with respect to each, and a name. `Value(math.sin(x.data), (x,), (math.cos(x.data),), "sin")`
-        label: a name for this value, for whoever draws the graph.
+        label: a name for this value, for drawings of the graph.
 
     Attributes:
         data: the number, a float.
@@ -259,9 +259,9 @@ cdef class Value:
     what the value was computed from. It cannot be subclassed.
 
     Source: `class Value` of microgpt, with the names of micrograd's beside them. The graph can be read by either's:
-    `_children` and `_local_grads` (tuples), `_prev` (a set), `_op`. One value is one object, however it is reached, for
-    as long as anything was computed from it; values are equal if they are the same. `_backward` is a method: other than
-    in micrograd, an operation of your own is told by its `local_grads`.
+    `_children` and `_local_grads` (tuples), `_prev` (a set), `_op`. A value is one object, however it is reached, as
+    long as a value computed from it exists; only identical values are equal. `_backward` is a method: unlike in
+    micrograd, an operation of your own is defined by its `local_grads`.
     """
 
     # The fields of a Handle.
@@ -306,7 +306,7 @@ cdef class Value:
     def label(self):
         return name_of(labels, self.node)
 
-    def __setattr__(self, name, value):  # sooner here than found among the attributes of the type
+    def __setattr__(self, name, value):  # faster than property setters
         if name == "grad":
             tape.grad[self.node] = number_of("grad", value)
         elif name == "data":
@@ -402,15 +402,15 @@ cdef class Value:
         check(sweep(self.node))
 
     def _backward(self):
-        """Add to the `grad` of each child what it gets from this value's: one step of `backward`."""
+        """Add to the `grad` of each child its share of this value's: one step of `backward`."""
         if tape.operation[self.node] == OP_DOT:
             check(expand(self.node))
         sweep_node(self.node)
 
     @property
     def _children(self):
-        """What this value was computed from, as a tuple."""
-        cdef list children = []  # before anything is read: a new list can run the garbage collector, and that anything
+        """The values that this one was computed from, as a tuple."""
+        cdef list children = []  # first: a new list can start the garbage collector, which can run any code
         cdef int operation = tape.operation[self.node]
         cdef Edges *edges
         cdef Node a, b
@@ -448,12 +448,12 @@ cdef class Value:
 
     @property
     def _prev(self):
-        """What this value was computed from, as a set."""
+        """The values that this one was computed from, as a set."""
         return set(self._children)
 
     @property
     def _op(self):
-        """A name for how this value was computed; of a leaf, the empty string."""
+        """Name of the operation that computed this value; empty for a leaf."""
         cdef int operation = tape.operation[self.node]
         if operation == OP_CUSTOM:
             return name_of(ops, self.node)
@@ -469,7 +469,7 @@ cdef class Value:
 
 
 def restored(data, grad, label):
-    """The leaf that a pickle or a copy of a Value becomes."""
+    """A leaf: what a pickle or a copy of a Value becomes."""
     value = Value(data, label=label)
     value.grad = grad
     return value
@@ -493,7 +493,7 @@ def linear(x, w):
 
     Where a row of `w` and `x` differ in length, the rest of the longer one is ignored, as in microgpt.
     """
-    cdef tuple inputs = tuple(values(x))  # a copy: what converts a number in w could change x
+    cdef tuple inputs = tuple(values(x))  # a copy: converting a number in w could run code that changes x
     cdef list result = []
     cdef Py_ssize_t terms
     cdef Node node

@@ -1,4 +1,4 @@
-/* Activations, functions of each feature by itself. Like the reference's tape, forward keeps the derivatives:
+/* Activation functions, feature by feature. Like the reference's tape, forward keeps the derivatives:
  *
  *     output = f(input), saved = f'(input)                 [panels][n][LINE] each
  *     d_input = saved * d_output             in place
@@ -30,7 +30,8 @@ static void activation_backward(const Operation *op, const Workspace *w, const R
         store(gradient + at, load(saved + at) * load(gradient + at));
 }
 
-/* x * cdf, with the derivative cdf + x * density, of the normal distribution: cdf = (1 + erf(x / sqrt(2))) / 2
+/* GELU, with the normal distribution's cdf and density: x * cdf(x), and the derivative cdf + x * density.
+ * cdf = (1 + erf(x / sqrt(2))) / 2.
  * In float32 1 - cdf(|x|) is density(x) times a polynomial (Abramowitz and Stegun, 1964, 7.1.26): to 1e-7. */
 INLINE Differentiated differentiated_gelu(vec x) {
     const vec power = exponential((real)-0.5 * x * x);
@@ -50,8 +51,8 @@ static void gelu_forward(const Operation *op, const Workspace *w, const Range *r
     activation_forward(op, w, range, differentiated_gelu);
 }
 
-/* x * sigmoid, with the derivative sigmoid * (1 + x * (1 - sigmoid)): sigmoid = 1 / (1 + exp(-x)) = exp(x) / (1 + exp(x)),
- * of which the one is used that cannot overflow. */
+/* SiLU: x * sigmoid(x), and the derivative sigmoid * (1 + x * (1 - sigmoid)). sigmoid = 1 / (1 + exp(-x)) = exp(x) / (1
+ * + exp(x)), of which one form cannot overflow for x >= 0, the other for x < 0. */
 INLINE Differentiated differentiated_silu(vec x) {
     const vec power = exponential(-absolute(x)), one = broadcast(1);
     const vec sigmoid = choose(x >= 0, one, power) / (one + power);

@@ -1,4 +1,4 @@
-/* Adam (Kingma and Ba, 2015) with decoupled weight decay (Loshchilov and Hutter, 2019), one pass over the flat arrays.
+/* Adam (Kingma and Ba, 2015) with decoupled weight decay (Loshchilov and Hutter, 2019), in one pass over flat arrays.
  *
  *     g = gradient_scale * gradient            parameter = shrinkage * parameter
  *     m = beta1 * m + (1 - beta1) * g          v = beta2 * v + (1 - beta2) * g ** 2
@@ -13,14 +13,14 @@ typedef struct {
     real beta1, beta2, rest1, rest2, bias1, bias2, learning_rate, eps;
     real shrinkage, gradient_scale;
     real reciprocal1, reciprocal2; /* of bias1 and bias2 */
-    real smallest;                 /* parameter whose step `divide` is exact enough for */
+    real smallest;                 /* parameter for whose update `divide` is exact enough */
 } AdamConstants;
 
 #if MICROGPT_EXACT
-/* Each of the following answers in the sign bit of every lane.
+/* The next three return masks in the sign bits: where a result may differ from the one with the C library's pow.
  *
- * Whether kept + rest * g ** 2 needs libm's power: near a midpoint it may round to the other neighbour, which may reach
- * the sum. */
+ * kept + rest * g ** 2: near a midpoint the library may round the square to the other neighbour, and the sum may
+ * differ. */
 INLINE bits uncertain_square(vec g, vec squared, vec kept, real rest) {
 #if VECTOR_POWERS
     const vec residual = fused_multiply_add(g, g, -squared);
@@ -32,8 +32,9 @@ INLINE bits uncertain_square(vec g, vec squared, vec kept, real rest) {
 #endif
 }
 
-/* The same for p - a / (v_hat ** 0.5 + eps): the quotient moves against the root, less than three units for one. Its
- * dividend may be wrong where `divide` was given a tiny number, but then only a small p could tell. */
+/* p - a / (v_hat ** 0.5 + eps): with the other neighbour of the root, 1 ulp away, the quotient changes by less than 3
+ * ulp in the other direction. Its dividend may be a few ulp off where `divide` was given a tiny number; then the update
+ * is so small that it changes only a p smaller than `smallest`. */
 INLINE bits uncertain_root(vec v_hat, vec root, vec p, vec update, real smallest) {
 #if VECTOR_POWERS
     const vec residual = fused_multiply_add(-root, root, v_hat);
@@ -46,7 +47,7 @@ INLINE bits uncertain_root(vec v_hat, vec root, vec p, vec update, real smallest
 #endif
 }
 
-/* Whether `divide` may overflow, or the root be beyond LARGEST_POWER: no bias is less than 2**-53. */
+/* Where `divide` may overflow, or the root exceed LARGEST_POWER: no bias is less than 2**-53. */
 INLINE bits uncertain_size(vec size) {
 #if VECTOR_POWERS
     return larger(size, 0x1p180);
@@ -56,7 +57,7 @@ INLINE bits uncertain_size(vec size) {
 #endif
 }
 
-/* `unbiased`: bias1 is 1, as it soon becomes. */
+/* One vector of parameters. `unbiased`: bias1 is 1, as it soon becomes: 0.9**n is lost beside it from step 349 on. */
 INLINE void adam_vector(real *parameter, const real *gradient, real *m, real *v, const AdamConstants *c,
                         const int unbiased) {
     const vec p = c->shrinkage * load(parameter), g = c->gradient_scale * load(gradient);
@@ -94,7 +95,7 @@ INLINE void adam_vector(real *parameter, const real *gradient, real *m, real *v,
     const vec update = quotient(c->learning_rate * m_hat, root(v_hat) + c->eps);
     store(m, new_m);
     store(v, new_v);
-    store(parameter, p - (vec)((bits)update & (v_hat != INFINITY))); /* estimates of its root and reciprocal are NaN */
+    store(parameter, p - (vec)((bits)update & (v_hat != INFINITY))); /* whose estimates are NaN */
 }
 #endif
 
@@ -108,13 +109,13 @@ static int all_finite(int64_t n, const void *x_) {
     return 1;
 }
 
-/* Of all gradients: what clipping by their norm needs. Exact: one after the other, as the reference adds them. */
+/* Sum of the squares of all gradients, for clipping by their norm. Exact: one after the other, as in the reference. */
 static double sum_of_squares(int64_t n, const void *gradients_) {
     const real *gradients = gradients_;
     double total = 0;
     int64_t i = 0;
 #if !MICROGPT_EXACT
-    enum { BLOCK = 64 * LANES }; /* few enough for the precision of the element type */
+    enum { BLOCK = 64 * LANES }; /* few enough for the precision of float32 */
     for (; i + BLOCK <= n; i += BLOCK) {
         vec sums[4] = {0};
         for (int64_t j = i; j < i + BLOCK; j += 4 * LANES)
@@ -125,13 +126,13 @@ static double sum_of_squares(int64_t n, const void *gradients_) {
         const vec sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
         for (int lane = 0; lane < LANES; lane++) total += sum[lane];
     }
-    if (!(total > 1e-25 && total < INFINITY)) i = 0, total = 0; /* squares that are 0 or infinite in it: in float64 */
+    if (!(total > 1e-25 && total < INFINITY)) i = 0, total = 0; /* some are 0 or infinite: in float64 */
 #endif
     for (; i < n; i++) total += (double)gradients[i] * gradients[i];
     return total;
 }
 
-/* A constant in the element type: at most its largest number, times which 0 is 0. */
+/* A constant in the element type, at most its largest finite number: 0 times that is 0. */
 INLINE real constant(double x) {
 #if MICROGPT_EXACT
     return x;
@@ -148,7 +149,7 @@ static void adam(int64_t n, void *parameters_, const void *gradients_, void *m_,
         .bias1 = s->bias1, .bias2 = s->bias2, .reciprocal1 = 1 / s->bias1, .reciprocal2 = 1 / s->bias2,
         .learning_rate = constant(s->learning_rate), .eps = constant(s->eps),
         .shrinkage = constant(s->shrinkage), .gradient_scale = constant(s->gradient_scale),
-        /* `divide` is exact from 2**-900; of a step below 2**-55 of a parameter, no bit of it can be seen. */
+        /* `divide` is exact from 2**-900 on; an update below 2**-55 of a parameter changes no bit of it. */
         .smallest = fmax(0x1p-500, s->learning_rate * 0x1p-845 / (s->bias1 * s->eps)),
     };
     int64_t i = 0;

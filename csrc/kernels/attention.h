@@ -1,10 +1,10 @@
 /* Causal multi-head attention.
  *
- * The features of a row of the input are, head after head, its query, key and value of head_dim each. A row p attends to
- * the rows t of its document up to itself. Forward, for each head, sums from first to last:
+ * The features of a row of the input are, head after head, its query, key and value of head_dim each. A row p attends
+ * to the rows t of its document up to itself. Forward, for each head, sums from first to last:
  *
- *     logits[t][p]    = scale * sum over j of key[t][j] * query[p][j]           scale = 1 / sqrt(head_dim)
- *     exps[t][p]      = exp(logits[t][p] - max over t of logits[t][p])
+ *     logits[t][p]    = sum over j of key[t][j] * query[p][j]
+ *     exps[t][p]      = exp(scale * logits[t][p] - max over t of scale * logits[t][p]), scale = 1 / sqrt(head_dim)
  *     total[p]        = sum over t of exps[t][p]
  *     weights[t][p]   = exps[t][p] * (1 / total[p])
  *     output[p][j]    = sum over t of weights[t][p] * value[t][j]
@@ -19,7 +19,7 @@
  *     d_value[t][j]   = sum over p of weights[t][p] * d_output[p][j]
  *
  * QUERY_PANELS panels of rows p, a query block, are computed together. They may hold several documents, or a part of
- * one. Arrays over (t, p) cover the panels of all rows t that any row of the query block attends to: [panels of p][t][LINE].
+ * one. Arrays over (t, p) cover the panels of all rows t that any row of the query block attends to, [panels][t][LINE].
  * They are 0 where p does not attend to t: adding 0 times a finite number to a sum that started at +0.0 changes no bit
  * of it, see interface.h. Backward goes through query blocks from last to first, and adds to the d_key and d_value that
  * later query blocks have left. Nothing larger than these triangles is ever kept.
@@ -27,8 +27,8 @@
  * saved, for each query block, head and panel: exps [keys][LINE], total [LINE], 1 / total [LINE]. In float32 the exps
  * are already divided by their total.
  *
- * attention_short.h computes the same for documents of at most LINE rows, attention_rows.h for rows of which some number
- * is not finite, and attention_forward_cached, below, for rows whose keys and values are in caches.
+ * attention_short.h computes the same for documents of at most LINE rows, attention_rows.h for rows of which some
+ * number is not finite, and attention_forward_cached, below, for rows whose keys and values are in caches.
  */
 #pragma once
 
@@ -40,7 +40,7 @@ typedef struct {
     int64_t head_dim, width, output_width;  /* features of a head, of a row of input, of output */
     int64_t panel, panels, rows;            /* of the rows p: first panel, how many, how many rows that exist */
     int64_t first_key_panel, key_panels;    /* of the rows t that they attend to */
-    int64_t next_first_key_panel;           /* of the query block that follows, which has been there before in backward */
+    int64_t next_first_key_panel;           /* of the query block that follows, which backward does first */
     int64_t features, output_features;      /* in front of those of this head */
     real scale;
     real *exps;
@@ -53,13 +53,15 @@ INLINE int64_t saved_line(const Head *h) { return (keys_of(h) + 2) * LINE; }
 /* Elements of `saved` that one panel needs. */
 static int64_t attention_size(const Workspace *w, int64_t panel) {
     if (attention_is_short(w)) return attention_short_size(w);
-    const int64_t query_block = panel / QUERY_PANELS * QUERY_PANELS, end = minimum(query_block + QUERY_PANELS, lines_for(w->rows));
+    const int64_t query_block = panel / QUERY_PANELS * QUERY_PANELS;
+    const int64_t end = minimum(query_block + QUERY_PANELS, lines_for(w->rows));
     return w->n_head * ((end - first_key_panel_of(w, query_block)) * LINE + 2) * LINE;
 }
 
 INLINE Head head_of(const Operation *op, const Workspace *w, int64_t query_block, int64_t head) {
     const int64_t head_dim = w->n_embd / w->n_head, panel = query_block * QUERY_PANELS;
-    const int64_t end = minimum(panel + QUERY_PANELS, lines_for(w->rows)), first_key_panel = first_key_panel_of(w, panel);
+    const int64_t first_key_panel = first_key_panel_of(w, panel);
+    const int64_t end = minimum(panel + QUERY_PANELS, lines_for(w->rows));
     Head h = {
         .head_dim = head_dim, .width = op->n_in, .output_width = op->n_out,
         .panel = panel, .panels = end - panel, .rows = minimum(end * LINE, w->rows) - panel * LINE,
@@ -82,12 +84,13 @@ INLINE int64_t at_panel(const Head *h, int part, int64_t panel) {
 /* Where feature 0 of the query block starts, in an array like the output. */
 INLINE int64_t at_output(const Head *h) { return (h->panel * h->output_width + h->output_features) * LINE; }
 
-/* c[t][p] = sum over j of part[t][j] * columns[j][p], for all keys t: logits from keys and queries, d_weights from values
- * and d_output. */
-INLINE void multiply_by_features(const Head *h, const real *input, int part, const real *columns, ptrdiff_t column_stride,
-                                 int direction, real *c, ptrdiff_t c_line_stride) {
+/* c[t][p] = sum over j of part[t][j] * columns[j][p], for all keys t: logits from keys and queries, d_weights from
+ * values and d_output. */
+INLINE void multiply_by_features(const Head *h, const real *input, int part, const real *columns,
+                                 ptrdiff_t column_stride, int direction, real *c, ptrdiff_t c_line_stride) {
     for (int64_t panel = 0; panel < h->key_panels; panel++)
-        multiply(&(Product){.a = over_features(input + at_panel(h, part, h->first_key_panel + panel), direction, h->head_dim),
+        multiply(&(Product){.a = over_features(input + at_panel(h, part, h->first_key_panel + panel), direction,
+                                               h->head_dim),
                             .b = in_lines(columns, direction, h->head_dim, column_stride),
                             .depth = h->head_dim,
                             .c = c + panel * LINE * LINE, .c_row_stride = LINE, .c_line_stride = c_line_stride},
@@ -98,17 +101,18 @@ INLINE void multiply_by_features(const Head *h, const real *input, int part, con
  * and d_logits. */
 INLINE void multiply_by_keys(const Head *h, const real *input, int part, const real *columns, ptrdiff_t column_stride,
                              int direction, real *c, ptrdiff_t c_line_stride) {
-    multiply(&(Product){.a = over_positions(input + at_panel(h, part, h->first_key_panel), direction, keys_of(h), h->width),
+    multiply(&(Product){.a = over_positions(input + at_panel(h, part, h->first_key_panel), direction, keys_of(h),
+                                            h->width),
                         .b = in_lines(columns, direction, keys_of(h), column_stride),
                         .depth = keys_of(h),
                         .c = c, .c_row_stride = LINE, .c_line_stride = c_line_stride},
              h->head_dim, 0, h->panels);
 }
 
-/* d_part[t][j] (+)= sum over p, last to first, of d[t][p] * rows[p][j], for all keys t: d_key from d_logits and queries,
- * d_value from weights and d_output. Lanes are keys t here, so d [panels][keys][LINE] is transposed first. */
-INLINE void multiply_by_queries(const Head *h, const real *d, const real *rows, int64_t width, real *transposed, int part,
-                                real *d_input) {
+/* d_part[t][j] (+)= sum over p, last to first, of d[t][p] * rows[p][j], for all keys t: d_key from d_logits and
+ * queries, d_value from weights and d_output. Lanes are keys t here, so d [panels][keys][LINE] is transposed first. */
+INLINE void multiply_by_queries(const Head *h, const real *d, const real *rows, int64_t width, real *transposed,
+                                int part, real *d_input) {
     const int64_t square = LINE * LINE;
     for (int64_t key_panel = 0; key_panel < h->key_panels; key_panel++)
         for (int64_t p = 0; p < h->panels; p++)
@@ -180,7 +184,8 @@ static void attention_forward_head(const Head *h, const Workspace *w, const real
     multiply_by_keys(h, input, VALUE, weights, saved_line(h), FORWARDS, output + at_output(h), h->output_width * LINE);
 }
 
-static void attention_backward_head(const Head *h, const real *input, const real *d_output, real *d_input, real *scratch) {
+static void attention_backward_head(const Head *h, const real *input, const real *d_output, real *d_input,
+                                    real *scratch) {
     const int64_t keys = keys_of(h), triangle = h->panels * keys * LINE;
     const real *query = input + at_panel(h, QUERY, h->panel), *head_d_output = d_output + at_output(h);
     real *d_logits = scratch, *weights = d_logits + triangle, *transposed = weights + triangle;
@@ -198,8 +203,9 @@ static void attention_backward_head(const Head *h, const real *input, const real
                          d_logits + at, weights + at, -LINE, keys);
     }
 
-    /* It was: logits[t][p] = sum over j of key[t][j] * query[p][j]. So now:
-     * d_query[p][j] = sum over t of key[t][j] * d_logits[t][p] and d_key[t][j] += sum over p of query[p][j] * d_logits[t][p] */
+    /* It was: logits[t][p] = sum over j of key[t][j] * query[p][j]. So now, from both factors:
+     *     d_query[p][j]  = sum over t of key[t][j] * d_logits[t][p]
+     *     d_key[t][j]   += sum over p of query[p][j] * d_logits[t][p] */
     multiply_by_keys(h, input, KEY, d_logits, keys * LINE, BACKWARDS,
                      d_input + at_panel(h, QUERY, h->panel), h->width * LINE);
     multiply_by_queries(h, d_logits, query, h->width, transposed, KEY, d_input);
@@ -216,7 +222,7 @@ INLINE int64_t attention_scratch_size(const Workspace *w, int64_t rows) {
     return triangles > diagonals ? triangles : diagonals;
 }
 
-/* Sets the values [n][head_dim][LINE] beyond the `last` of each document to 0: an earlier document has left them there. */
+/* Sets values [n][head_dim][LINE] beyond the `last` of each document, which earlier documents have left there, to 0. */
 static __attribute__((noinline)) void forget_beyond(real *value, ptrdiff_t row_stride, int64_t head_dim, int64_t n,
                                                     bits last) {
     for (int64_t t = 0; t < n; t++)
@@ -262,7 +268,7 @@ static void attention_forward_cached(const Operation *op, const Workspace *w, in
     }
 }
 
-/* What forward has saved of row p. */
+/* The numbers saved by forward for row p. */
 INLINE SavedRow attention_saved(const Operation *op, const Workspace *w, int64_t head, int64_t p) {
     if (attention_is_short(w)) return attention_short_saved(op, w, head, p);
     const Head h = head_of(op, w, p / LINE / QUERY_PANELS, head);
@@ -278,8 +284,8 @@ static void attention_forward_by_rows(const Operation *op, const Workspace *w, i
 }
 
 /* Likewise the gradients of one head in the panels of a span. */
-static void attention_backward_by_rows(const Operation *op, const Workspace *w, int64_t begin, int64_t end, int64_t head,
-                                       real *scratch) {
+static void attention_backward_by_rows(const Operation *op, const Workspace *w, int64_t begin, int64_t end,
+                                       int64_t head, real *scratch) {
     const int64_t features = 3 * (w->n_embd / w->n_head);
     for (int64_t panel = begin; panel < end; panel++)
         clear(activation(w, op->d_input, op->n_in, panel * LINE) + head * features * LINE, features * LINE);

@@ -1,14 +1,14 @@
 /* Attention of single rows, a number at a time: for rows that the other kernels of attention cannot compute.
  *
  * Those multiply by 0 what a row does not attend to. Where that is infinite or NaN, in a later row, in a row of another
- * document or in padding, their sum is NaN. Here every sum has the terms that it has in the reference, in the same order,
- * and no others. The formulas are those of attention.h.
+ * document or in padding, their sum is NaN. Here every sum has the terms that it has in the reference, in the same
+ * order, and no others. The formulas are those of attention.h.
  */
 #pragma once
 
 #include "softmax.h"
 
-/* What forward has saved of a row p and a head. */
+/* The numbers saved by forward for a row p and a head. */
 typedef struct {
     const real *exps;       /* of the first row that p attends to */
     ptrdiff_t stride;       /* from one row to the next */
@@ -34,8 +34,8 @@ static void attention_row_forward(const Operation *op, const Workspace *w, int64
     }
 }
 
-/* Sets d_query of row p, and adds to d_key and d_value of the rows t that it attends to. In `scratch`, room for 2 vectors
- * of LINE elements for each t; only their first lanes count. */
+/* Sets d_query of row p, and adds to d_key and d_value of the rows t that it attends to. In `scratch`, room for 2
+ * vectors of LINE elements for each t; only their first lanes count. */
 static void attention_row_backward(const Operation *op, const Workspace *w, int64_t head, int64_t p, SavedRow saved,
                                    real *scratch) {
     const int64_t n_in = op->n_in, n_out = op->n_out, head_dim = w->n_embd / w->n_head, first = w->first_rows[p];

@@ -1,8 +1,8 @@
 /* Causal attention where no document is longer than LINE: the formulas of attention.h, diagonal by diagonal.
  *
- * A panel of rows p then holds several documents, and most pairs (t, p) of its rows are of different ones. So arrays over
- * (t, p) are laid out by offset o = p - t, [diagonals][LINE]: lane p of diagonal o stands for the pair (p - o, p), or
- * for nothing where the document of p has no row t = p - o.
+ * A panel of rows p then holds several documents, and most pairs (t, p) of its rows are of different ones. So arrays
+ * over (t, p) are laid out by offset o = p - t, [diagonals][LINE]: lane p of diagonal o stands for the pair (p - o, p),
+ * or for nothing where the document of p has no row t = p - o.
  *
  * A row t lies in the panel of p or in the one before. Features of two neighbouring panels stand side by side in a
  * window, so that one load gives the keys (or values) of a whole diagonal, o lanes before p. Nothing is broadcast and
@@ -95,7 +95,7 @@ static void attention_short_forward(const Operation *op, const Workspace *w, int
     fill_reach(w, panel, reach);
 
     for (int v = 0; v < LINE; v += LANES) {
-        /* logits[o][p] = scale * sum over j of key[p - o][j] * query[p][j], and the largest of each p */
+        /* logits[o][p] = sum over j of key[p - o][j] * query[p][j]; scaled, and the largest of each p */
         for (int64_t head = 0; head < n_head; head++) {
             const real *query = input + head * features * LINE + v;
             const real *key = windows + head * 2 * head_dim * WINDOW + LINE + v;
@@ -110,7 +110,7 @@ static void attention_short_forward(const Operation *op, const Workspace *w, int
             }
             store(logits + n * LINE, largest);
         }
-        /* exps[o][p] = exp(logits[o][p] - largest[p]), total[p] = their sum over t, first to last: over o, last to first */
+        /* exps[o][p] = exp(scaled[o][p] - largest[p]), total[p] = their sum over t, first to last */
         for (int64_t head = 0; head < n_head; head++) {
             real *exps = saved + head * (n + 2) * LINE + v;
             const vec largest = load(exps + n * LINE);
@@ -185,7 +185,7 @@ static void attention_short_backward(const Operation *op, const Workspace *w, in
                                  d_logits + h * triangle + v, weights + h * triangle + v, WINDOW, n);
             }
         }
-        /* It was: logits[o][p] = sum over j of key[p - o][j] * query[p][j]. So now, sums over t or p from last to first:
+        /* It was: logits[o][p] = sum over j of key[p - o][j] * query[p][j]. So now, sums from last to first:
          *     d_query[p][j] = sum over o = 0 ... n - 1 of key[p - o][j] * d_logits[o][p]
          *     d_key[t][j]   = sum over o = n - 1 ... 0 of query[t + o][j] * d_logits[o][t + o]
          *     d_value[t][j] = sum over o = n - 1 ... 0 of d_output[t + o][j] * weights[o][t + o]
@@ -209,7 +209,7 @@ static void attention_short_backward(const Operation *op, const Workspace *w, in
     }
 }
 
-/* What forward has saved of row p; its rows t lie one diagonal apart, the first one last. */
+/* The numbers saved by forward for row p. Its rows t lie a diagonal apart, the first one last. */
 INLINE SavedRow attention_short_saved(const Operation *op, const Workspace *w, int64_t head, int64_t p) {
     const int64_t n = diagonals_of(w);
     const real *exps = array(w, op->saved) + w->attention_start[p / LINE] + head * (n + 2) * LINE + p % LINE;

@@ -30,7 +30,8 @@ INLINE void add_to(real *sums, const real *terms, int64_t n) {
         for (int64_t i = 0; i < n; i++) sums[i] += terms[i];
 }
 
-/* Each row's gradient goes to its token and to its position, rows last to first. A task is a line of features. */
+/* d_wte[tokens[r]] += d_output[r], d_wpe[positions[r]] += d_output[r], rows last to first. A task is a line of
+ * features. */
 static void embedding_backward(const Operation *op, const Workspace *w, const Range *range) {
     const int64_t n = op->n_out, panels = lines_for(w->rows);
     for (int64_t feature = range->begin * LINE; feature < minimum(range->end * LINE, n); feature += LINE) {
@@ -38,8 +39,8 @@ static void embedding_backward(const Operation *op, const Workspace *w, const Ra
         real *wte = (real *)w->gradients + feature, *wpe = wte + w->num_wte, rows[LINE * LINE];
         for (int64_t i = 0; i < w->num_wte + w->num_wpe; i += n) clear(wte + i, width);
         for (int64_t panel = panels - 1; panel >= 0; panel--) {
-            const real *gradient = activation(w, op->d_output, n, panel * LINE) + feature * LINE;
-            transpose_lines(gradient, LINE, rows, LINE);
+            const real *features = activation(w, op->d_output, n, panel * LINE) + feature * LINE;
+            transpose_lines(features, LINE, rows, LINE);
             for (int64_t r = minimum(LINE, w->rows - panel * LINE) - 1; r >= 0; r--) {
                 add_to(wte + w->tokens[panel * LINE + r] * n, rows + r * LINE, width);
                 add_to(wpe + w->positions[panel * LINE + r] * n, rows + r * LINE, width);

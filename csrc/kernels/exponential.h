@@ -1,11 +1,11 @@
-/* The exponential function, for arguments up to 0: what softmax needs after it has subtracted the maximum. And, where
- * any rounding will do, the logarithm. */
+/* The exponential function for x <= 0, which is what softmax needs after it has subtracted the maximum; in float32, the
+ * logarithm, too. Contracts as in numerics.h. */
 #pragma once
 
 #include "numerics.h"
 
 #if VECTOR_POWERS
-/* 2 ** (j / 16), rounded, and what the rounding left over. */
+/* 2 ** (j / 16): its rounding, and the residual. */
 static const double power_of_two[16] = {
     0x1.0000000000000p+0, 0x1.0b5586cf9890fp+0, 0x1.172b83c7d517bp+0, 0x1.2387a6e756238p+0,
     0x1.306fe0a31b715p+0, 0x1.3dea64c123422p+0, 0x1.4bfdad5362a27p+0, 0x1.5ab07dd485429p+0,
@@ -19,9 +19,9 @@ static const double power_of_two_residual[16] = {
     0x1.7a1cd345dcc81p-54, 0x1.11065895048ddp-55, 0x1.2ed02d75b3707p-55, -0x1.e9c23179c2893p-54,
 };
 
-/* exp(x) for -40 <= x <= 0: x = (k / 16) log 2 + r, so exp(x) = 2 ** (k / 16) * exp(r), the exponential of r, which is
- * at most log(2) / 32, by its Taylor series. The residual is exact to 2**-10 units in the last place; glibc's exp is
- * within 0.509 (the comment in its exp_data.c). */
+/* exp(x) for -40 <= x <= 0; any bits outside. x = (k / 16) log 2 + r, so exp(x) = 2 ** (k / 16) * exp(r), with the
+ * Taylor series of exp for r, which is at most log(2) / 32. The residual is exact to 2**-10 ulp; glibc's exp is within
+ * 0.509 ulp (the comment in its exp_data.c). */
 INLINE DoubleDouble precise_exponential(vec x) {
     const vec shift = broadcast(0x1.8p52); /* its addition rounds to a whole number, in the lowest bits */
     const vec shifted = x * 0x1.71547652b82fep+4 + shift, k = shifted - shift;
@@ -46,7 +46,7 @@ INLINE DoubleDouble precise_exponential(vec x) {
     return (DoubleDouble){result.value * scale, result.residual * scale};
 }
 
-/* exp(x) for x <= 0 */
+/* exp(x) for x <= 0, NaN for NaN: the bits of the C library, called where the result is uncertain or x < -40. */
 INLINE vec exponential(vec x) {
     DoubleDouble result = precise_exponential(x);
     int uncertain = negative_lanes(near_midpoint(result.value, result.residual, broadcast(1)) | larger(-x, 40));
@@ -60,8 +60,8 @@ INLINE vec exponential(vec x) {
     return x;
 }
 #else
-/* exp(x) for x <= 0, to 1e-7 of itself, and 0 where that is smaller than 2 ** -125: x = k log 2 + r, the exponential of
- * r, at most log(2) / 2, by a polynomial. */
+/* exp(x) for x <= 0: relative error about 1e-7; 0 for x < -86.6, where exp(x) < 2**-124; NaN for NaN.
+ * x = k log 2 + r, with a polynomial for the exponential of r, which is at most log(2) / 2. */
 INLINE vec exponential(vec x) {
     const vec shift = broadcast(0x1.8p23f); /* its addition rounds to a whole number, in the lowest bits */
     const bits too_small = x < -86.6f;
@@ -78,7 +78,8 @@ INLINE vec exponential(vec x) {
     return (vec)((bits)(power * scale) & ~too_small);
 }
 
-/* log(x) for x >= 1, to 1e-7: x = 2 ** k * m with m around 1, and log(m) = 2 artanh((m - 1) / (m + 1)) by its series. */
+/* log(x) for finite x >= 1: error about 1e-7. Infinity and NaN give finite numbers.
+ * x = 2 ** k * m with m around 1, and the series of log(m) = 2 artanh((m - 1) / (m + 1)). */
 INLINE vec logarithm(vec x) {
     const bits exponent = ((bits)x - 0x3f3504f3) >> 23; /* m from sqrt(0.5) */
     const vec m = (vec)((bits)x - (exponent << 23)), z = (m - 1) / (m + 1), square = z * z;

@@ -1,4 +1,4 @@
-/* What the engine and its kernels share: the operations on the tape, and the table of kernels for one element type
+/* Types shared by the engine and its kernels: the operations on the tape, and the table of kernels for one element type
  * and one instruction set. Everything here is independent of both.
  *
  * Shapes. A step works on `rows` token positions: the documents of the batch packed end to end, no padding between
@@ -19,7 +19,7 @@
  *      never -0.0, so 0 * x changes no bit of it if x is finite. If x is not, the term is NaN, then the sum, then
  *      everything computed from it, up to the row's logits, down to the gradient of its position's embedding. Where
  *      the engine finds those not finite, rightly or not, it runs the pass again `by_rows`, without such terms. A loss
- *      needs no second look: a value that is not finite makes that of its own row, which attends to it, NaN.
+ *      need not be computed again: a value that is not finite makes that of its own row, which attends to it, NaN.
  *   4. In a cache, a lane meets only what earlier documents have left in it: see attention_forward_cached.
  */
 #pragma once
@@ -29,7 +29,7 @@
 
 enum {
     LINE_BYTES = 64,
-    QUERY_PANELS = 2, /* whose attention is computed together */
+    QUERY_PANELS = 2, /* panels of a query block, whose attention is computed together */
 };
 
 typedef enum {
@@ -39,28 +39,28 @@ typedef enum {
     RELU_BACKWARD   /* c = sum where extra > 0, otherwise 0 (exact: 0 * sum) */
 } Epilogue;
 
-/* One record on the tape: `Operation` of network.py, with the places that its arrays have in the arena. Offsets count
- * elements from the start of the arena; -1 says there is no such thing. */
+/* One record on the tape: `Operation` of network.py, with the places of its arrays in the arena. Offsets count elements
+ * from the start of the arena; -1 stands for none. Gradients are named d_ and what they are of. */
 typedef struct {
     const struct Kernel *kernel;    /* its forward and backward */
-    Epilogue epilogue;              /* of LINEAR: what happens to each sum before it is stored */
-    Epilogue backward_epilogue;     /* of LINEAR: what happens to each gradient of the input */
-    int accumulate;                 /* of RMSNORM: add to the gradient that the input already has */
+    Epilogue epilogue;              /* of LINEAR: applied to each sum before it is stored */
+    Epilogue backward_epilogue;     /* of LINEAR: applied to each element of d_input */
+    int accumulate;                 /* of RMSNORM: add to the d_input that is there already */
     int64_t n_in, n_out;            /* widths of input and output */
     int64_t input, output;          /* activations */
     int64_t d_input, d_output;
-    int64_t residual;               /* activation that the epilogue ADD adds */
-    int64_t saved;                  /* what forward leaves for backward, beside input and output */
+    int64_t residual;               /* activation that the epilogue ADD adds to the output */
+    int64_t saved;                  /* array that forward leaves for backward, beside input and output */
     double scale;                   /* of RMSNORM: 1 / n_in, of ATTENTION: 1 / sqrt(head_dim) */
     int64_t weight;                 /* of a matrix product: where in the parameters its weights [n_out][n_in] start */
-    const int64_t *weight_rows;     /* ... or, where they are not in one piece, each output's; and ... */
+    const int64_t *weight_rows;     /* ... [n_out]: where each output's weights start, if not in one piece; or NULL */
     int64_t gathered;               /* ... where in the arena they are brought together, */
     int64_t d_gathered;      /* ... and their gradients */
     int64_t transposed;             /* of a large matrix: where in the arena backward transposes it to */
     int64_t cache;                  /* of ATTENTION: where in a panel's key/value cache this layer starts */
 } Operation;
 
-/* What an operation works on. The arrays over rows have room for whole panels. */
+/* The batch that operations work on. Arrays over rows have room for whole panels. */
 typedef struct {
     void *arena;
     const void *parameters;         /* [num_params] */
@@ -68,42 +68,42 @@ typedef struct {
     int64_t num_wte, num_wpe;       /* elements of the first two parameter matrices */
     int64_t vocab_size, n_embd, n_head, block_size;
 
-    int64_t rows, longest;          /* longest: rows of the longest document */
+    int64_t rows, longest;          /* `longest`: rows of the longest document */
     int32_t *tokens;                /* [rows], padding: 0, as in the next two */
     int32_t *targets;               /* [rows] */
     int32_t *positions;             /* [rows] */
-    int32_t *first_rows;            /* [rows], where the document of the row starts */
+    int32_t *first_rows;            /* [rows], the row at which the document of the row starts */
     double *d_losses;          /* [rows], d loss / d (loss of the row) */
     double *losses;                 /* [rows] */
-    int64_t *attention_start;       /* [panels], where in an ATTENTION's `saved` each panel starts */
-    int64_t *span_start;           /* [spans + 1], first panels of query blocks; no document reaches from one span into another */
+    int64_t *attention_start;       /* [panels], where in the `saved` of an ATTENTION each panel starts */
+    int64_t *span_start;            /* [spans + 1], panels: no document reaches into another span */
     int64_t spans;
-    int by_rows;                    /* attention leaves out what a row does not attend to, rather than add 0 times it */
+    int by_rows;                    /* attention skips what a row does not attend to, rather than add 0 times it */
 
     void *const *caches;            /* [panels] key/value caches: each row then continues a document of its own */
-    double temperature;             /* with caches: what divides the logits, or 0, */
-    const double *uniforms;         /* [rows], numbers in [0, 1) to draw tokens with, or NULL; room for whole panels */
-    double *probabilities;          /* [rows][vocab_size], or NULL, */
-    int32_t *drawn;                 /* [rows] and the tokens drawn */
+    double temperature;             /* with caches: the divisor of the logits, or 0 */
+    const double *uniforms;         /* [rows], in [0, 1), to draw tokens with; or NULL */
+    double *probabilities;          /* [rows][vocab_size], or NULL: where they go */
+    int32_t *drawn;                 /* [rows], where the tokens go, if there are uniforms */
 } Workspace;
 
-/* A part of an operation's work, for one thread: the tasks in [begin, end), whatever a task is. */
+/* Part of an operation's work, for one thread: the tasks in [begin, end), whatever a task is. */
 typedef struct {
     int64_t begin, end;
-    void *scratch;                  /* the thread's own memory, `scratch_size` elements */
+    void *scratch;                  /* memory of this thread alone, `scratch_size` elements */
 } Range;
 
-/* Work that can be shared: no task waits for another, and none adds to what another writes. */
+/* Work that threads can share: no task waits for another, and none adds to what another writes. */
 typedef struct {
     void (*run)(const Operation *, const Workspace *, const Range *);
     int64_t (*tasks)(const Operation *, const Workspace *);
-    int64_t grain;                  /* tasks that are better done together */
+    int64_t grain;                  /* tasks that a thread had better do together */
 } Stage;
 
 enum { STAGES = 4 };
-typedef Stage Stages[STAGES];       /* one after the other; where there are fewer, the rest have no `run` */
+typedef Stage Stages[STAGES];       /* run one after the other, up to the first without `run` */
 
-/* An operation's pair. */
+/* The two directions of an operation. */
 typedef struct Kernel {
     const char *name;
     Stages forward, backward;
@@ -112,24 +112,24 @@ typedef struct Kernel {
 typedef struct {
     double learning_rate, beta1, beta2, eps;
     double bias1, bias2;            /* 1 - beta1**step and 1 - beta2**step */
-    double shrinkage;               /* 1 - learning_rate * weight_decay, what parameters are multiplied by first */
-    double gradient_scale;          /* what gradients are multiplied by first: below 1 where they are clipped */
+    double shrinkage;               /* 1 - learning_rate * weight_decay: factor of the parameters */
+    double gradient_scale;          /* factor of the gradients: below 1 where they are clipped */
 } AdamStep;
 
 /* The kernels for one element type and one instruction set. */
 typedef struct {
     const char *instruction_set;
-    int exact;                      /* every bit is microgpt's */
+    int exact;                      /* float64: every bit is the reference's */
     size_t itemsize;
-    const Kernel *operations;       /* up to one without a name */
+    const Kernel *operations;       /* ends with one without a name */
     Stages draw;                    /* of the logits: probabilities and tokens */
     int64_t (*scratch_size)(const Workspace *, int64_t rows);
-    /* Where in `saved` an ATTENTION's panel ends, if it starts at 0: elements */
+    /* Elements of `saved` that one panel of an ATTENTION needs. */
     int64_t (*attention_size)(const Workspace *, int64_t panel);
     int (*all_finite)(int64_t n, const void *x);
     double (*sum_of_squares)(int64_t n, const void *gradients);
     void (*adam)(int64_t n, void *parameters, const void *gradients, void *m, void *v, const AdamStep *);
-    /* The machine's ceiling, see peak.h. */
+    /* Peak rates of the machine, see peak.h. */
     double (*multiply_add_loop)(int64_t iterations);
     double (*divide_root_loop)(int64_t iterations);
     int64_t multiply_adds_per_iteration, divide_roots_per_iteration;

@@ -1,5 +1,5 @@
-/* The instruction sets that kernels.c is compiled for on this architecture, and the search for the kernels of one. setup.py
- * compiles exactly these. */
+/* The instruction sets that kernels.c is compiled for on this architecture, and the search for the kernels of one.
+ * setup.py compiles exactly these. */
 #pragma once
 
 #include <string.h>
@@ -54,7 +54,8 @@ static inline const char *instruction_set_name(int i) {
 static inline const Kernels *find_kernels(const char *instruction_set, int exact) {
     const char *name;
     for (int i = 0; (name = instruction_set_name(i)); i++)
-        if (strcmp(name, instruction_set) == 0) return exact ? supported_variant(i).float64 : supported_variant(i).float32;
+        if (strcmp(name, instruction_set) == 0)
+            return exact ? supported_variant(i).float64 : supported_variant(i).float32;
     return NULL;
 }
 

@@ -18,7 +18,7 @@
 #define MICROGPT_SYMBOL microgpt_kernels_float32_
 #endif
 
-/* The tasks that work is divided into. */
+/* How many tasks there are for each way to divide work. */
 static int64_t each_panel(const Operation *op, const Workspace *w) { return (void)op, lines_for(w->rows); }
 static int64_t each_query_block(const Operation *op, const Workspace *w) {
     return (void)op, (lines_for(w->rows) + QUERY_PANELS - 1) / QUERY_PANELS;
@@ -32,8 +32,8 @@ static int64_t each_gathered_row(const Operation *op, const Workspace *w) { retu
 static int64_t each_span_and_head(const Operation *op, const Workspace *w) { return (void)op, w->spans * w->n_head; }
 
 static int64_t scratch_size(const Workspace *w, int64_t rows) {
-    const int64_t sizes[] = {linear_scratch_size(w, rows), attention_scratch_size(w, rows), lines_for(w->block_size) * LINE * LINE,
-                             w->n_embd * LINE};
+    const int64_t sizes[] = {linear_scratch_size(w, rows), attention_scratch_size(w, rows),
+                             lines_for(w->block_size) * LINE * LINE, w->n_embd * LINE};
     int64_t largest = 0;
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) largest = sizes[i] > largest ? sizes[i] : largest;
     return largest;

@@ -8,8 +8,8 @@
 
 #include "product.h"
 
-/* The weights [n_out][n_in], outputs in the order in which backward sums over them: the parameters themselves, or, where
- * that is another order, a gathered copy. Backward scatters the gradients of a copy. */
+/* The weights [n_out][n_in], outputs in the order in which backward sums over them: the parameters themselves, or,
+ * where that is another order, a gathered copy. Backward scatters the gradients of a copy. */
 INLINE const real *weights_of(const Operation *op, const Workspace *w) {
     return op->weight_rows ? array(w, op->gathered) : (const real *)w->parameters + op->weight;
 }
@@ -75,7 +75,8 @@ static void linear_backward_weight(const Operation *op, const Workspace *w, cons
                 for (int64_t panel = begin; panel < end; panel++)
                     transpose_lines(activation(w, op->input, n_in, panel * LINE) + (line + l) * LINE * LINE, LINE,
                                     transposed + (l * (end - begin) + panel - begin) * LINE * LINE, LINE);
-            multiply(&(Product){.a = over_positions(activation(w, op->d_output, n_out, begin * LINE), BACKWARDS, depth, n_out),
+            multiply(&(Product){.a = over_positions(activation(w, op->d_output, n_out, begin * LINE), BACKWARDS, depth,
+                                                    n_out),
                                 .b = in_lines(transposed, BACKWARDS, depth, (end - begin) * LINE * LINE),
                                 .depth = depth,
                                 .c = c, .c_row_stride = c_row_stride, .c_line_stride = LINE,

@@ -1,8 +1,11 @@
-/* Elementary functions under the two policies.
+/* Powers and divisions under the two policies.
  *
  * float64 gives the bits of CPython, which calls the C library: `a / b` between Values is a * pow(b, -1), `x ** 2` is
  * pow(x, 2), and the library's pow is not correctly rounded. Compile with -fno-builtin-pow, or the compiler turns
  * pow(x, 2) into x * x and pow(x, -1) into 1 / x.
+ *
+ * Contracts name the domain of a function, its error in ulp (units in the last place of the result), and what it gives
+ * outside the domain.
  */
 #pragma once
 
@@ -16,25 +19,26 @@ INLINE real power(real x, real exponent) { return powf(x, exponent); }
 
 /* --- pow in vectors -------------------------------------------------------------------------------------------------
  *
- * glibc's pow is within 0.509 units in the last place for results of moderate size, on processors with fused
- * multiply-add (the comment in its e_pow.c states and derives the bound). So it can differ from the correctly rounded
- * x * x or square root only where the exact result lies that close to the midpoint between two neighbours. The
- * residual, which one fused multiply-add gives exactly, tells where: with the margin below, in 2.5 % of all cases.
+ * glibc's pow is within 0.509 ulp for results of moderate size, on processors with fused multiply-add (the comment in
+ * its e_pow.c states and derives the bound). So it can differ from a correctly rounded power only where the exact
+ * result lies that close to the midpoint between two neighbours. The residual, which one fused multiply-add gives
+ * exactly, shows where: with the margin below, in 2.5 % of all cases. There, and only there, the library's pow is
+ * called.
  */
 #if MICROGPT_EXACT && defined(__GLIBC__) && (defined(__FMA__) || defined(__aarch64__))
 #define VECTOR_POWERS 1
 
-/* Units in the last place: 0.009, and 4e-5 for each unit of |log(result)| up to 87, hence the range. */
+/* In ulp: 0.009, and 4e-5 for each unit of |log(result)| up to 87, hence the range. */
 #define MIDPOINT_MARGIN 0.0125
 #define LARGEST_POWER 0x1p120
 
 enum { EXPONENT_SHIFT = 52, EXPONENT_BIAS = 1023 };
 #define BITS_OF_POWER_OF_TWO(e) ((real_bits)(EXPONENT_BIAS + (e)) << EXPONENT_SHIFT)
 
-/* Each of the following answers in the sign bit of every lane; the other bits mean nothing. */
+/* The next three return masks: only the sign bit of each lane is meaningful. */
 
-/* Whether value + residual / scale, value being its rounding, is near a midpoint, or 0 < value * scale < 2**-120. Just
- * below a power of two neighbours are closer, hence the - 1. For value 0, never. */
+/* Where value + residual / scale, whose rounding is value, is near a midpoint, or 0 < value * scale < 2**-120. Never
+ * for value 0. Just below a power of two, neighbours are closer together: hence the - 1. */
 INLINE bits near_midpoint(vec value, vec residual, vec scale) {
     const bits exponent = ((bits)value - 1) & BITS_OF_POWER_OF_TWO(1024);
     const vec limit = fused_multiply_add((vec)exponent * ((0.5 - MIDPOINT_MARGIN) * 0x1p-52), scale,
@@ -42,19 +46,21 @@ INLINE bits near_midpoint(vec value, vec residual, vec scale) {
     return (bits)(limit - absolute(residual));
 }
 
+/* Where a and b differ in any bit. */
 INLINE bits differ(vec a, vec b) {
     const bits difference = (bits)a ^ (bits)b;
     return difference | -difference;
 }
 
+/* Where a > b; anything for NaN. */
 INLINE bits larger(vec a, real b) { return (bits)(b - a); }
 
-/* Where value + residual is near a midpoint, the neighbour of value on its other side. */
+/* The neighbour of value on the other side of the midpoint that value + residual is near. */
 INLINE vec neighbour(vec value, vec residual) { return fused_multiply_add(residual, broadcast(2), value); }
 
-/* a / b, correctly rounded, from b's rounded reciprocal (Markstein, 1990): each step takes out the error of the one
- * before, and the last starts from a quotient that is at most one unit off. For 0 < |a| < 2**-900 the errors cannot be
- * represented, and the result may be a few units off. */
+/* a / b from the rounded reciprocal of b (Markstein, 1990): each step removes the error of the one before, and the last
+ * one starts from a quotient that is at most 1 ulp off. Correctly rounded for a = 0 and |a| >= 2**-900, while a * r
+ * does not overflow. For smaller |a| the errors cannot be represented, and the result may be a few ulp off. */
 INLINE vec divide(vec a, real b, real reciprocal) {
     const vec divisor = broadcast(-b), r = broadcast(reciprocal);
     vec quotient = a * r;
@@ -62,22 +68,24 @@ INLINE vec divide(vec a, real b, real reciprocal) {
     return fused_multiply_add(fused_multiply_add(quotient, divisor, a), r, quotient);
 }
 
-/* A number as its rounding and what is left over, much more exactly than one vector could hold it. */
+/* A number as the unevaluated sum of its rounding and a residual (Dekker, 1971): about twice the digits. */
 typedef struct {
     vec value, residual;
 } DoubleDouble;
 
+/* large + small exactly, where |large| >= |small| or large is 0 (Dekker, 1971). */
 INLINE DoubleDouble fast_two_sum(vec large, vec small) {
     const vec value = large + small;
     return (DoubleDouble){value, small - (value - large)};
 }
 
+/* a * b exactly, unless it overflows or its residual is subnormal. */
 INLINE DoubleDouble two_product(vec a, vec b) {
     const vec value = a * b;
     return (DoubleDouble){value, fused_multiply_add(a, b, -value)};
 }
 
-/* x ** -1: a quotient, and what it lacks */
+/* x ** -1: a quotient and its error; here and below, up to the square of that error. */
 INLINE DoubleDouble precise_reciprocal(vec x) {
     const vec quotient = 1 / x;
     return fast_two_sum(quotient, quotient * fused_multiply_add(-quotient, x, broadcast(1)));
@@ -91,7 +99,7 @@ INLINE DoubleDouble precise_reciprocal_square(vec x) {
     return fast_two_sum(quotient, quotient * error);
 }
 
-/* For root near x ** -0.5, e such that root * (1 + e) is it, up to e ** 2 */
+/* The relative error e of a root near x ** -0.5: x ** -0.5 = root * (1 + e), up to terms in e ** 2. */
 INLINE vec error_of_reciprocal_root(vec root, vec x) {
     const DoubleDouble square = two_product(root, root);
     return 0.5 * (fused_multiply_add(-square.value, x, broadcast(1)) - square.residual * x);
@@ -131,13 +139,15 @@ INLINE vec divide(vec a, real b, real reciprocal) { return (void)reciprocal, a /
         return x; \
     }
 #elif !MICROGPT_EXACT
-/* Where the processor divides slowly and estimates quickly, one step of Newton's method makes 24 bits of 14. */
+/* quotient: a / b for normal b whose reciprocal is normal. root: x ** 0.5 for x >= 0. Where the processor divides
+ * slowly and estimates quickly, one step of Newton's method turns an estimate's 14 bits into nearly 24, and gives NaN
+ * where the estimate is 0 or infinite. Elsewhere both are correctly rounded. */
 #ifdef RECIPROCAL_ESTIMATE
 INLINE vec quotient(vec a, vec b) {
     const vec estimate = RECIPROCAL_ESTIMATE(b);
     return a * (estimate * (2 - b * estimate));
 }
-INLINE vec root(vec x) { /* of a number so small that its reciprocal is none, the root of a slightly larger one */
+INLINE vec root(vec x) { /* below 2**-120, where the reciprocal may overflow, the root of 2**-120 */
     x = larger_of(x, broadcast(0x1p-120f));
     const vec estimate = RECIPROCAL_ROOT_ESTIMATE(x), near = x * estimate;
     return near * ((real)1.5 - (real)0.5 * near * estimate);
@@ -155,7 +165,9 @@ INLINE vec fast_reciprocal_cubed_root(vec x) { return 1 / (x * square_root(x)); 
     INLINE vec name(vec x) { return fast_##name(x); }
 #endif
 
-/* x ** exponent for x >= 1e-5: the power is at most 2**34, and where it may be less than 2**-120, the C library's. */
+/* x ** exponent for x >= 1e-5, as all that is normalized here is: the power is at most 2**34. float64: the bits of the
+ * C library's pow, which is called where the result is uncertain or x is above 2**60. float32: within 2 ulp. NaN for
+ * NaN. */
 POWER(reciprocal, -1)
 POWER(reciprocal_square, -2)
 POWER(reciprocal_root, (real)-0.5)

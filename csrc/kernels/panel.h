@@ -6,8 +6,8 @@
 /* The array that starts at this offset of the arena. */
 INLINE real *array(const Workspace *w, int64_t offset) { return (real *)w->arena + offset; }
 
-/* Feature 0 of a row of an activation [panels][width][LINE]. The features of the row are LINE elements apart. From a row
- * that is a multiple of LANES, a vector holds the same feature of LANES rows. */
+/* Feature 0 of a row of an activation [panels][width][LINE]. The features of the row are LINE elements apart. From a
+ * row that is a multiple of LANES, a vector holds the same feature of LANES rows. */
 INLINE real *activation(const Workspace *w, int64_t offset, int64_t width, int64_t row) {
     return array(w, offset) + row / LINE * LINE * width + row % LINE;
 }
@@ -25,7 +25,7 @@ INLINE void copy(real *to, const real *from, int64_t n) {
     for (; i < n; i++) to[i] = from[i];
 }
 
-/* out[j][i] = in[i][j] for a square of LINE rows of LINE elements, whose rows are `in_stride` and `out_stride` apart. */
+/* out[j][i] = in[i][j] for a square of LINE rows of LINE elements, with rows `in_stride` and `out_stride` apart. */
 static void transpose_lines(const real *in, ptrdiff_t in_stride, real *out, ptrdiff_t out_stride) {
     for (int64_t r = 0; r < LINE; r += LANES)
         for (int64_t c = 0; c < LINE; c += LANES) {

@@ -1,4 +1,4 @@
-/* What the machine can do at most: loops that touch registers only. `microgpt bench` divides its timings by them. */
+/* Peak rates of the machine: loops in registers only, by which `microgpt bench` divides its timings. */
 #pragma once
 
 #include "vector.h"

@@ -61,8 +61,8 @@ INLINE Left over_features(const real *panel, int direction, int64_t n) {
 /* a[m][k] = feature m of position k, for n positions from the start of a panel on, of an activation of this width */
 INLINE Left over_positions(const real *panels, int direction, int64_t n, int64_t width) {
     const int64_t first = first_of(n, direction);
-    return (Left){.first = panels + first / LINE * width * LINE + first % LINE, .row_stride = LINE, .k_stride = direction,
-                  .panel_jump = direction * (width - 1) * LINE,
+    return (Left){.first = panels + first / LINE * width * LINE + first % LINE, .row_stride = LINE,
+                  .k_stride = direction, .panel_jump = direction * (width - 1) * LINE,
                   .first_run = direction == FORWARDS ? LINE : first % LINE + 1};
 }
 

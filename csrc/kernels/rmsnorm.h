@@ -20,8 +20,8 @@ static void rmsnorm_forward(const Operation *op, const Workspace *w, const Range
     }
 }
 
-/* d_input += scale * d_output, then twice input * d mean, once for each factor of input * input
- * where d mean = (-0.5 * mean ** -1.5) * (sum over i, last to first, of input * d_output) / n */
+/* d_input += scale * d_output, then twice input * d_mean, once for each factor of input * input
+ * where d_mean = (-0.5 * mean ** -1.5) * (sum over i, last to first, of input * d_output) / n */
 static void rmsnorm_backward(const Operation *op, const Workspace *w, const Range *range) {
     const int64_t n = op->n_in, last = (n - 1) * LINE;
     for (int64_t row = range->begin * LINE; row < range->end * LINE; row += LANES) {

@@ -1,46 +1,50 @@
-/* Softmax: what both kinds of attention need of it; over the vocabulary, the cross entropy of each row with its target,
- * and tokens drawn from it. */
+/* Softmax: its parts for attention, the cross entropy of each row with its target, and sampling of tokens. */
 #pragma once
 
 #include "exponential.h"
 #include "panel.h"
 
-/* The exponentials of x <= 0 in the lanes that attend, 0 in the others, whatever x is there. */
+/* exp(x), x <= 0, in the lanes that attend; 0 in the others, whatever x is there. */
 INLINE vec exponential_where(bits attends, vec x) {
     return (vec)((bits)exponential((vec)((bits)x & attends)) & attends);
 }
 
-/* Gradients of n logits, `step` apart, in place of those of the weights, which take their place beside them:
- * d logits = exps * (d weights / total + d total), d total = -(sum over t, last to first, of exps * d weights) / total**2
- * The pointers are to the last t, from which the steps lead to the first. */
-INLINE void softmax_backward(const real *exps, ptrdiff_t exps_step, vec total, vec reciprocals, real scale,
-                             real *d_logits, real *weights, ptrdiff_t step, int64_t n) {
+/* In the forward pass this was: weights[t] = exps[t] / total, exps[t] = exp(scale * logits[t]). So now, for n of them:
+ *
+ *     d_total     = -(sum over t, last to first, of exps[t] * d_weights[t]) / total**2
+ *     d_logits[t] = scale * exps[t] * (d_weights[t] / total + d_total)
+ *
+ * d_logits holds the d_weights on entry, and is replaced in place; the weights are written to `weights`. Pointers are
+ * to the last t, and the strides lead to the first. */
+INLINE void softmax_backward(const real *exps, ptrdiff_t exps_stride, vec total, vec reciprocals, real scale,
+                             real *d_logits, real *weights, ptrdiff_t stride, int64_t n) {
 #if MICROGPT_EXACT
     const vec d_total_factor = -reciprocal_square(total);
     vec d_total = {0};
     for (int64_t t = 0; t < n; t++)
-        d_total += d_total_factor * (load(exps + t * exps_step) * load(d_logits + t * step));
+        d_total += d_total_factor * (load(exps + t * exps_stride) * load(d_logits + t * stride));
     for (int64_t t = 0; t < n; t++) {
-        const vec e = load(exps + t * exps_step), d_weight = load(d_logits + t * step);
-        store(weights + t * step, e * reciprocals);
-        store(d_logits + t * step, scale * (e * (reciprocals * d_weight + d_total)));
+        const vec e = load(exps + t * exps_stride), d_weight = load(d_logits + t * stride);
+        store(weights + t * stride, e * reciprocals);
+        store(d_logits + t * stride, scale * (e * (reciprocals * d_weight + d_total)));
     }
 #else
     (void)total, (void)reciprocals; /* the exps are divided by it already */
-    const vec d_total = sum_of_products(exps, exps_step, d_logits, step, n);
+    const vec d_total = sum_of_products(exps, exps_stride, d_logits, stride, n);
     for (int64_t t = 0; t < n; t++) {
-        const vec e = load(exps + t * exps_step);
-        store(weights + t * step, e);
-        store(d_logits + t * step, scale * e * (load(d_logits + t * step) - d_total));
+        const vec e = load(exps + t * exps_stride);
+        store(weights + t * stride, e);
+        store(d_logits + t * stride, scale * e * (load(d_logits + t * stride) - d_total));
     }
 #endif
 }
 
-/* The softmax of one vector of rows: logits[i * LINE] become exps of factor * (logits - largest), and this their sum. */
 typedef struct {
     vec largest, total;
 } Softmax;
 
+/* For one vector of rows, replaces logits[i * LINE], i < n, by exps = exp(factor * (logits - largest)); total is their
+ * sum. */
 INLINE Softmax exponentials(real *logits, int64_t n, real factor) {
     Softmax softmax = {load(logits), {0}};
     for (int64_t i = 0; i < n * LINE; i += LINE) softmax.largest = larger_of(load(logits + i), softmax.largest);
@@ -56,7 +60,7 @@ INLINE Softmax exponentials(real *logits, int64_t n, real factor) {
     return softmax;
 }
 
-/* x[targets[r]] of each row r */
+/* x[targets[r]] for each row r of a vector */
 INLINE vec at_targets(const real *x, const int32_t *targets) {
     vec found;
     for (int r = 0; r < LANES; r++) found[r] = x[targets[r] * LINE + r];
@@ -92,9 +96,11 @@ static void cross_entropy_forward(const Operation *op, const Workspace *w, const
     }
 }
 
-/* d_input[r][i] = exps[i] * d total for every i, the target's plus exps[i] * d probability / total
- * where d probability = -d_losses / probability, d total = -(1 / total**2) * exps[target] * d probability:
- * in other words d_losses * (softmax(input[r])[i] - (i is the target)) */
+/* For each row r, with probability = exps[target] / total:
+ *     d_probability = -d_losses[r] / probability
+ *     d_total       = -(1 / total**2) * exps[target] * d_probability
+ *     d_input[r][i] = exps[i] * d_total, for the target plus exps[target] * d_probability / total
+ * In other words d_losses[r] * (softmax(input[r])[i] - (i is the target)). */
 static void cross_entropy_backward(const Operation *op, const Workspace *w, const Range *range) {
     const int64_t n = op->n_in;
     for (int64_t row = range->begin * LINE; row < range->end * LINE; row += LANES) {
@@ -116,7 +122,7 @@ static void cross_entropy_backward(const Operation *op, const Workspace *w, cons
     }
 }
 
-/* At temperature 0, in place of the exponentials: 1 for the first of the largest of each row's logits, 0 for the others. */
+/* Instead of the exponentials at temperature 0: 1 for the first of the largest logits of each row, 0 for the others. */
 INLINE void one_for_the_likeliest(real *logits, int64_t n) {
     vec largest = load(logits);
     bits likeliest = {0};
@@ -130,8 +136,8 @@ INLINE void one_for_the_likeliest(real *logits, int64_t n) {
         store(logits + i * LINE, (vec)((bits)broadcast(1) & (likeliest == (bits){0} + (real_bits)i)));
 }
 
-/* The probabilities of what follows each row, and a token drawn with them: that before which they sum up to more than
- * the row's uniform number, as `random.choices` draws it. The logits are replaced. */
+/* Probabilities of the token after each row, and a token drawn from them as `random.choices` draws it: the first up to
+ * which they sum to more than the row's uniform number times their total. The logits are replaced. */
 static void draw(const Operation *op, const Workspace *w, const Range *range) {
     const int64_t n = op->n_out;
     const real factor = power((real)w->temperature, -1);
@@ -154,7 +160,7 @@ static void draw(const Operation *op, const Workspace *w, const Range *range) {
         if (w->uniforms) {
             const vec point = from_doubles(w->uniforms + row) * total;
             vec reached = {0};
-            bits token = {0}; /* counted from the last, which is drawn where all is NaN and no point is reached */
+            bits token = {0}; /* counted from the last, which is drawn where all are NaN and no point is reached */
             for (int64_t i = 0; i < (n - 1) * LINE; i += LINE) {
                 reached += load(probabilities + i);
                 token += reached > point;

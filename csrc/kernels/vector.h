@@ -57,23 +57,26 @@ typedef real unaligned_vec __attribute__((vector_size(VECTOR_BYTES), aligned(siz
 
 #define INLINE static inline __attribute__((always_inline))
 
+/* Loads and stores need no alignment. */
 INLINE vec load(const real *p) { return *(const unaligned_vec *)p; }
 INLINE void store(real *p, vec v) { *(unaligned_vec *)p = v; }
 
+/* How many lines hold n elements. */
 INLINE int64_t lines_for(int64_t n) { return (n + LINE - 1) / LINE; }
 INLINE int64_t minimum(int64_t a, int64_t b) { return a < b ? a : b; }
 
 INLINE vec broadcast(real x) { return x - (vec){0}; } /* x - 0 is x to the bit, x + 0 is not for x = -0 */
+/* By their sign bits, so for every number, infinity and NaN. */
 INLINE vec absolute(vec v) { return (vec)((bits)v & ~(bits)broadcast((real)-0.0)); }
 INLINE vec with_sign(vec v, vec sign) { /* v >= 0 */
     return (vec)((bits)v | ((bits)sign & (bits)broadcast((real)-0.0)));
 }
-#define ALL_LANES ((bits){0} - 1) /* a sign bit in every lane */
+#define ALL_LANES ((bits){0} - 1) /* a mask with every lane set */
 
 INLINE vec where_positive(vec condition, vec v) { return (vec)((condition > (vec){0}) & (bits)v); } /* else +0 */
 
 
-/* What the vector extensions of the compilers have no words for: intrinsics where there are any, else lane by lane. */
+/* Operations that vector extensions cannot express: intrinsics where there are any, else lane by lane. */
 #if defined(__AVX512F__) && MICROGPT_EXACT
 #define FUSED_MULTIPLY_ADD(a, b, c) (vec) _mm512_fmadd_pd((__m512d)(a), (__m512d)(b), (__m512d)(c))
 #define SQUARE_ROOT(v) (vec) _mm512_sqrt_pd((__m512d)(v))
@@ -106,6 +109,7 @@ INLINE vec where_positive(vec condition, vec v) { return (vec)((condition > (vec
 #define SQUARE_ROOT(v) (vec) vsqrtq_f32((float32x4_t)(v))
 #endif
 
+/* a * b + c, rounded once. */
 INLINE vec fused_multiply_add(vec a, vec b, vec c) {
 #ifdef FUSED_MULTIPLY_ADD
     return FUSED_MULTIPLY_ADD(a, b, c);
@@ -115,6 +119,7 @@ INLINE vec fused_multiply_add(vec a, vec b, vec c) {
 #endif
 }
 
+/* Correctly rounded; NaN below 0. */
 INLINE vec square_root(vec v) {
 #ifdef SQUARE_ROOT
     return SQUARE_ROOT(v);
@@ -135,14 +140,14 @@ INLINE int negative_lanes(bits v) {
 #endif
 }
 
-/* Whether any of n vectors, `step` apart, has a number in it that is infinite or NaN: 0 times that is NaN. */
-INLINE int any_not_finite(const real *x, ptrdiff_t step, int64_t n) {
+/* Whether any number in n vectors, `stride` apart, is infinite or NaN: 0 times such a number is NaN. */
+INLINE int any_not_finite(const real *x, ptrdiff_t stride, int64_t n) {
     vec zeros = {0};
-    for (int64_t i = 0; i < n; i++) zeros += load(x + i * step) * 0;
+    for (int64_t i = 0; i < n; i++) zeros += load(x + i * stride) * 0;
     return negative_lanes((bits)(zeros != zeros));
 }
 
-/* table[index[i]] for every lane i, of a table of 16 */
+/* table[index[i]] in every lane i, for a table of 16 and indices from 0 to 15. */
 INLINE vec look_up_16(const real *table, bits index) {
 #ifdef LOOK_UP_16
     return LOOK_UP_16(table, index);
@@ -156,7 +161,9 @@ INLINE vec look_up_16(const real *table, bits index) {
 INLINE bits load_bits(const real_bits *p) { return (bits)load((const real *)p); }
 INLINE void store_bits(real_bits *p, bits v) { store((real *)p, (vec)v); }
 
+/* Lane by lane, a where all bits of the condition are set, b where none is. */
 INLINE vec choose(bits condition, vec a, vec b) { return (vec)(((bits)a & condition) | ((bits)b & ~condition)); }
+/* The larger of a and b, which are not NaN. */
 INLINE vec larger_of(vec a, vec b) {
 #ifdef LARGER_OF
     return LARGER_OF(a, b);
@@ -165,7 +172,7 @@ INLINE vec larger_of(vec a, vec b) {
 #endif
 }
 
-/* sum over k < n of a[k * a_stride] * b[k * b_stride], lane by lane. Exact: in order. Fast: four sums at once, of k % 4,
+/* sum over k < n of a[k * a_stride] * b[k * b_stride], lane by lane. Exact: in order. Fast: four sums, by k % 4,
  * so that zeros at the end, where a neighbour is longer, change no bit. */
 INLINE vec sum_of_products(const real *a, ptrdiff_t a_stride, const real *b, ptrdiff_t b_stride, int64_t n) {
 #if MICROGPT_EXACT
@@ -185,7 +192,7 @@ INLINE vec sum_of_products(const real *a, ptrdiff_t a_stride, const real *b, ptr
 #endif
 }
 
-/* a and b interleaved, a first: of the result, twice as long, the lower or the upper half. */
+/* The lower or upper half of a and b interleaved, a first. */
 #if defined(__clang__)
 #define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
@@ -205,7 +212,7 @@ INLINE vec sum_of_products(const real *a, ptrdiff_t a_stride, const real *b, ptr
 #define UPPER(a, b) SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
 #endif
 
-/* Transpose a square of LANES vectors: each round interleaves vector i with the one half the square further on. */
+/* Transposes a square of LANES vectors: each round interleaves vector i with vector i + LANES / 2. */
 INLINE void transpose_square(vec square[LANES]) {
 #pragma GCC unroll 4
     for (int round = 1; round < LANES; round *= 2) {
