@@ -30,12 +30,12 @@ static int pow_is_the_library_s(void) {
     return 1;
 }
 
-static void count(void *context, int64_t first, int64_t past, int thread) {
+static void count(void *context, int64_t begin, int64_t end, int thread) {
     (void)thread;
-    *(int64_t *)context += past - first;
+    *(int64_t *)context += end - begin;
 }
 
-/* Whether work for a team is done, by a leader whose helper never comes. */
+/* Whether work for a team is done, by a leader whose worker never comes. */
 static int team_works(void) {
     static Team team;
     int64_t counted = 0;
