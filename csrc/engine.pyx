@@ -80,7 +80,7 @@ def sides(activation, offsets):
 
 
 cdef void *address(array, dtype, size) except NULL:
-    """Where a one-dimensional array of this type and size starts. The boundary: past it, nothing is checked again."""
+    """Address of a one-dimensional array of this type and size. Beyond this boundary, nothing is checked again."""
     if array.dtype != dtype or array.shape != (size,) or not array.flags.c_contiguous or not array.flags.writeable:
         raise ValueError(f"expected a writeable, contiguous array of {size} {dtype}, got {array.shape} {array.dtype}")
     return <void *><uintptr_t>array.ctypes.data
@@ -127,7 +127,7 @@ cdef class ThreadTeam:
                 self.helpers.append(helper)
                 try:
                     helper.start()
-                except RuntimeError:  # "can't start new thread": a process limit, or Python exits
+                except RuntimeError:  # "can't start new thread": a process limit, or Python is exiting
                     break
                 self.team.size = i + 1  # no helper reads it before the first piece of work
         except BaseException:
@@ -171,7 +171,7 @@ cdef class Engine:
 
     `parameters` and `gradients` are flat arrays in the order of `config.parameter_shapes()`, shared with the caller.
     `threads` is how many may share the work of a call; it changes no bit of any result.
-    Source: the summation order of microgpt's autograd graph, worked out; kernels/*.h says it operation by operation.
+    Source: the order of sums in microgpt's autograd graph; kernels/*.h states it operation by operation.
     """
 
     cdef const Kernels *kernels
@@ -187,7 +187,7 @@ cdef class Engine:
     cdef readonly object config, parameters, gradients, threads, lock
     cdef object dtype, progress, __weakref__
     cdef object network, arena, scratch  # what the addresses above point into
-    cdef object tokens, targets, positions, first_rows, d_losses, losses, attention_start, span_start
+    cdef list batch_arrays
 
     def __cinit__(self):
         self.tape = NULL
@@ -250,24 +250,24 @@ cdef class Engine:
         self.job.scratch = <char *>address(self.scratch, self.dtype, scratch * self.threads)
         self.job.scratch_bytes = scratch * self.dtype.itemsize
 
-        self.tokens, self.targets, self.positions, self.first_rows = (
-            numpy.zeros(padded_rows, numpy.int32) for _ in range(4)
-        )
-        self.d_losses, self.losses = numpy.zeros(padded_rows), numpy.zeros(padded_rows)
-        self.attention_start, self.span_start = (
-            numpy.zeros(self.panels(rows) + 1, numpy.int64) for _ in range(2)
-        )
-        self.workspace.tokens = <int32_t *>address(self.tokens, numpy.int32, padded_rows)
-        self.workspace.targets = <int32_t *>address(self.targets, numpy.int32, padded_rows)
-        self.workspace.positions = <int32_t *>address(self.positions, numpy.int32, padded_rows)
-        self.workspace.first_rows = <int32_t *>address(self.first_rows, numpy.int32, padded_rows)
-        self.workspace.d_losses = <double *>address(self.d_losses, numpy.float64, padded_rows)
-        self.workspace.losses = <double *>address(self.losses, numpy.float64, padded_rows)
-        starts = len(self.attention_start)
-        self.workspace.attention_start = <int64_t *>address(self.attention_start, numpy.int64, starts)
-        self.workspace.span_start = <int64_t *>address(self.span_start, numpy.int64, starts)
+        starts = self.panels(rows) + 1
+        self.batch_arrays = []
+        self.workspace.tokens = <int32_t *>self.batch_array(numpy.int32, padded_rows)
+        self.workspace.targets = <int32_t *>self.batch_array(numpy.int32, padded_rows)
+        self.workspace.positions = <int32_t *>self.batch_array(numpy.int32, padded_rows)
+        self.workspace.first_rows = <int32_t *>self.batch_array(numpy.int32, padded_rows)
+        self.workspace.d_losses = <double *>self.batch_array(numpy.float64, padded_rows)
+        self.workspace.losses = <double *>self.batch_array(numpy.float64, padded_rows)
+        self.workspace.attention_start = <int64_t *>self.batch_array(numpy.int64, starts)
+        self.workspace.span_start = <int64_t *>self.batch_array(numpy.int64, starts)
         self.row_capacity, self.attention_capacity = padded_rows, attention
         return 0
+
+    cdef void *batch_array(self, dtype, size) except NULL:
+        """Address of a new array of zeros, kept alive by `batch_arrays`."""
+        array = numpy.zeros(size, dtype)
+        self.batch_arrays.append(array)
+        return address(array, dtype, size)
 
     cdef int record(self, Operation *op, operation, offsets) except -1:
         op.kernel = find_kernel(self.kernels, operation.kernel.encode())
@@ -288,7 +288,7 @@ cdef class Engine:
         return 0
 
     cdef int64_t cache_elements(self):
-        """Elements of one layer's keys and values in a cache; kernels/attention.h says how they lie."""
+        """Elements of one layer's keys and values in a cache; kernels/attention.h describes their layout."""
         return 2 * self.workspace.block_size * self.workspace.n_embd * self.line
 
     # --- The team -----------------------------------------------------------------------------------------------------
@@ -312,7 +312,7 @@ cdef class Engine:
         self.workspace.caches = NULL
         self.workspace.uniforms = self.workspace.probabilities = NULL
 
-    # --- Running it ---------------------------------------------------------------------------------------------------
+    # --- Running ------------------------------------------------------------------------------------------------------
 
     # Two clocks: polls within steps must not delay reports of progress.
     cdef int poll_within_step(self) except -1 nogil:
