@@ -60,7 +60,7 @@ typedef struct {
     Node *nodes;
     double *numbers;      /* of a CUSTOM, the local derivatives; of a DOT, the data */
     int64_t users;
-    /* Of a DOT: */
+    /* In a DOT only: */
     Node lowest, highest; /* among the nodes */
     int consecutive;      /* whether each node follows the one before it on the tape */
     int64_t visited;      /* the last search that found them all visited */
@@ -95,10 +95,10 @@ typedef struct {
     int64_t next;     /* where the search for a free place begins */
     int64_t edges;    /* in all Edges together */
     int64_t searches; /* how many there have been */
-    /* Of backward. */
+    /* For backward. */
     Node *path;       /* the order from the left, the stack from the right */
     int64_t path_capacity;
-    /* Of Python. */
+    /* For Python. */
     PyTypeObject *type;
     void (*forget)(Node node); /* its names */
 } Tape;

@@ -118,7 +118,7 @@ INLINE void multiply_by_queries(const Head *h, const real *d, const real *rows, 
         for (int64_t p = 0; p < h->panels; p++)
             transpose_lines(d + (p * h->key_panels + key_panel) * square, LINE,
                             transposed + (key_panel * h->panels + p) * square, LINE);
-    /* From the first key panel of the query block that follows on, there is something to add to. */
+    /* Key panels from next_first_key_panel on already hold sums of later query blocks; those before it do not. */
     const int64_t fresh_panels = h->next_first_key_panel - h->first_key_panel;
     for (int accumulate = 0; accumulate < 2; accumulate++) {
         const int64_t begin = accumulate ? fresh_panels : 0, end = accumulate ? h->key_panels : fresh_panels;
