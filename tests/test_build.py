@@ -167,7 +167,9 @@ def test_a_pure_package_knows_why_it_is_one(clone: Path) -> None:
     reason = re.search("^microgpt: building the pure package.*: (no C compiler .*)$", done.stderr, re.MULTILINE)[1]
     # Those of an editable installation are found from everywhere.
     modules = [f"microgpt.{name}" for name in ("engine._engine", "random._mersenne", "_value")]
-    show = f"import sys; sys.modules |= dict.fromkeys({modules}); from microgpt.cli import main; main(['info'])"
+    show = (
+        f"import sys; sys.modules |= dict.fromkeys({modules}); from microgpt.commands.cli import main; main(['info'])"
+    )
     command = [sys.executable, "-c", show]
     folder = clone / "build/lib"
     info = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=True).stdout
