@@ -1,8 +1,8 @@
 """The whole algorithm in pure Python, to be read from top to bottom.
 
 This is Andrej Karpathy's microgpt, idea by idea and in its order: autograd on scalars, the parameters, the model, the
-loss, Adam, sampling. It needs nothing but Python, and the compiled engine is tested against it float by float, so every
-operation here is also a specification: the order of a sum decides the last bit of every result.
+loss, Adam, sampling. Checks of arguments are in node.py, the loop over steps in training/run.py. The compiled engine is
+tested against this file float by float, so it is also a specification: the order of a sum decides its last bit.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Value(Node):
     # fmt: on
 
     def backward(self) -> None:
-        """Add to the `grad` of every value in this one's graph the derivative of this value with respect to it.
+        """Add to the `grad` of every value that this one was computed from its derivative with respect to that value.
 
         The order is the original's, which decides the last bits: depth-first, children left to right, then reversed.
         The original recurses; an explicit stack has no depth limit.
@@ -101,7 +101,7 @@ class Value(Node):
             value._backward()
 
     def _backward(self) -> None:
-        """Add to the `grad` of each child its share of this value's: one step of `backward`."""
+        """Pass this value's gradient on to its children: one step of `backward`."""
         for child, local_grad in zip(self._children, self._local_grads):
             child._grad += local_grad * self._grad
 

@@ -32,6 +32,7 @@ MOST_STEPS = 20
 TESTED_ELSEWHERE = {"bench"}  # slow: here only its arguments are checked
 
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+C_BLOCK = re.compile(r"^```c\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^((?:.* \| )?microgpt (?:.*\\\n)*.*)$", re.MULTILINE)  # and what is piped into it
 
 
@@ -108,6 +109,13 @@ def test_every_option_that_a_page_names_is_there() -> None:
     for page in (*PAGES, ROOT / "CONTRIBUTING.md"):
         named = re.findall(r"`(?:[^`\n]* )?(--[a-z-]+)[^`\n]*`", page.read_text(encoding="utf-8"))
         assert set(named) <= known, page
+
+
+def test_c_on_a_page_is_that_of_the_kernels() -> None:
+    kernels = "\n".join(file.read_text("utf-8") for file in (ROOT / "csrc" / "kernels").glob("*.h"))
+    shown = [block for page in PAGES for block in C_BLOCK.findall(page.read_text("utf-8"))]
+    assert shown
+    assert all(block in kernels for block in shown)
 
 
 def test_links_lead_somewhere() -> None:
