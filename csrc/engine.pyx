@@ -47,7 +47,7 @@ cdef enum:
     HEAVY_STEP = 1_000_000  # rows x parameters from which a single step may take that long, and polls within itself
     SHARED_WORK = 5_000_000  # rows x parameters of a batch from which more threads are faster
 
-EPILOGUES = {"store": STORE, "add": ADD, "relu": RELU, "relu_backward": RELU_BACKWARD}
+_EPILOGUES = {"store": STORE, "add": ADD, "relu": RELU, "relu_backward": RELU_BACKWARD}
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=gil_after_fork)
@@ -72,7 +72,7 @@ cdef const Kernels *kernels_for(str dtype, str instruction_set) except NULL:
     return kernels
 
 
-def sides(activation, offsets):
+cdef tuple sides(activation, offsets):
     """Width of an input or output, and where in the arena its array and its gradient start."""
     if activation is None:
         return 0, -1, -1
@@ -275,7 +275,7 @@ cdef class Engine:
             raise ValueError(f"there are no kernels called {operation.kernel!r}")
         op.n_in, op.input, op.d_input = sides(operation.input, offsets)
         op.n_out, op.output, op.d_output = sides(operation.output, offsets)
-        op.epilogue, op.backward_epilogue = EPILOGUES[operation.epilogue], EPILOGUES[operation.backward_epilogue]
+        op.epilogue, op.backward_epilogue = _EPILOGUES[operation.epilogue], _EPILOGUES[operation.backward_epilogue]
         op.accumulate, op.scale = operation.accumulate, operation.scale
         op.residual = offsets[operation.residual.array] if operation.residual else -1
         op.saved = offsets[operation.saved]
