@@ -6,6 +6,7 @@ Damage leaves the checksum as it is, and must be noticed. A lie has a checksum t
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 import math
 import random
@@ -98,11 +99,10 @@ def good_files() -> list[bytes]:
         path, tokenizer = Path(folder) / "model.safetensors", Path(folder) / "words.json"
         tokenizer.write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": words}))
         contents = []
-        for options in (
-            {"val_fraction": 0.2, "eval_every": 2},
-            {"format": "text", "tokenizer": "bytes"},
-            {"tokenizer": tokenizer},
-        ):
+        runs: list[dict[str, Any]] = [{"val_fraction": 0.2, "eval_every": 2}, {"format": "text", "tokenizer": "bytes"}]
+        if importlib.util.find_spec("tokenizers"):
+            runs.append({"tokenizer": tokenizer})
+        for options in runs:
             result = train(NAMES, steps=3, out=path, **options, **SMALL)
             contents.append(path.read_bytes())
         result.model.save(path)
