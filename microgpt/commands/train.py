@@ -23,7 +23,6 @@ from microgpt.commands.output import printed
 from microgpt.config import ACTIVATIONS
 from microgpt.display.plots import check_plot_path, plot_losses
 from microgpt.display.summary import describe_held_out
-from microgpt.engine.backend import why_pure
 from microgpt.history import TrainingProgress, lowest_validation_loss
 from microgpt.sampling import SAMPLES, TEMPERATURE, Sampler
 from microgpt.training.recipe import defaults_of
@@ -206,8 +205,6 @@ def print_setup(parsed: argparse.Namespace, run: Run) -> None:
         f"model   {model.num_params:,} parameters: n_layer {config.n_layer}, n_embd {config.n_embd}, "
         f"block_size {config.block_size}, n_head {config.n_head}; {model.dtype}, {model.backend}"
     )
-    if parsed.backend is None and (why := why_pure()):
-        print(f"slow    {why}")
     if run.held_out_tokens:
         part = describe_held_out(run.validation_tokens, run.held_out_tokens)
         often = f"every {run.eval_every:,} steps" if run.eval_every is not None else f"{VALIDATIONS} times"
