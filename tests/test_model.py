@@ -302,7 +302,7 @@ def without_finite_logits(model: GPT) -> GPT:
 
 
 def test_where_probabilities_are_nan_the_last_token_is_drawn(backend: str) -> None:
-    """As in any draw whose number the probabilities of the other tokens do not add up to."""
+    """The other tokens' probabilities never add up to the number drawn, so the last is what remains."""
     model = without_finite_logits(GPT(tiny, backend=backend, tokenizer=CharTokenizer("abcde", bos="a")))
     for options in ({}, {"seed": 1}, {"seed": 1, "top_k": 2}):
         assert model.generate_tokens(2, **options) == [[4] * tiny.block_size] * 2

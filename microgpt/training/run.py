@@ -72,7 +72,7 @@ class TrainingResult:
         return self.history.validation_losses
 
     def _repr_html_(self) -> str:
-        """What notebooks show: tables of the model and its training, and with matplotlib its loss curves."""
+        """HTML for notebooks: tables of the model and its training, and with matplotlib its loss curves."""
         from microgpt.display.html import facts_table  # imported here because only notebooks need it
         from microgpt.display.plots import losses_svg
         from microgpt.display.summary import describe_training
