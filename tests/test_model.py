@@ -492,7 +492,7 @@ def test_bad_sizes_are_named(options, error, message) -> None:
     [
         ({"config": {"n_embd": 4}}, TypeError, "config must be a GPTConfig, got dict"),
         ({"dtype": "float16"}, ValueError, "dtype must be 'float64' or 'float32', got 'float16'"),
-        ({"threads": 0}, ValueError, "threads must be at least 1, got 0"),
+        pytest.param({"threads": 0}, ValueError, "threads must be at least 1, got 0", marks=needs_compiled),
         ({"backend": "gpu"}, ValueError, "backend must be 'compiled' or 'reference', got 'gpu'"),
         ({"tokenizer": CharTokenizer("ab")}, ValueError, "vocab_size must be the tokenizer's 3, got a config with 5"),
     ],
