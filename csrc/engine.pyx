@@ -24,7 +24,7 @@ from libc.stdint cimport int32_t, int64_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from team cimport (
     TEAM_MAXIMUM, AdamUpdate, FloatMode, Team, adam_step, begin_work, end_work, gil_after_fork, gil_before_exit,
-    gil_is_exiting, now_ns, team_run, team_start, team_stop, team_work,
+    gil_is_exiting, now_ns, sum_shards, team_run, team_start, team_stop, team_work,
 )
 
 import atexit
@@ -93,6 +93,16 @@ cdef struct Job:  # a stage of an operation, to be run by a team
     const Stage *stage
     char *scratch
     int64_t scratch_bytes  # of each thread
+
+cdef struct Shards:  # of the batches of `train`, those that this rank computes
+    int64_t count, size  # shards in a batch, and documents in a shard
+    double share  # of a document in the loss
+    int64_t rank, ranks
+    const int32_t *tokens
+    const int64_t *starts  # and lengths, for each document of this rank
+    const int64_t *lengths
+    int64_t documents, step  # documents of this rank in a step, and the number of the step
+    void *gradients  # of one shard
 
 cdef void run_stage(void *context, int64_t begin, int64_t end, int thread) noexcept nogil:
     cdef Job *job = <Job *>context
@@ -187,6 +197,7 @@ cdef class Engine:
     cdef readonly object config, parameters, gradients, threads, lock
     cdef object dtype, progress, __weakref__
     cdef object network, arena, scratch  # what the addresses above point into
+    cdef object shard  # its gradients, once there is more than one
     cdef list batch_arrays
 
     def __cinit__(self):
@@ -407,12 +418,12 @@ cdef class Engine:
         w.span_start[w.spans] = panels
         self.is_heavy = rows * self.num_params > HEAVY_STEP
 
-    cdef double batch(self, const int32_t *tokens, const int64_t *starts, const int64_t *lengths,
-                      int64_t documents) except? -1 nogil:
-        """Pack these documents end to end, run forward, and return the loss."""
+    cdef double batch(self, const int32_t *tokens, const int64_t *starts, const int64_t *lengths, int64_t documents,
+                      double share) except? -1 nogil:
+        """Pack these documents end to end, run forward, and return the sum of their losses times `share`."""
         cdef Workspace *w = &self.workspace
         cdef int64_t d, n, p, r = 0
-        cdef double total = 0.0, document_total, share = 1.0 / <double>documents
+        cdef double total = 0.0, document_total
         for d in range(documents):
             n = self.positions_of(lengths[d])
             for p in range(n):
@@ -442,7 +453,7 @@ cdef class Engine:
         cdef double loss
         with self._assembled_team(self.reserve(lengths, lengths.shape[0])):
             with nogil:
-                loss = self.batch(&tokens[0], &starts[0], &lengths[0], lengths.shape[0])
+                loss = self.batch(&tokens[0], &starts[0], &lengths[0], lengths.shape[0], 1.0 / <double>lengths.shape[0])
                 if gradients and isfinite(loss):
                     self.backward()
             if gradients and not isfinite(loss):
@@ -454,35 +465,89 @@ cdef class Engine:
         """Move `parameters` against `gradients`, see `update_with_adam`."""
         adam_step_alone(self.kernels, self.parameters, self.gradients, adam, learning_rate)
 
+    cdef double shard_gradients(self, Shards *s, AdamUpdate *update, ranks) except? -1 nogil:
+        """Compute the loss of a step's batch, and if it is finite the gradients: the sum of those of its shards.
+
+        In each round, every rank computes a shard, and adds the pieces of all ranks, in order, to its slice of the sum.
+        """
+        cdef Workspace *w = &self.workspace
+        cdef void *sums = w.gradients
+        cdef int64_t first = 0, document = s.step * s.documents
+        cdef double loss = 0.0, shard_loss
+        try:
+            w.gradients = s.gradients
+            while first < s.count:
+                shard_loss = 0.0
+                if first + s.rank < s.count:
+                    shard_loss = self.batch(s.tokens, &s.starts[document], &s.lengths[document], s.size, s.share)
+                    document += s.size
+                    if isfinite(loss + shard_loss):
+                        self.backward()
+                update.count = min(s.ranks, s.count - first)
+                if s.ranks == 1:
+                    loss += shard_loss
+                else:
+                    with gil:
+                        loss = ranks.exchange(loss, shard_loss, update.count)
+                if s.count > 1 and isfinite(loss):
+                    update.is_first = first == 0
+                    sum_shards(update, &self.team.team)
+                first += s.ranks
+            if s.ranks > 1 and isfinite(loss) and update.max_grad_norm < INFINITY:
+                with gil:
+                    ranks.gather(self.gradients)  # for their norm, whose squares every rank adds in the same order
+        finally:
+            w.gradients = sums
+        return loss
+
     @exclusive
-    def train(self, packed, int64_t batch_size, const double[::1] learning_rates, adam, double[::1] losses, progress):
+    def train(self, packed, int64_t batch_size, const double[::1] learning_rates, adam, double[::1] losses, progress,
+              int64_t shards=1, ranks=None):
         """See `microgpt.engine.interface.Engine`."""
         cdef const int32_t[::1] tokens = packed.tokens
         cdef const int64_t[::1] starts = packed.starts, lengths = packed.lengths
         cdef int64_t completed = 0, steps = learning_rates.shape[0], step_count = adam.step_count
         cdef AdamUpdate update
-        _moments = adam.m, adam.v  # kept alive, even if a callback gives the optimizer others
-        prepare_adam(&update, self.kernels, self.parameters, self.gradients, adam)
-        if starts.shape[0] != steps * batch_size or lengths.shape[0] != starts.shape[0] or losses.shape[0] != steps:
+        cdef Shards s
+        s.count, s.size, s.share = shards, batch_size // shards, 1.0 / <double>batch_size
+        s.rank, s.ranks, piece = 0, 1, slice(0, self.num_params)
+        if ranks is not None:
+            s.rank, s.ranks, piece = ranks.rank, ranks.size, ranks.piece
+        s.documents = (s.count - s.rank + s.ranks - 1) // s.ranks * s.size
+        if starts.shape[0] != steps * s.documents or lengths.shape[0] != starts.shape[0] or losses.shape[0] != steps:
             raise ValueError(
-                f"{starts.shape[0]} documents and {losses.shape[0]} losses for {steps} steps of {batch_size}"
+                f"{starts.shape[0]} documents and {losses.shape[0]} losses for {steps} steps of {s.documents}"
             )
         if steps == 0:
             return 0
+        _moments = adam.m, adam.v  # kept alive, even if a callback gives the optimizer others
+        prepare_adam(&update, self.kernels, self.parameters[piece], self.gradients[piece], adam)
+        update.all_gradients, update.all_size = <char *>self.workspace.gradients, self.num_params
+        s.tokens, s.starts, s.lengths = &tokens[0], &starts[0], &lengths[0]
+        gradients = self.gradients
+        if shards > 1:
+            if self.shard is None:
+                self.shard = aligned_zeros(self.num_params, self.dtype, "the gradients of a shard")
+            gradients = self.shard
+        pieces = gradients if ranks is None else ranks.share(gradients)
+        s.gradients = address(gradients, self.dtype, self.num_params)
+        update.pieces = <char *>address(pieces, self.dtype, s.ranks * update.size)
         around, self.progress = self.progress, progress  # if this call comes from a callback
         self.polled_after_step = now_ns()
         try:
-            with self._assembled_team(self.reserve(lengths, batch_size)):
+            with self._assembled_team(self.reserve(lengths, s.size)):
                 with nogil:
                     while completed < steps:
-                        losses[completed] = self.batch(&tokens[0], &starts[completed * batch_size],
-                                                       &lengths[completed * batch_size], batch_size)
+                        s.step = completed
+                        losses[completed] = self.shard_gradients(&s, &update, ranks)
                         if not isfinite(losses[completed]):
                             break
-                        self.backward()
                         step_count += 1
                         adam_step(&update, &self.team.team, step_count, learning_rates[completed])
                         completed += 1
+                        if s.ranks > 1:
+                            with gil:
+                                ranks.end_step(self.parameters)
                         self.poll_after_step(completed)
         finally:
             adam.step_count = step_count
@@ -618,6 +683,8 @@ cdef int prepare_adam(AdamUpdate *update, const Kernels *kernels, parameters, gr
     update.parameters = <char *>address(parameters, dtype, size)
     update.gradients = <char *>address(gradients, dtype, size)
     update.m, update.v = <char *>address(adam.m, dtype, size), <char *>address(adam.v, dtype, size)
+    update.pieces, update.count, update.is_first = NULL, 0, True
+    update.all_gradients, update.all_size = update.gradients, size
     update.step.beta1, update.step.beta2, update.step.eps = adam.beta1, adam.beta2, adam.eps
     update.weight_decay = adam.weight_decay
     update.max_grad_norm = INFINITY if adam.max_grad_norm is None else adam.max_grad_norm

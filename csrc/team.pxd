@@ -21,13 +21,19 @@ cdef extern from "team.h" nogil:
 cdef extern from "adam_step.h" nogil:
     ctypedef struct AdamUpdate:
         const Kernels *kernels
+        int64_t size
         char *parameters
-        const char *gradients
+        char *gradients
         char *m
         char *v
-        int64_t size
+        const char *pieces
+        int64_t count
+        bint is_first
+        const char *all_gradients
+        int64_t all_size
         double weight_decay, max_grad_norm
         AdamStep step
+    void sum_shards(AdamUpdate *, Team *)
     void adam_step(AdamUpdate *, Team *, int64_t step_count, double learning_rate)
 
 cdef extern from "subnormal.h" nogil:

@@ -109,6 +109,15 @@ static int all_finite(int64_t n, const void *x_) {
     return 1;
 }
 
+/* sum += x: the gradient of another shard. */
+static void add(int64_t n, void *sum_, const void *x_) {
+    real *sum = sum_;
+    const real *x = x_;
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) store(sum + i, load(sum + i) + load(x + i));
+    for (; i < n; i++) sum[i] += x[i];
+}
+
 /* Sum of the squares of all gradients, for clipping by their norm. Exact: one after the other, as in the reference. */
 static double sum_of_squares(int64_t n, const void *gradients_) {
     const real *gradients = gradients_;

@@ -127,6 +127,7 @@ typedef struct {
     /* Elements of `saved` that one panel of an ATTENTION needs. */
     int64_t (*attention_size)(const Workspace *, int64_t panel);
     int (*all_finite)(int64_t n, const void *x);
+    void (*add)(int64_t n, void *sum, const void *x);
     double (*sum_of_squares)(int64_t n, const void *gradients);
     void (*adam)(int64_t n, void *parameters, const void *gradients, void *m, void *v, const AdamStep *);
     /* Peak rates of the machine, see peak.h. */

@@ -82,6 +82,7 @@ const Kernels JOIN(MICROGPT_SYMBOL, MICROGPT_INSTRUCTION_SET) = {
     .scratch_size = scratch_size,
     .attention_size = attention_size,
     .all_finite = all_finite,
+    .add = add,
     .sum_of_squares = sum_of_squares,
     .adam = adam,
     .multiply_add_loop = multiply_add_loop,

@@ -10,8 +10,8 @@ from microgpt.model import GPT, load
 from microgpt.utils.arguments import shown_path
 
 
-def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --backend and --threads, as `GPT` takes them."""
+def add_machine_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add --backend and --threads, as `GPT` takes them, and return their group."""
     group = parser.add_argument_group("machine")
     group.add_argument("--backend", choices=BACKENDS, help="default: compiled, if it is installed")
     group.add_argument(
@@ -20,6 +20,7 @@ def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="threads for large batches; default: the number of physical cores",
     )
+    return group
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,6 +5,7 @@ examples:
   microgpt train names.txt --val-fraction 0.1 --out names.safetensors --resume
   xzcat words.xz | microgpt train - more-words.txt.gz --tokenizer bytes
   microgpt train text.txt --format text --dtype float32 --block-size 64 --batch-size 12 --time 60s
+  mpiexec -n 4 microgpt train text.txt --batch-size 64 --shards 8 --mpi --out text.safetensors
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 from microgpt.commands._options import add_machine_arguments
 from microgpt.commands._progress import live_line, printed_lines
+from microgpt.commands.exit_status import USAGE
 from microgpt.commands.output import printed
 from microgpt.config import ACTIVATIONS
 from microgpt.display.plots import check_plot_path, plot_losses
@@ -30,6 +32,7 @@ from microgpt.training.run import VALIDATIONS, Run, TrainingResult
 from microgpt.training.train import prepare
 from microgpt.utils.arguments import integer, shown_path
 from microgpt.utils.files import check_different
+from microgpt.utils.mpi import launched, mpi
 
 
 def duration(text: str) -> float:
@@ -74,6 +77,7 @@ OPTIONS: dict[str, dict[str, Option]] = {
         "epochs": (float, "instead of --steps: number of passes over the data"),
         "time": (duration, "instead of --steps: how long to train, such as 60s, 5m or 1.5h"),
         "batch_size": (int, "documents, or windows, per step"),
+        "shards": (int, "equal groups of a batch, which processes can share; see --mpi"),
         "learning_rate": (float, "highest learning rate of the run"),
         "schedule": (str, "linear or cosine, falling to 0, or constant"),
         "warmup_steps": (int, "steps in which the learning rate first rises"),
@@ -115,7 +119,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 group.add_argument(option(name), action="store_true", help=text)
             else:
                 group.add_argument(option(name), type=kind, default=defaults[name], metavar=METAVARS[kind], help=text)
-    add_machine_arguments(parser)
+    machine = add_machine_arguments(parser)
+    machine.add_argument("--mpi", action="store_true", help="share each step among the processes of mpiexec")
     group = parser.add_argument_group("output")
     group.add_argument("--samples", type=int, default=SAMPLES, metavar="N", help="number of documents to sample")
     group.add_argument(
@@ -140,7 +145,37 @@ def run(parsed: argparse.Namespace) -> None:
     if parsed.plot is not None:
         check_plot_path(parsed.plot)
     options = {name: getattr(parsed, name) for group in OPTIONS.values() for name in group}
-    training = prepare(parsed.files or None, backend=parsed.backend, threads=parsed.threads, **options)
+    options |= {"backend": parsed.backend, "threads": parsed.threads}
+    rank, processes = launched()
+    try:
+        if parsed.mpi:
+            train_with_ranks(parsed, options)
+        elif processes > 1:
+            raise ValueError(f"mpiexec has started {processes} processes, which would train the same model: add --mpi")
+        else:
+            train_and_report(parsed, prepare(parsed.files or None, **options))
+    except Exception:
+        if rank:
+            raise SystemExit(USAGE) from None  # rank 0 prints why
+        raise
+
+
+def train_with_ranks(parsed: argparse.Namespace, options: dict[str, Any]) -> None:
+    """Train with all processes of mpiexec; rank 0 prints the report."""
+    from microgpt.training.distributed import join  # rarely needed
+
+    data = parsed.files or None
+    ranks = join(mpi().COMM_WORLD, data, options)
+    options["threads"] = ranks.threads(options)
+    if ranks.rank:
+        ranks.follow(parsed.backend, options["threads"])
+        return
+    with ranks.leading(lambda: prepare(data, **options)) as training:
+        train_and_report(parsed, training)
+
+
+def train_and_report(parsed: argparse.Namespace, training: Run) -> None:
+    """Train, and print a report, or with --plain what microgpt prints; then plot."""
     if parsed.plot is not None:
         check_different({"plot": parsed.plot}, training.files)
     report = plain_report if parsed.plain else human_report

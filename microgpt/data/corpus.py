@@ -61,9 +61,7 @@ class Corpus:
 
     def sequences(self, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> PackedSequences:
         """Copies of the `lengths[i]` tokens from `starts[i]`, for each i, packed end to end."""
-        new_starts = np.cumsum(lengths) - lengths
-        sources = np.arange(lengths.sum()) + np.repeat(starts - new_starts, lengths.astype(np.intp))
-        return PackedSequences(self.tokens[sources].astype(np.int32), new_starts, lengths)
+        return PackedSequences(self.tokens, starts, lengths).compact()
 
     def documents(self) -> PackedSequences:
         """All documents, BOS on both sides; or the text, after BOS if BOS is a character.

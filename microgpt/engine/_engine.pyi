@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from microgpt.config import GPTConfig
-from microgpt.engine.interface import AdamState
+from microgpt.engine.interface import AdamState, Ranks
 from microgpt.engine.packing import PackedSequences
 
 class ThreadTeam:
@@ -49,6 +49,8 @@ class Engine:
         adam: AdamState,
         losses: NDArray[np.float64],
         progress: Callable[[int], object] | None,
+        shards: int = 1,
+        ranks: Ranks | None = None,
     ) -> int: ...
     def logits_of(self, tokens: NDArray[np.int32]) -> NDArray[Any]: ...
     def new_cache(self, samples: int) -> Cache: ...

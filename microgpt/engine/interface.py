@@ -41,6 +41,37 @@ class Cache(Protocol):
         """Number of tokens of each document. Setting one to 0 begins a new document there."""
 
 
+class Ranks(Protocol):
+    """The processes that train one model together; every one calls each method, in the same order.
+
+    Attributes:
+        rank, size: the number of this process, and how many there are.
+        piece: the slice of the parameters whose gradients this process sums, and which its Adam moves.
+    """
+
+    rank: int
+    size: int
+    piece: slice
+
+    def share(self, gradients: NDArray[Any]) -> NDArray[Any]:
+        """Share the gradients of a shard, to be written there, in each `exchange`.
+
+        Returns a flat array that then has the pieces of `size` shards, one after the other.
+        """
+
+    def exchange(self, total: float, loss: float, count: int) -> float:
+        """Exchange the losses of `count` shards, those of the first ranks, and pieces of their gradients.
+
+        Returns `total` plus each loss, in the order of the ranks. If that is not finite, no gradients are exchanged.
+        """
+
+    def gather(self, array: NDArray[Any]) -> None:
+        """Fill an array as long as the parameters with the `piece` of each rank."""
+
+    def end_step(self, parameters: NDArray[Any]) -> None:
+        """Gather the parameters; then raise `Stopped`, on every rank, if one has been asked to stop."""
+
+
 class Engine(Parameters, Protocol):
     """A model over flat arrays of parameters and gradients, in the order of `config.parameter_shapes()`.
 
@@ -50,6 +81,10 @@ class Engine(Parameters, Protocol):
     @property
     def config(self) -> GPTConfig:
         """The architecture of the model."""
+
+    @property
+    def parameters(self) -> NDArray[Any]:
+        """All parameters, shared with the model."""
 
     def loss(self, packed: PackedSequences, gradients: bool = False) -> float:
         """Mean over the documents of `packed` of the mean over their positions, in nats.
@@ -66,8 +101,14 @@ class Engine(Parameters, Protocol):
         adam: AdamState,
         losses: NDArray[np.float64],
         progress: Callable[[int], object] | None,
+        shards: int = 1,
+        ranks: Ranks | None = None,
     ) -> int:
         """Run one step of Adam for each learning rate, each on the next `batch_size` documents of `packed`.
+
+        The documents of a step are in `shards` groups of equal size. The gradients of each are summed alone, and then
+        added in order. `ranks` take turns in computing them: then `packed` has only the documents of shards `rank`,
+        `rank + size` and so on, and `adam` the moments of `piece`.
 
         Fills `losses` and returns the number of steps completed: all, unless a loss, the last one filled, is not
         finite. `adam.step_count` counts them, also when interrupted. `progress` is called now and then with the number

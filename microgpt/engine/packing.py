@@ -34,6 +34,12 @@ class PackedSequences:
         """The sequences at these indices, over the same tokens."""
         return PackedSequences(self.tokens, self.starts[indices], self.lengths[indices])
 
+    def compact(self) -> PackedSequences:
+        """A copy of the sequences alone, end to end."""
+        starts = np.cumsum(self.lengths) - self.lengths
+        sources = np.arange(self.lengths.sum()) + np.repeat(self.starts - starts, self.lengths.astype(np.intp))
+        return PackedSequences(self.tokens[sources].astype(np.int32, copy=False), starts, self.lengths)
+
     def split(self, positions: int) -> PackedSequences:
         """Pieces of at most `positions` positions; the last target of one is the first input of the next."""
         counts = ((self.lengths - 2) // positions + 1).astype(np.intp)  # the last token of a sequence has no position

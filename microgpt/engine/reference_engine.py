@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from microgpt import reference
+from microgpt.engine.ranks import Alone
 from microgpt.random.splitmix import uniform_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from microgpt.config import GPTConfig
-    from microgpt.engine.interface import AdamState
+    from microgpt.engine.interface import AdamState, Ranks
     from microgpt.engine.packing import PackedSequences
 
 
@@ -49,20 +50,32 @@ class Parameters:
 
     def adam_step(self, adam: AdamState, learning_rate: float) -> None:
         """Update every value by its gradient, and the state of `adam`."""
-        optimizer = reference.Adam(
-            self.values, learning_rate, adam.beta1, adam.beta2, adam.eps, adam.weight_decay, adam.max_grad_norm
-        )
-        optimizer.m, optimizer.v, optimizer.step_count = adam.m.tolist(), adam.v.tolist(), adam.step_count
-        optimizer.step()
-        adam.m[:], adam.v[:], adam.step_count = optimizer.m, optimizer.v, optimizer.step_count
+        clip(self.values, adam)
+        move(self.values, adam, learning_rate)
+
+
+def clip(values: list[reference.Value], adam: AdamState) -> None:
+    """Scale the gradients of all values down to the norm that `adam` allows, if it limits that."""
+    if adam.max_grad_norm is not None:
+        scale = reference.clipping_scale(values, adam.max_grad_norm)
+        for value in values:
+            value.grad *= scale
+
+
+def move(values: list[reference.Value], adam: AdamState, learning_rate: float) -> None:
+    """Make a step of Adam with gradients that are clipped already."""
+    optimizer = reference.Adam(values, learning_rate, adam.beta1, adam.beta2, adam.eps, adam.weight_decay)
+    optimizer.m, optimizer.v, optimizer.step_count = adam.m.tolist(), adam.v.tolist(), adam.step_count
+    optimizer.step()
+    adam.m[:], adam.v[:], adam.step_count = optimizer.m, optimizer.v, optimizer.step_count
 
 
 def batch_loss(
-    documents: Sequence[Sequence[int]], state_dict: reference.StateDict, config: GPTConfig
+    documents: Sequence[Sequence[int]], state_dict: reference.StateDict, config: GPTConfig, share: float
 ) -> reference.Value:
-    """Mean over the documents of `document_loss`. A batch of one has exactly the document's loss."""
+    """Sum over the documents of `document_loss`, times `share`: their mean if that is 1 / len(documents)."""
     losses = [reference.document_loss(tokens, state_dict, config) for tokens in documents]
-    return (1 / len(documents)) * sum(losses)  # type: ignore[return-value]  # an empty sum is 0
+    return share * sum(losses)  # type: ignore[return-value]  # an empty sum is 0
 
 
 class Engine:
@@ -80,12 +93,12 @@ class Engine:
             for name, (n_out, n_in) in self.config.parameter_shapes().items()
         }
 
-    def _loss(self, packed: PackedSequences, state_dict: reference.StateDict) -> reference.Value:
+    def _loss(self, packed: PackedSequences, state_dict: reference.StateDict, share: float) -> reference.Value:
         documents = [
             packed.tokens[start : start + length].tolist() for start, length in zip(packed.starts, packed.lengths)
         ]
         try:
-            return batch_loss(documents, state_dict, self.config)
+            return batch_loss(documents, state_dict, self.config, share)
         except ValueError:  # the logarithm of 0
             return reference.Value(self._loss_with_impossible_tokens(documents, state_dict))
 
@@ -100,27 +113,31 @@ class Engine:
 
     def loss(self, packed: PackedSequences, gradients: bool = False) -> float:
         """See `microgpt.engine.interface.Engine`."""
-        state_dict = self._state_dict()
-        if not gradients:  # keep the graph of only one document in memory
-            total = 0.0
-            for i in range(len(packed)):
-                total += self._loss(packed.select(np.array([i])), state_dict).data
-            return total * (1 / len(packed))
-        loss = self._loss(packed, state_dict)
-        if math.isfinite(loss.data):
-            loss.backward()
-            self.gradients[:] = [p.grad for matrix in state_dict.values() for row in matrix for p in row]
-        else:
-            self.gradients[:] = math.nan
-        return float(loss.data)
+        if gradients:
+            loss, self.gradients[:] = self._loss_and_gradients(packed, 1 / len(packed))
+            return loss
+        state_dict, total = self._state_dict(), 0.0
+        for i in range(len(packed)):  # keep the graph of only one document in memory
+            total += self._loss(packed.select(np.array([i])), state_dict, 1.0).data
+        return total * (1 / len(packed))
 
-    def adam_step(self, adam: AdamState, learning_rate: float) -> None:
-        """Update `parameters` by `gradients`; see `Parameters.adam_step`."""
-        params = [reference.Value(p) for p in self.parameters.tolist()]
-        for p, grad in zip(params, self.gradients.tolist()):
-            p.grad = grad
-        Parameters(params).adam_step(adam, learning_rate)
-        self.parameters[:] = [p.data for p in params]
+    def _loss_and_gradients(self, packed: PackedSequences, share: float) -> tuple[float, list[float] | float]:
+        """`_loss` and the gradient of each parameter; NaN if the loss is not finite."""
+        state_dict = self._state_dict()
+        loss = self._loss(packed, state_dict, share)
+        if not math.isfinite(loss.data):
+            return float(loss.data), math.nan
+        loss.backward()
+        return float(loss.data), [p.grad for matrix in state_dict.values() for row in matrix for p in row]
+
+    def adam_step(self, adam: AdamState, learning_rate: float, piece: slice = slice(None)) -> None:
+        """Update this piece of `parameters` by `gradients`, and the state of `adam`."""
+        values = [reference.Value(p) for p in self.parameters.tolist()]
+        for value, grad in zip(values, self.gradients.tolist()):
+            value.grad = grad
+        clip(values, adam)
+        move(values[piece], adam, learning_rate)
+        self.parameters[piece] = [value.data for value in values[piece]]
 
     def train(
         self,
@@ -130,17 +147,37 @@ class Engine:
         adam: AdamState,
         losses: NDArray[np.float64],
         progress: Callable[[int], object] | None,
+        shards: int = 1,
+        ranks: Ranks | None = None,
     ) -> int:
         """See `microgpt.engine.interface.Engine`."""
+        ranks = Alone() if ranks is None else ranks
         for step, learning_rate in enumerate(learning_rates.tolist()):
-            batch = np.arange(step * batch_size, (step + 1) * batch_size)
-            losses[step] = self.loss(packed.select(batch), gradients=True)
+            losses[step] = self._shard_gradients(packed, step, batch_size, shards, ranks)
             if not math.isfinite(losses[step]):
                 return step
-            self.adam_step(adam, learning_rate)
+            if adam.max_grad_norm is not None:
+                ranks.gather(self.gradients)
+            self.adam_step(adam, learning_rate, ranks.piece)
+            ranks.end_step(self.parameters)
             if progress is not None:
                 progress(step + 1)
         return len(learning_rates)
+
+    def _shard_gradients(self, packed: PackedSequences, step: int, batch_size: int, shards: int, ranks: Ranks) -> float:
+        """The loss of a step's batch; if it is finite, `gradients` are those of the shards, added in order."""
+        size, own = batch_size // shards, len(range(ranks.rank, shards, ranks.size))
+        shard, sums, total = np.zeros(len(self.gradients)), self.gradients[ranks.piece], 0.0
+        pieces = ranks.share(shard).reshape(ranks.size, -1)
+        for turn, first in enumerate(range(0, shards, ranks.size)):
+            loss, count = 0.0, min(ranks.size, shards - first)
+            if first + ranks.rank < shards:
+                documents = np.arange(size) + (step * own + turn) * size
+                loss, shard[:] = self._loss_and_gradients(packed.select(documents), 1 / batch_size)
+            total = ranks.exchange(total, loss, count)
+            for i in range(count):
+                sums[:] = sums + pieces[i] if first + i else pieces[i]
+        return total
 
     def logits_of(self, tokens: NDArray[np.int32]) -> NDArray[Any]:
         """See `microgpt.engine.interface.Engine`."""

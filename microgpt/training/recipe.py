@@ -61,6 +61,7 @@ class RecipeOptions(TypedDict, total=False):
     activation: str
     init_std: float | str
     batch_size: int
+    shards: int
     learning_rate: float
     schedule: str
     warmup_steps: int
@@ -91,6 +92,8 @@ class Recipe:
             that `random.Random` takes, or a `random.Random`, whose state is copied.
         n_layer, n_embd, block_size, n_head, activation, init_std: the architecture of the model, see `GPTConfig`.
         batch_size: number of documents, or windows, per step; the loss is the mean of their losses.
+        shards: number of equal groups that a batch is divided into. The gradients of each are summed alone, and then
+            added in order, so that several processes can share a step, with the same bits however many they are.
         learning_rate: the highest learning rate of the run.
         schedule: the learning rate after warmup: "linear" or "cosine", falling to 0, or "constant".
         warmup_steps: number of steps in which the learning rate first rises.
@@ -114,6 +117,7 @@ class Recipe:
     activation: str = "relu"
     init_std: float | str = 0.08
     batch_size: int = 1
+    shards: int = 1
     learning_rate: float = 0.01
     schedule: str = "linear"
     warmup_steps: int = 0
@@ -141,6 +145,7 @@ class Recipe:
             "epochs": None if self.epochs is None else number("epochs", self.epochs, above=0),
             "time": None if self.time is None else number("time", self.time, above=0),
             "batch_size": positive_integer("batch_size", self.batch_size),
+            "shards": positive_integer("shards", self.shards),
             "learning_rate": number("learning_rate", self.learning_rate, minimum=0),
             "schedule": choice("schedule", self.schedule, tuple(SCHEDULES)),
             "warmup_steps": integer("warmup_steps", self.warmup_steps, 0),
@@ -148,6 +153,10 @@ class Recipe:
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+        if self.batch_size % self.shards:
+            raise ValueError(
+                f"batch_size must be a multiple of shards, got batch_size={self.batch_size} and shards={self.shards}"
+            )
         if self.eval_tokens is not None and not self.val_fraction:
             raise ValueError("eval_tokens needs validation losses: val_fraction must be more than 0")
         if self.long_documents == "split" and self.format == "text":

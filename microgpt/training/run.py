@@ -20,13 +20,15 @@ from microgpt.evaluation import count_tokens, mean_loss
 from microgpt.history import TrainingHistory, TrainingProgress, falls_below
 from microgpt.model import GPT
 from microgpt.optimizer import Adam
-from microgpt.training.recipe import Recipe
+from microgpt.training.recipe import Recipe, defaults_of
 from microgpt.training.recorder import Recorder
 from microgpt.training.schedule import learning_rates
 from microgpt.training.signals import ENDINGS, DeferredSignals, Stopped
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from microgpt.training.distributed import Ranks
 
 
 # The engine runs a block of steps in one call. A block is limited, so that its batches fit into memory.
@@ -110,6 +112,7 @@ class Run:
         validation_tokens: how many of them each validation predicts.
         saved_step: the step of the latest checkpoint, or None.
         has_saved: whether `train` has written a checkpoint; false if the run was already over.
+        ranks: the processes that share each step, or None.
     """
 
     def __init__(
@@ -142,6 +145,7 @@ class Run:
         self.validation_tokens = 0 if self._held_out is None else count_tokens(self._held_out)
         self.saved_step: int | None = None
         self.has_saved = False
+        self.ranks: Ranks | None = None
         self._saved_validations = 0  # number of validations in the latest checkpoint
         self._saved_at = time.monotonic()
         self._validated_at = -math.inf  # in seconds of training
@@ -200,7 +204,10 @@ class Run:
         self._begin, self._begin_seconds = self.step, self.seconds
         if self.recorder.best is not None and not os.path.exists(self.recorder.best):
             self._best = math.nan
-        with DeferredSignals(*(ENDINGS if self.recorder.out is not None else ())) as signals:
+        is_deferred = self.recorder.out is not None or self.ranks is not None
+        with DeferredSignals(*(ENDINGS if is_deferred else ())) as signals:
+            if self.ranks is not None:
+                self.ranks.signals = signals
             self.recorder.start_log(self.step, self.is_over())
             try:
                 self._loop(signals, progress)
@@ -251,14 +258,16 @@ class Run:
             signals.check()
 
         try:
-            completed = self.model.engine.train(
-                self.batches.batch(begin, count, batch_size),
-                batch_size,
-                rates,
-                self.optimizer,
-                self.losses[begin : begin + count],
-                report,
-            )
+            documents = self.batches.batch(begin, count, batch_size)
+            losses = self.losses[begin : begin + count]
+            if self.ranks is not None:
+                completed = self.ranks.train(
+                    self.model.engine, documents, self.recipe, rates, self.optimizer, losses, report
+                )
+            else:
+                completed = self.model.engine.train(
+                    documents, batch_size, rates, self.optimizer, losses, report, self.recipe.shards
+                )
             report(completed)
         except BaseException as error:
             self.batches.rewind(self.step, batch_size)
@@ -388,7 +397,8 @@ class Run:
         self._check_finite()
         if self.recorder.out is not None:
             self._remember()
-            self.recorder.save_checkpoint(self.model, self.optimizer, self.fingerprint)
+            optimizer = self.optimizer if self.ranks is None else self.ranks.whole(self.optimizer)
+            self.recorder.save_checkpoint(self.model, optimizer, self.fingerprint)
             self.saved_step, self._saved_validations = self.step, len(self.validation_losses)
             self.has_saved, self._saved_at = True, time.monotonic()
 
@@ -407,9 +417,10 @@ class Run:
             raise ValueError(f"{path} holds a model, but no run to resume")
         if not isinstance(self.recipe.seed, (int, float, str)):
             raise ValueError(f"seed must be a number or a text for a run that is resumed, got {self.recipe.seed!r:.60}")
+        begun = defaults_of(Recipe) | history.options  # a file may be older than an option
         for name, value in plain(self.recipe.options()).items():
-            if name not in ("steps", "epochs", "time", "tokenizer") and history.options.get(name) != value:
-                raise ValueError(f"{name} is {value!r}, but {path} was begun with {history.options.get(name)!r}")
+            if name not in ("steps", "epochs", "time", "tokenizer") and begun[name] != value:
+                raise ValueError(f"{name} is {value!r}, but {path} was begun with {begun[name]!r}")
         if checkpoint.tokenizer != self.corpus.tokenizer:
             raise ValueError(f"the tokenizer, or the characters of the data, are not those that {path} was begun with")
         if progress.fingerprint != self.fingerprint:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Unpack
+from collections.abc import Iterator
+from typing import Any, Unpack
 
 from microgpt.data.batches import Batches, DocumentBatches, TextBatches
 from microgpt.data.corpus import read_corpus
@@ -102,6 +103,7 @@ def train(
     data: Data = None,
     *,
     progress: OnProgress | None = None,
+    communicator: Any = None,
     **options: Unpack[TrainOptions],
 ) -> TrainingResult:
     """Train a model on documents, by default exactly as microgpt does.
@@ -111,6 +113,9 @@ def train(
             input, and files that end in .gz are decompressed. By default the US first names in the package. A list of
             lines from `readlines` gives the same as the file.
         progress: called now and then, and after each validation, with a `TrainingProgress`.
+        communicator: a communicator of mpi4py, such as `MPI.COMM_WORLD`, whose processes share each step; all of them
+            make this call, with the same arguments, and get the same result. There may be as many as `shards`. Only
+            rank 0 reads the data, calls `progress` and writes files.
         eval_every: steps between validations, which compute the loss of the held-out data. By default there are about
             40 in a run: at round numbers of steps, or with `time`, at regular times.
         patience: early stopping: end after this many validations without a new lowest loss; None: never. Only
@@ -127,4 +132,14 @@ def train(
     `ValueError` or `TypeError` names the argument, file or line that is wrong, or the step at which the loss or the
     parameters stopped being finite. Source: the training loop of microgpt.
     """
-    return prepare(data, **options).train(progress)
+    if communicator is None:
+        return prepare(data, **options).train(progress)
+    from microgpt.training.distributed import join  # rarely needed
+
+    data = list(data) if isinstance(data, Iterator) else data  # it is read twice
+    ranks = join(communicator, data, options)
+    options["threads"] = ranks.threads(options)
+    if ranks.rank:
+        return ranks.follow(options.get("backend"), options["threads"])
+    with ranks.leading(lambda: prepare(data, **options)) as run:
+        return run.train(progress)
