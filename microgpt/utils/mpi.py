@@ -11,6 +11,7 @@ from microgpt.utils.optional import require
 def mpi() -> ModuleType:
     """The module `mpi4py.MPI`. `ImportError` says how to install it, or that it finds no MPI library."""
     try:
+        require("mpi4py", "mpi")
         return require("mpi4py.MPI", "mpi")
     except RuntimeError:
         raise ImportError("mpi4py finds no MPI library: load the one of this cluster, or pip install mpich") from None
