@@ -1,11 +1,12 @@
-"""microgpt against PyTorch and NumPy: the same model, the same batches, steps of Adam included.
+"""microgpt against PyTorch, JAX and NumPy: the same model, the same batches, steps of Adam included.
 
-    python benchmarks/frameworks.py                 # two threads; PyTorch if it is installed
+    python benchmarks/frameworks.py                 # two threads; PyTorch and JAX if they are installed
     python benchmarks/frameworks.py --threads 1 --cases small
 
 Each framework trains in processes of its own, which are interleaved; times are medians over the processes, memory is
-the peak of a process. PyTorch runs eagerly and compiled, with fused Adam and its own attention; NumPy runs a
-hand-written forward and backward pass. The first losses are printed for comparison: all start from the same parameters.
+the peak of a process. PyTorch runs eagerly and compiled, with fused Adam and its own attention; JAX compiles the whole
+loop over the steps; NumPy runs a hand-written forward and backward pass. The first losses are printed for comparison:
+all start from the same parameters.
 """
 
 from __future__ import annotations
@@ -112,6 +113,61 @@ def torch_steps(case: str, threads: int, compiled: bool = False) -> Steps:
     return repeated(step)
 
 
+def jax_steps(case: str, threads: int) -> Steps:
+    """All steps in one compiled program, whose memory for parameters and moments is used again."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])  # JAX has no other limit of its threads
+    import jax
+    from jax import numpy as jnp
+
+    sizes = CASES[case][0]
+    n_layer, n_head = sizes["n_layer"], sizes["n_head"]
+    parameters = {name: jnp.asarray(array) for name, array in new_model(case).state_dict().items()}
+    tokens = jnp.asarray(tokens_of(case))
+    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+    batch_size, length = inputs.shape
+    is_later = jnp.triu(jnp.ones((length, length), bool), 1)
+
+    def rmsnorm(x: Any) -> Any:
+        return x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + 1e-5)
+
+    def loss_of(p: dict[str, Any]) -> Any:
+        x = rmsnorm(p["wte"][inputs] + p["wpe"])
+        for i in range(n_layer):
+            normed = rmsnorm(x)
+            q, k, v = (
+                (normed @ p[f"layer{i}.attn_w{part}"].T).reshape(batch_size, length, n_head, -1) for part in "qkv"
+            )
+            logits = jnp.einsum("bqhd,bkhd->bhqk", q, k) / q.shape[-1] ** 0.5
+            weights = jax.nn.softmax(jnp.where(is_later, -jnp.inf, logits))
+            attended = jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(batch_size, length, -1)
+            x = x + attended @ p[f"layer{i}.attn_wo"].T
+            hidden = jax.nn.relu(rmsnorm(x) @ p[f"layer{i}.mlp_fc1"].T)
+            x = x + hidden @ p[f"layer{i}.mlp_fc2"].T
+        log_probabilities = jax.nn.log_softmax(x @ p["lm_head"].T)
+        return -jnp.take_along_axis(log_probabilities, targets[..., None], -1).mean()
+
+    def step(state: Any, _: Any) -> Any:
+        p, m, v, count = state
+        loss, gradients = jax.value_and_grad(loss_of)(p)
+        count += 1
+        m = jax.tree.map(lambda m, g: 0.85 * m + 0.15 * g, m, gradients)
+        v = jax.tree.map(lambda v, g: 0.99 * v + 0.01 * g * g, v, gradients)
+        rate, bias = LEARNING_RATE / (1 - 0.85**count), 1 - 0.99**count
+        p = jax.tree.map(lambda p, m, v: p - rate * m / (jnp.sqrt(v / bias) + 1e-8), p, m, v)
+        return (p, m, v, count), loss
+
+    train = jax.jit(lambda state, n: jax.lax.scan(step, state, None, n), static_argnums=1, donate_argnums=0)
+    zeros = [jax.tree.map(jnp.zeros_like, parameters) for _ in range(2)]
+    state = (parameters, *zeros, jnp.float32(0))
+
+    def steps(n: int) -> float:
+        nonlocal state
+        state, losses = train(state, n)
+        return float(losses[-1])
+
+    return steps
+
+
 def numpy_steps(case: str, threads: int) -> Steps:
     sizes = CASES[case][0]
     n_layer, n_embd, n_head, length = (sizes[name] for name in ("n_layer", "n_embd", "n_head", "block_size"))
@@ -210,6 +266,7 @@ FRAMEWORKS: dict[str, Callable[[str, int], Steps]] = {
     "microgpt": microgpt_steps,
     "PyTorch": torch_steps,
     "PyTorch, compiled": lambda case, threads: torch_steps(case, threads, compiled=True),
+    "JAX": jax_steps,
     "NumPy": numpy_steps,
 }
 
@@ -248,7 +305,8 @@ def main() -> None:
     if options.measure:
         print(json.dumps(measure(options.measure, options.cases[0], options.threads)))
         return
-    frameworks = [name for name in FRAMEWORKS if "PyTorch" not in name or find_spec("torch")]
+    packages = {"PyTorch": "torch", "PyTorch, compiled": "torch", "JAX": "jax"}
+    frameworks = [name for name in FRAMEWORKS if name not in packages or find_spec(packages[name])]
     print(f"threads {options.threads}, medians of {options.repeats} processes each, interleaved")
     print(f"{'case':12} {'framework':18} {'ms/step':>10} {'microgpt/it':>12} {'memory MB':>10}   first losses")
     for case in options.cases:
