@@ -193,6 +193,7 @@ cdef class Engine:
     cdef int64_t row_capacity, attention_capacity
     cdef int64_t logits, num_params, line
     cdef int64_t polled_within_step, polled_after_step  # when: now_ns()
+    cdef int64_t *clocks  # nanoseconds of each operation, forward and backward, of Adam and of waiting; or NULL
     cdef bint is_heavy  # the batch, see HEAVY_STEP
     cdef readonly object config, parameters, gradients, threads, lock
     cdef object dtype, progress, __weakref__
@@ -202,6 +203,7 @@ cdef class Engine:
 
     def __cinit__(self):
         self.tape = NULL
+        self.clocks = NULL
 
     def __init__(self, config, parameters, gradients, str instruction_set, threads):
         self.config = config
@@ -348,8 +350,11 @@ cdef class Engine:
                 self.lock.busy = True
         return 0
 
-    cdef int run(self, const Operation *op, const Stage *stages) except -1 nogil:
+    cdef int run(self, const Operation *op, const Stage *stages, int64_t clock) except -1 nogil:
+        """Run the stages of an operation, timed by one of the `clocks` if there are any."""
         cdef int i
+        if self.clocks != NULL:
+            self.clocks[clock] -= now_ns()
         self.job.kernels, self.job.operation, self.job.workspace = self.kernels, op, &self.workspace
         for i in range(STAGES):
             if stages[i].run == NULL:
@@ -358,13 +363,15 @@ cdef class Engine:
             team_run(&self.team.team, run_stage, &self.job, stages[i].tasks(op, &self.workspace), stages[i].grain)
             if self.is_heavy:
                 self.poll_within_step()
+        if self.clocks != NULL:
+            self.clocks[clock] += now_ns()
         return 0
 
     cdef int forward(self, int64_t operations, bint by_rows=False) except -1 nogil:
         cdef int64_t i
         self.workspace.by_rows = by_rows
         for i in range(operations):
-            self.run(&self.tape[i], self.tape[i].kernel.forward)
+            self.run(&self.tape[i], self.tape[i].kernel.forward, 2 * i)
         return 0
 
     cdef int backward(self, bint by_rows=False) except -1 nogil:
@@ -372,7 +379,7 @@ cdef class Engine:
         cdef char *wpe_gradients = <char *>self.workspace.gradients + self.workspace.num_wte * self.kernels.itemsize
         self.workspace.by_rows = by_rows
         for i in range(self.tape_length - 1, -1, -1):
-            self.run(&self.tape[i], self.tape[i].kernel.backward)
+            self.run(&self.tape[i], self.tape[i].kernel.backward, 2 * i + 1)
         if not by_rows and not self.kernels.all_finite(self.workspace.num_wpe, wpe_gradients):
             self.backward(by_rows=True)
         return 0
@@ -502,8 +509,12 @@ cdef class Engine:
 
     @exclusive
     def train(self, packed, int64_t batch_size, const double[::1] learning_rates, adam, double[::1] losses, progress,
-              int64_t shards=1, ranks=None):
-        """See `microgpt.engine.interface.Engine`."""
+              int64_t shards=1, ranks=None, int64_t[:, ::1] clocks=None):
+        """See `microgpt.engine.interface.Engine`.
+
+        `clocks` receives the nanoseconds of all steps: for each operation those forward and backward, and in a last row
+        those of Adam, and those in which this thread waits for others.
+        """
         cdef const int32_t[::1] tokens = packed.tokens
         cdef const int64_t[::1] starts = packed.starts, lengths = packed.lengths
         cdef int64_t completed = 0, steps = learning_rates.shape[0], step_count = adam.step_count
@@ -532,10 +543,14 @@ cdef class Engine:
         pieces = gradients if ranks is None else ranks.share(gradients)
         s.gradients = address(gradients, self.dtype, self.num_params)
         update.pieces = <char *>address(pieces, self.dtype, s.ranks * update.size)
+        if clocks is not None and (clocks.shape[0] != self.tape_length + 1 or clocks.shape[1] != 2):
+            raise ValueError(f"expected {self.tape_length + 1} pairs of clocks, got {clocks.shape[0]}")
         around, self.progress = self.progress, progress  # if this call comes from a callback
         self.polled_after_step = now_ns()
         try:
             with self._assembled_team(self.reserve(lengths, s.size)):
+                self.clocks = NULL if clocks is None else &clocks[0, 0]
+                self.team.team.waited = NULL if clocks is None else &clocks[self.tape_length, 1]
                 with nogil:
                     while completed < steps:
                         s.step = completed
@@ -543,13 +558,18 @@ cdef class Engine:
                         if not isfinite(losses[completed]):
                             break
                         step_count += 1
+                        if self.clocks != NULL:
+                            self.clocks[2 * self.tape_length] -= now_ns()
                         adam_step(&update, &self.team.team, step_count, learning_rates[completed])
+                        if self.clocks != NULL:
+                            self.clocks[2 * self.tape_length] += now_ns()
                         completed += 1
                         if s.ranks > 1:
                             with gil:
                                 ranks.end_step(self.parameters)
                         self.poll_after_step(completed)
         finally:
+            self.clocks = self.team.team.waited = NULL
             adam.step_count = step_count
             self.progress = around
         return completed
@@ -665,7 +685,7 @@ cdef class Engine:
             w.caches, w.temperature = <void *const *>&addresses[0], temperature
             with nogil:
                 self.forward(self.inference)
-                self.run(&self.tape[self.inference - 1], self.kernels.draw)
+                self.run(&self.tape[self.inference - 1], self.kernels.draw, 0)
             for r in range(n):
                 lengths[r] += 1
         finally:

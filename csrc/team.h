@@ -14,6 +14,9 @@
 
 #include <stdatomic.h>
 #include <stdint.h>
+
+#include "clock.h"
+
 #if defined(_WIN32)
 #include <windows.h>
 #define YIELD() SwitchToThread()
@@ -51,6 +54,7 @@ typedef struct {
     _Atomic uint32_t offered;       /* number of the piece of work */
     _Atomic int64_t done;           /* how many of its tasks are done */
     _Atomic int stopped;
+    int64_t *waited;                /* nanoseconds in which the leader waits for others are added here; or NULL */
 } Team;
 
 /* Claim and do chunks of the piece of work with this number until none is left. */
@@ -99,10 +103,12 @@ static void team_run(Team *team, TeamWork work, void *context, int64_t tasks, in
     }
     atomic_store(&team->offered, number);
     team_do_chunks(team, number, 0);
+    if (team->waited) *team->waited -= now_ns();
     for (int spins = 0; atomic_load(&team->done) < tasks; spins++) {
         if (spins < SPINS) PAUSE();
         else YIELD();
     }
+    if (team->waited) *team->waited += now_ns();
 }
 
 /* Be a worker, numbered from 1. `is_over` returns whether the team has ended although nobody stopped it. */
@@ -124,6 +130,7 @@ static void team_work(Team *team, int thread, int (*is_over)(void)) {
 
 static void team_start(Team *team, int size) {
     team->size = size;
+    team->waited = NULL;
     for (int i = 0; i < TEAM_MAXIMUM; i++) atomic_store(&team->segments[i].claimed, UINT32_MAX);
     atomic_store(&team->offered, 0);
     atomic_store(&team->stopped, 0);

@@ -12,6 +12,7 @@ cdef extern from "team.h" nogil:
     enum: TEAM_MAXIMUM
     ctypedef struct Team:
         int size
+        int64_t *waited
     ctypedef void (*TeamWork)(void *context, int64_t begin, int64_t end, int thread) noexcept nogil
     void team_start(Team *, int size)
     void team_work(Team *, int thread, bint (*is_over)() noexcept nogil)

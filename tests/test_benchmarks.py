@@ -68,3 +68,25 @@ def test_bench_needs_threads_to_measure_what_they_do_at_most(capsys, monkeypatch
     assert main(["bench", "--repeats=1"]) == 2
     expected = "microgpt: error: cannot measure the peak of threads=1: can't start new thread\n"
     assert capsys.readouterr().err == expected
+
+
+@needs_compiled
+def test_a_profile_says_where_the_time_of_a_step_goes(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(
+        benchmark, "CASES", [replace(case, steps=2, sizes={"n_layer": 2}) for case in benchmark.CASES[:6]]
+    )
+    assert main(["bench", "--profile", "--repeats=1"]) == 0
+    printed = capsys.readouterr().out
+    assert len(re.findall(r"^n_embd 16, batch 1, threads 1: .* us/step", printed, re.MULTILINE)) == 1
+    first = printed.split("us/step")[1]
+    for name in ("rmsnorm", "linear .* mlp_fc1,", "attention", "cross_entropy", "Adam", "packing, losses"):
+        assert len(re.findall(rf"^  {name} .*%", first, re.MULTILINE)) == 1, name  # one line for both layers
+    shares = [float(share) for share in re.findall(r"([-\d.]+)%", first)]
+    assert abs(sum(shares) - 100) < 1
+    assert "waiting for other threads" in printed
+
+
+def test_a_profile_needs_the_compiled_engine(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(backends, "compiled_engine", lambda: None)
+    assert main(["bench", "--profile"]) == 2
+    assert capsys.readouterr().err.startswith("microgpt: error: profile needs the compiled engine")

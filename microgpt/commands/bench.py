@@ -10,8 +10,9 @@ import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add FILE and --repeats."""
+    """Add FILE, --profile and --repeats."""
     parser.add_argument("file", metavar="FILE", nargs="?", help="default: the US first names in the package")
+    parser.add_argument("--profile", action="store_true", help="show what each operation of a step takes instead")
     parser.add_argument("--repeats", type=int, default=7, metavar="N", help="number of runs; medians are printed")
 
 
@@ -19,5 +20,6 @@ def run(parsed: argparse.Namespace) -> None:
     """Print the tables of `microgpt.commands.benchmark`."""
     from microgpt.commands import benchmark  # imported here because it is slow and rarely needed
 
-    for line in benchmark.report(parsed.file, parsed.repeats):
+    report = benchmark.report_profile if parsed.profile else benchmark.report
+    for line in report(parsed.file, parsed.repeats):
         print(line, flush=True)

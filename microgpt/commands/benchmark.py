@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,8 @@ import numpy as np
 
 from microgpt.config import DTYPES, GPTConfig
 from microgpt.engine import backend as backends
+from microgpt.engine.arrays import LINE_BYTES
+from microgpt.engine.network import Operation, network
 from microgpt.engine.packing import PackedSequences
 from microgpt.sampling import TEMPERATURE
 from microgpt.training.run import Run
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 REFERENCE_STEPS = 3  # the reference is four orders of magnitude slower
 SAMPLED = 10_000  # documents
+LAYER = re.compile(r"layer\d+\.")  # in names of parameters
 TEXT_CHARACTERS = 65  # of the random text: as many as Shakespeare's
 
 
@@ -229,6 +233,84 @@ def report(file: str | os.PathLike[str] | None = None, repeats: int = 7) -> Iter
         )
     rate = median(sampling_rate(file) for _ in range(repeats))
     yield f"sampling {SAMPLED:,} documents at once, one thread: {1e-6 * rate:.2f} million tokens per second"
+
+
+@dataclass
+class Share:
+    """What kind of work takes in a step, in seconds; `floor` is 0 where it has no products, and no Adam."""
+
+    forward: float = 0.0
+    backward: float = 0.0
+    floor: float = 0.0
+
+
+def profile(watch: Stopwatch) -> tuple[dict[str, Share], float, float]:
+    """Seconds of a step by kind of operation, Adam among them; of the whole step; and of waiting for other threads."""
+    run, steps, packed = watch.run, watch.case.steps, watch.packed
+    config = run.model.config
+    peak = measure_peak(watch.case.dtype, watch.case.threads)
+    operations = network(config, LINE_BYTES // np.dtype(watch.case.dtype).itemsize).operations
+    clocks = np.zeros((len(operations) + 1, 2), np.int64)
+    rates, losses = np.full(steps, 1e-3), np.zeros(steps)
+    engine: Any = run.model.engine
+    begin = time.perf_counter()
+    engine.train(packed, run.recipe.batch_size, rates, run.optimizer, losses, None, clocks=clocks)
+    whole = (time.perf_counter() - begin) / steps
+    seconds = clocks / 1e9 / steps
+    lengths = np.minimum(packed.lengths - 1, config.block_size)
+    shares: dict[str, Share] = {}
+    for operation, (forward, backward) in zip(operations, seconds[:-1].tolist()):
+        share = shares.setdefault(LAYER.sub("", str(operation)), Share())
+        share.forward += forward
+        share.backward += backward
+        share.floor += count_operation(operation, config, lengths) / steps / peak.multiply_adds_per_second
+    adam = run.model.num_params / peak.divisions_and_roots_per_second
+    shares["Adam"] = Share(seconds[-1, 0], 0.0, adam)
+    return shares, whole, seconds[-1, 1]
+
+
+def count_operation(operation: Operation, config: GPTConfig, lengths: NDArray[np.int64]) -> int:
+    """Multiply-adds of an operation, forward and backward, on sequences of these lengths."""
+    if operation.kernel == "attention":
+        return 3 * 2 * int((lengths * (lengths + 1) // 2).sum()) * config.n_embd
+    if operation.parameters and operation.input is not None and operation.output is not None:
+        return 3 * int(lengths.sum()) * operation.input.width * operation.output.width
+    return 0
+
+
+def report_profile(file: str | os.PathLike[str] | None = None, repeats: int = 7) -> Iterator[str]:
+    """The lines of `microgpt bench --profile`: what each kind of operation takes in a step of each model.
+
+    Reading the clock takes about 0.05 us for each operation and direction, which the smallest model feels.
+    """
+    repeats = positive_integer("repeats", repeats)
+    if backends.compiled_engine() is None:
+        raise ValueError("profile needs the compiled engine, and this installation has none")
+    for case in CASES:
+        watch = Stopwatch(case, file)
+        watch.seconds()  # the arena is laid out, and the caches are warm
+        profiles = [profile(watch) for _ in range(repeats)]
+        whole = median(seconds for _, seconds, _ in profiles)
+        yield f"{case.name}, threads {case.threads}: {1e6 * whole:,.1f} us/step, medians of {repeats}"
+        yield f"  {'operation':<58}{'forward us':>12}{'backward us':>13}{'share':>8}{'x floor':>9}"
+        rest = whole
+        for name in profiles[0][0]:
+            shares = [profile[0][name] for profile in profiles]
+            forward, backward = (median(each) for each in zip(*((share.forward, share.backward) for share in shares)))
+            against_floor = ""
+            if shares[0].floor:
+                against_floor = f"{median((share.forward + share.backward) / share.floor for share in shares):,.2f}"
+            rest -= forward + backward
+            yield profile_line(name, forward, f"{1e6 * backward:,.1f}", (forward + backward) / whole, against_floor)
+        yield profile_line("packing, losses and the rest", rest, "", rest / whole)
+        if case.threads > 1:
+            waiting = median(seconds for _, _, seconds in profiles)
+            yield profile_line("of all this, waiting for other threads", waiting, "", waiting / whole)
+
+
+def profile_line(name: str, forward: float, backward: str, share: float, against_floor: str = "") -> str:
+    """A line of the table of a profile."""
+    return f"  {name:<58}{1e6 * forward:>12,.1f}{backward:>13}{share:>8.1%}{against_floor:>9}"
 
 
 def times_floor(timings: list[Timing]) -> str:
