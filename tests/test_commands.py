@@ -99,7 +99,7 @@ def test_samples_are_escaped_on_a_terminal_only(
 ) -> None:
     hostile = "\x1b\x07\x9b\x7f\u202e\t\u3000日\ufe0f\u200d"
     hostile += bos or "\r"
-    model = GPT(GPTConfig(vocab_size=11 + (bos is None), n_embd=6, n_head=2), tokenizer=CharTokenizer(hostile, bos))
+    model = GPT(GPTConfig(vocab_size=11 + (bos is None), n_embd=2, n_head=1), tokenizer=CharTokenizer(hostile, bos))
     monkeypatch.setattr("microgpt.commands._options.load", lambda path, **_: model)
     arguments = ("sample", "model", "--temperature=9", "--seed=1", "--prompt=\x1b日", "-n4", "--max-tokens=60")
     piped, as_json = output(capsys, *arguments), output(capsys, *arguments, "--json")

@@ -11,7 +11,7 @@ from typing import Any
 from fuzz.load import MOST_MEMORY, SMALL, changed, check_message, peak_memory
 from microgpt import ByteTokenizer, CharTokenizer, HuggingFaceTokenizer, Tokenizer, load, train
 
-TEST_CASES = 160
+TEST_CASES = 80
 NEEDS = "tokenizers"
 ALPHABET = ["a", "b", "ab", " ", "\n", "é", "#", "##", "\u0301", "ﷺ", "İ", "𝄞", "\0", "<0x0A>", "▁"]
 PIECES = [
