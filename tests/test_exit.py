@@ -137,6 +137,7 @@ begin(last, daemon=False)
 
 
 @needs_compiled
+@pytest.mark.long
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_process_forked_while_threads_compute_exits() -> None:
     """Some threads are asking for the GIL at that moment, and will never get it in the child."""
