@@ -12,7 +12,7 @@ from typing import Any
 from fuzz.extremes import bits, number, some_instruction_set
 from microgpt.training.train import prepare
 
-TEST_CASES = 100
+TEST_CASES = 60
 
 
 def documents(random: random.Random) -> list[str]:
