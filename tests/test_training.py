@@ -64,7 +64,7 @@ def test_train_is_the_loop_written_out(backend: str) -> None:
     batch_size=st.integers(1, 3),
     seed=st.integers(0, 1000),
 )
-def test_random_models_train_to_the_same_bits(documents, n_head, head_dim, **options) -> None:
+def test_random_models_train_to_the_same_bits_on_both_backends(documents, n_head, head_dim, **options) -> None:
     options |= {"n_head": n_head, "n_embd": n_head * head_dim, "steps": 2, "learning_rate": 0.1}
     results = [train(documents, backend=backend, **options) for backend in ("reference", "compiled")]
     assert results[0].losses.tolist() == results[1].losses.tolist()
