@@ -166,6 +166,23 @@ def test_two_models_train_at_once_without_disturbing_each_other() -> None:
     assert [together[seed] for seed in range(4)] == alone
 
 
+@pytest.mark.parametrize("format", ["lines", "text"])
+def test_a_run_that_ends_at_a_step_goes_on_as_if_it_had_not(tmp_path, backend: str, format: str) -> None:
+    options = {"steps": 7, "seed": 5, "val_fraction": 0.4, "eval_every": 7, "backend": backend, **SMALL}
+    data = names if format == "lines" else names * 3
+    whole = train(data, format=format, **options)
+    out = tmp_path / "model"
+    for until, validated in ((2, [0, 2]), (5, [0, 2, 5]), (9, [0, 2, 5, 7])):
+        run = prepare(data, out=out, resume=True, format=format, **options)
+        result = run.train(until=until)
+        assert run.saved_step == run.step == min(until, 7)
+        assert run.is_over()
+        assert [step for step, _ in result.validation_losses] == validated
+    assert result.losses.tolist() == whole.losses.tolist()
+    assert result.model.engine.parameters.tolist() == whole.model.engine.parameters.tolist()
+    assert result.validation_losses[-1] == whole.validation_losses[-1]
+
+
 def test_a_loss_that_is_not_finite_stops_training_and_names_the_step(backend: str) -> None:
     with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step \d+: try a smaller learning_rate"):
         train(names, steps=50, learning_rate=1e300, backend=backend, **SMALL)

@@ -150,6 +150,7 @@ class Run:
         self._saved_at = time.monotonic()
         self._validated_at = -math.inf  # in seconds of training
         self._most_seconds = math.inf if recipe.time is None else recipe.time
+        self._until = math.inf  # step at which this call of `train` ends
         self._pace = PAUSE  # seconds per step
         self._begin, self._begin_seconds = 0, 0.0  # step and seconds at the beginning of this call of `train`
         self._lowest = math.nan  # lowest validation loss, among those that patience counts
@@ -186,21 +187,23 @@ class Run:
         )
 
     def is_over(self) -> bool:
-        """Whether the run has reached its end: its steps, its time, or the end of its patience."""
-        if self.patience is not None and self._waited >= self.patience:
+        """Whether the run has reached its end: its steps, its time, the end of its patience, or `until` of `train`."""
+        if self.step >= self._until or (self.patience is not None and self._waited >= self.patience):
             return True
         if self.steps is None:
             return self.seconds >= self._most_seconds
         return self.step >= self.steps
 
-    def train(self, progress: OnProgress | None = None) -> TrainingResult:
-        """Train to the end.
+    def train(self, progress: OnProgress | None = None, until: int | None = None) -> TrainingResult:
+        """Train to the end, or to the step `until`, at which the run is validated and saved as at its end.
 
-        `progress` is called now and then, and after each validation. If there is a checkpoint to write, Ctrl-C, SIGTERM
-        and SIGHUP wait for the step to end and the checkpoint to be written; if their handler returns, training
-        continues. An error in `progress`, or in writing the log, also saves the run before it propagates. A run whose
-        parameters, or whose next loss, are not finite is not saved: `DivergedError`.
+        A run that ended at `until` can go on, bit for bit as if it had not. `progress` is called now and then, and
+        after each validation. If there is a checkpoint to write, Ctrl-C, SIGTERM and SIGHUP wait for the step to end
+        and the checkpoint to be written; if their handler returns, training continues. An error in `progress`, or in
+        writing the log, also saves the run before it propagates. A run whose parameters, or whose next loss, are not
+        finite is not saved: `DivergedError`.
         """
+        self._until = math.inf if until is None else until
         self._begin, self._begin_seconds = self.step, self.seconds
         if self.recorder.best is not None and not os.path.exists(self.recorder.best):
             self._best = math.nan
@@ -303,6 +306,7 @@ class Run:
             count = min(count, self.checkpoint_every - self.step % self.checkpoint_every)
         if self.steps is not None:
             count = min(count, self.steps - self.step)
+        count = min(count, self._until - self.step)
         return max(1, int(count))
 
     def _learning_rates(self, begin: int, count: int) -> NDArray[np.float64]:
