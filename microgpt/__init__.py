@@ -20,11 +20,15 @@ _MODULES = {  # where the public names are defined
     "TrainingHistory": "history",
     "TrainingProgress": "history",
     "TrainingResult": "training.run",
+    "Trial": "tuning.search",
+    "TuneResult": "tuning.result",
+    "TuningProgress": "tuning.search",
     "backend_info": "engine.backend",
     "load": "model",
     "read_documents": "data.documents",
     "read_text": "data.documents",
     "train": "training.train",
+    "tune": "tuning.tune",
 }
 _OF_BACKENDS = ("Value", "compute_softmax", "linear", "rmsnorm", "softmax")  # each backend has these
 __all__ = [*_MODULES, *_OF_BACKENDS]  # noqa: PLE0604 (they are strings)
@@ -54,6 +58,10 @@ if TYPE_CHECKING:
     from microgpt.training.recipe import Recipe as Recipe
     from microgpt.training.run import TrainingResult as TrainingResult
     from microgpt.training.train import train as train
+    from microgpt.tuning.result import TuneResult as TuneResult
+    from microgpt.tuning.search import Trial as Trial
+    from microgpt.tuning.search import TuningProgress as TuningProgress
+    from microgpt.tuning.tune import tune as tune
 else:
 
     def __getattr__(name):

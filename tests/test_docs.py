@@ -129,6 +129,7 @@ LAYERS = [
     ["__init__", "__main__"],
     ["commands"],
     ["report"],
+    ["tuning"],
     ["training"],
     ["model", "optimizer"],
     ["checkpoint", "evaluation", "sampling"],

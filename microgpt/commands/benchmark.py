@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from microgpt.config import DTYPES, GPTConfig
+from microgpt.config import DTYPES
 from microgpt.engine import backend as backends
 from microgpt.engine.arrays import LINE_BYTES
 from microgpt.engine.network import Operation, network
@@ -25,10 +25,8 @@ from microgpt.engine.packing import PackedSequences
 from microgpt.sampling import TEMPERATURE
 from microgpt.training.run import Run
 from microgpt.training.train import prepare
+from microgpt.tuning.compute import count_multiply_adds
 from microgpt.utils.arguments import positive_integer
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 REFERENCE_STEPS = 3  # the reference is four orders of magnitude slower
 SAMPLED = 10_000  # documents
@@ -107,14 +105,6 @@ def measure_peak(dtype: str, threads: int = 1, seconds: float = 0.02) -> Peak:
                 raise ValueError(f"cannot measure the peak of threads={threads}: {error}") from error
 
     return Peak(rates(engine.multiply_adds), rates(engine.divisions_and_roots))
-
-
-def count_multiply_adds(config: GPTConfig, lengths: NDArray[np.int64]) -> int:
-    """Multiply-adds of training on sequences of these lengths, in positions: forward, and twice that backward."""
-    shapes = config.parameter_shapes()
-    products = sum(rows * columns for name, (rows, columns) in shapes.items() if name not in ("wte", "wpe"))
-    pairs = int((lengths * (lengths + 1) // 2).sum())  # a position, and one that it attends to
-    return 3 * (int(lengths.sum()) * products + 2 * pairs * config.n_embd * config.n_layer)
 
 
 def floor(run: Run, packed: PackedSequences, peak: Peak) -> float:

@@ -9,13 +9,14 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from microgpt import __version__
-from microgpt.commands import bench, info, report, sample, train
+from microgpt.commands import bench, info, report, sample, train, tune
 from microgpt.commands import eval as evaluate
 from microgpt.commands.exit_status import USAGE, exit_status
 from microgpt.utils.text import visible
 
 COMMANDS: dict[str, ModuleType] = {
     "train": train,
+    "tune": tune,
     "sample": sample,
     "eval": evaluate,
     "report": report,
@@ -28,6 +29,7 @@ microgpt trains and samples tiny GPTs, with the numbers of microgpt.
 
   microgpt train                                     train on the names in the package, and sample
   microgpt train FILE --out MODEL.safetensors        train on your own file, one document a line, and keep the model
+  microgpt tune FILE --out MODEL.safetensors         search for the options that suit it best
   microgpt sample MODEL.safetensors --prompt jo      draw from it
   microgpt eval MODEL.safetensors FILE               measure how well it predicts
   microgpt report MODEL.safetensors                  write a page that shows what is inside

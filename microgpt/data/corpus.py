@@ -86,7 +86,7 @@ class Corpus:
 
 
 def read_corpus(
-    data: Data = None,
+    data: Data | Corpus = None,
     format: str = "lines",
     tokenizer: str | os.PathLike[str] | Tokenizer = "characters",
     in_memory: int = IN_MEMORY,
@@ -94,7 +94,7 @@ def read_corpus(
     """Read and tokenize documents, or a text, part by part.
 
     Args:
-        data: see `train`.
+        data: see `train`; a corpus is returned as it is.
         format: "lines" for documents, "text" for a continuous text.
         tokenizer: "characters" (those of the data), "bytes", a JSON file of Hugging Face's tokenizers or a `Tokenizer`.
             In a text, the line feed is BOS if it occurs and has a token of its own. No token spans two parts.
@@ -102,6 +102,8 @@ def read_corpus(
 
     `ValueError` or `TypeError` names the argument, file or line that is wrong.
     """
+    if isinstance(data, Corpus):
+        return data
     source = open_source(data)
     is_text = choice("format", format, FORMATS) == "text"
     parts = source.text if is_text else source.documents

@@ -13,6 +13,7 @@ from microgpt.utils.files import check_writable, write_atomically
 from microgpt.utils.optional import require
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
     from microgpt.history import TrainingHistory
@@ -41,7 +42,7 @@ STYLE: dict[str, Any] = {
 
 def check_plot_path(path: str | os.PathLike[str]) -> None:
     """Raise before training the errors that `plot_losses` would raise after it."""
-    _format(path)
+    plot_format(path)
     check_writable(path)
     require("matplotlib", "plot")
 
@@ -52,7 +53,7 @@ def plot_losses(history: TrainingHistory, path: str | os.PathLike[str]) -> None:
     `path` ends in .png, .svg or .pdf. `ValueError` names a path that does not, or cannot be written; `ImportError`
     says what to install if matplotlib is missing.
     """
-    format = _format(path)
+    format = plot_format(path)
     check_writable(path)
     write_atomically(path, _draw(history, format))
 
@@ -63,7 +64,8 @@ def losses_svg(history: TrainingHistory) -> str:
     return document[document.index("<svg") :].replace(INK, "currentColor")
 
 
-def _format(path: str | os.PathLike[str]) -> str:
+def plot_format(path: str | os.PathLike[str]) -> str:
+    """The format that the ending of a path names; `ValueError` if it is none of `FORMATS`."""
     return ending("a plot", path, tuple(FORMATS))
 
 
@@ -86,8 +88,13 @@ def _draw(history: TrainingHistory, format: str, **options: Any) -> bytes:
             figure.legend(loc="outside upper right", ncols=3, frameon=False)
         axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
         axes.margins(x=0.01)
-        content = io.BytesIO()
-        figure.savefig(content, format=format, dpi=150, metadata=dict.fromkeys(FORMATS[format]), **options)
+        return rendered(figure, format, **options)
+
+
+def rendered(figure: Figure, format: str, **options: Any) -> bytes:
+    """A figure as the content of a file."""
+    content = io.BytesIO()
+    figure.savefig(content, format=format, dpi=150, metadata=dict.fromkeys(FORMATS[format]), **options)
     return content.getvalue()
 
 

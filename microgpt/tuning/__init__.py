@@ -1,0 +1,1 @@
+"""Tuning: many training runs, of which the best go on."""
