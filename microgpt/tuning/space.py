@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from microgpt.config import ACTIVATIONS, SCALED
+from microgpt.config import ACTIVATIONS, SCALED, SIZES, GPTConfig
 from microgpt.data.corpus import Corpus
+from microgpt.training.recipe import Recipe
 from microgpt.utils.arguments import shown
 
 
@@ -128,7 +129,9 @@ def parse_space(search: Mapping[str, Any]) -> Space:
     for name, given in search.items():
         if name not in SEARCHABLE:
             raise ValueError(f"search must name one of {', '.join(SEARCHABLE)}, got {shown(name)}")
-        space[name] = _parse_values(name, given)
+        space[name] = values = _parse_values(name, given)
+        for value in values.values if isinstance(values, Choices) else (values.low, values.high):
+            _check(name, value)
     return space
 
 
@@ -153,6 +156,18 @@ def _parse_values(name: str, given: Any) -> Values:
     if not values:
         raise ValueError(wanted)
     return Choices(values)
+
+
+def _check(name: str, value: Any) -> None:
+    """Raise the error of a value that no trial can have."""
+    if isinstance(value, Share):
+        return
+    try:
+        if name in SIZES:
+            GPTConfig(**{"vocab_size": 1, "n_embd": value, "n_head": value if name == "n_head" else 1, name: value})
+        Recipe(**{name: value})
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"search of {name}: {error}") from None
 
 
 def draws(space: Space, seed: Any, number: int, attempts: int) -> Iterable[dict[str, Any]]:

@@ -130,7 +130,7 @@ def tune(
     data = data if data is None or isinstance(data, (str, os.PathLike)) else _listed(data)
     corpus = read_corpus(data, recipe.format, recipe.tokenizer)
     check_different({name: path for name, path in (("out", out), ("log", log)) if path is not None}, corpus.files)
-    shared = _shared(data, corpus, recipe)
+    shared = shared_data(data, corpus, recipe)
     space = {name: values for name, values in default_space(corpus).items() if name not in given} | searched
     drawing = Drawing(given, space, corpus.tokenizer.vocab_size, StepCounter(corpus, recipe.long_documents), most)
 
@@ -176,7 +176,7 @@ def _listed(data: Any) -> Any:
     return list(data) if isinstance(data, Iterable) and not isinstance(data, (Mapping, Set)) else data
 
 
-def _shared(data: Any, corpus: Corpus, recipe: Recipe) -> SharedData:
+def shared_data(data: Any, corpus: Corpus, recipe: Recipe) -> SharedData:
     """The data for workers: files that they can read by themselves, or all of them."""
     named = _named(data)
     by_name = named is not None and all(map(os.path.isfile, named))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -35,6 +36,7 @@ class Workers:
             raise TypeError(f"executor must be a concurrent.futures.Executor, got {shown(executor)}{wanted}")
         self._own = executor is None
         self._executor = executor
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         if count is None:
             count = physical_cores() if executor is None else getattr(executor, "_max_workers", None)
         self.count = None if count is None else positive_integer("workers", count)
@@ -47,17 +49,21 @@ class Workers:
     def __exit__(self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None) -> None:
         if self._own:
             self._end(at_once=kind is not None)
+            if self._folder is not None:
+                self._folder.cleanup()
 
     def _start(self) -> None:
         from concurrent.futures import ProcessPoolExecutor  # slow to import, and WebAssembly has no processes
 
-        self._executor = ProcessPoolExecutor(self.count, initializer=_become_worker)
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="microgpt-")
+        self._executor = ProcessPoolExecutor(self.count, initializer=_become_worker, initargs=(self._folder.name,))
 
     def _end(self, at_once: bool) -> None:
         assert self._executor is not None
         if at_once:  # rather than after the trials in progress
             for process in list((getattr(self._executor, "_processes", None) or {}).values()):
-                process.terminate()
+                process.kill()  # a run in progress would only note a request to terminate
         self._executor.shutdown(cancel_futures=True)
 
     def outcomes(self, numbers: Iterable[int], task: Callable[[int], Task]) -> Iterator[tuple[int, Outcome]]:
@@ -125,11 +131,15 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
-def _become_worker() -> None:
-    """Make a process a worker: Ctrl-C is for the search, and without the search there is nothing to do."""
+def _become_worker(folder: str) -> None:
+    """Make a process a worker: Ctrl-C is for the search, and without the search there is nothing to do.
+
+    Temporary files are in `folder`, which the search deletes: a worker may be killed.
+    """
     import multiprocessing
     from multiprocessing.connection import wait
 
+    tempfile.tempdir = folder
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     parent = multiprocessing.parent_process()
