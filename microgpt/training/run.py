@@ -227,6 +227,21 @@ class Run:
         self._remember()
         return TrainingResult(self.model)
 
+    def advance(self, until: int) -> None:
+        """Train to the step `until`, which is within the run, without a validation or a checkpoint.
+
+        `DivergedError` if the loss or a parameter is not finite.
+        """
+        self._until = until
+        with DeferredSignals() as signals:
+            while self.step < until:
+                self._advance(signals, None)
+
+    def held_out_loss(self) -> float:
+        """The validation loss of the model as it is now."""
+        assert self._held_out is not None
+        return mean_loss(self.model.engine, self._held_out)
+
     def _loop(self, signals: DeferredSignals, progress: OnProgress | None) -> None:
         """Validate, save, and run blocks of steps, until the run is over or a signal ends it."""
         while True:

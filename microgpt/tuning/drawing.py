@@ -9,7 +9,7 @@ from microgpt.tuning.compute import StepCounter
 from microgpt.tuning.search import Trial
 from microgpt.tuning.space import Share, Space, draws
 
-FEW_STEPS = 100  # a trial with fewer steps is drawn again, ...
+ENOUGH_STEPS = 1000  # a trial with fewer steps is drawn again, ...
 ATTEMPTS = 100  # ... so many times
 MOST_ATTEMPTS = 1000  # at a trial that is not too large
 
@@ -36,20 +36,19 @@ class Drawing:
         return [self._trial(0, {}, flops), *(self._draw(number, flops) for number in range(1, count))]
 
     def _draw(self, number: int, flops: int) -> Trial:
-        """Trial `number`: the first draw that fits and has enough steps, else the first that fits, else the first."""
-        first = fitting = None
+        """Trial `number`: the first draw with enough steps, else that with the most, else the first of all."""
+        best = None
         for attempt, drawn in enumerate(draws(self.space, self._seed(), number, MOST_ATTEMPTS)):
             trial = self._trial(number, drawn, flops)
-            first = first or trial
-            if trial.state == "waiting":
-                if trial.steps >= FEW_STEPS:
-                    return trial
-                fitting = fitting or trial
-            if fitting is not None and attempt >= ATTEMPTS:
+            fits = trial.state == "waiting"
+            if fits and trial.steps >= ENOUGH_STEPS:
+                return trial
+            if best is None or (fits and (best.state != "waiting" or trial.steps > best.steps)):
+                best = trial
+            if attempt >= ATTEMPTS and best.state == "waiting":
                 break
-        chosen = fitting or first
-        assert chosen is not None
-        return chosen
+        assert best is not None
+        return best
 
     def _seed(self) -> Any:
         return Recipe(**self.given).seed

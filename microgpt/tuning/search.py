@@ -28,7 +28,8 @@ class Trial:
         state: "waiting", "training", "trained" up to a rung, "out" after it, "finished"; or why it cannot go on:
             "too large", "diverged", "failed".
         error: the reason of the last three, or None.
-        validation_losses: pairs (steps completed, validation loss in nats), one for each rung.
+        validation_losses: pairs (steps completed, validation loss in nats), one for each rung. Before its end it is
+            the loss of the mean of parameters over the second half of the rung, which is closer to that of its end.
         seconds: duration of its training.
     """
 
@@ -158,7 +159,9 @@ class Search:
     def task(self, trial: Trial, rung: int) -> Task:
         """What a worker needs to train a trial up to a rung."""
         checkpoint = self.journal.checkpoint(trial.number, rung - 1) if rung else None
-        return Task(self.data, trial.options, self.backend, steps_at(rung, self.rungs, trial.steps), checkpoint)
+        begin = steps_at(rung - 1, self.rungs, trial.steps) if rung else 0
+        until = steps_at(rung, self.rungs, trial.steps)
+        return Task(self.data, trial.options, self.backend, begin, until, checkpoint)
 
     def _train(self, workers: Workers, rung: int, trials: list[Trial]) -> list[Trial]:
         """Train these trials up to a rung; those that get there."""

@@ -206,7 +206,7 @@ def _measured(duration: float, trials: int, drawing: Drawing, crew: Workers, sha
     guess = max(1, int(duration / whole * GUESSED_RATE[drawing.given["dtype"]]))
     drawn = drawing.trials(min(trials, max(MEASURED, crew.count)), guess)
     measured = [trial for trial in drawn if trial.state == "waiting"]
-    tasks = [Task(shared, trial.options, backend, trial.steps, None) for trial in measured]
+    tasks = [Task(shared, trial.options, backend, 0, trial.steps, None) for trial in measured]
     timings = crew.measure(tasks, min(MEASURED_SECONDS, duration / 10))
     costs = [seconds / (steps * trial.flops_per_step) for trial, (steps, seconds) in zip(measured, timings) if steps]
     if not costs:
@@ -228,7 +228,7 @@ def _content(halving: Search, best: Trial, out: str | os.PathLike[str] | None) -
         return content
     if out is not None and os.path.exists(out) and is_checkpoint_of(best, out, halving.data.fingerprint):
         return Path(out).read_bytes()
-    outcome = train_trial(Task(halving.data, best.options, halving.backend, best.steps, None))
+    outcome = train_trial(Task(halving.data, best.options, halving.backend, 0, best.steps, None))
     assert outcome.checkpoint is not None
     return outcome.checkpoint
 
