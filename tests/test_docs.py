@@ -23,6 +23,7 @@ import pytest
 import microgpt
 from microgpt.commands.cli import build_parser, main
 from microgpt.training.recipe import Recipe
+from microgpt.tuning.drawing import Drawing
 
 from conftest import needs_compiled
 
@@ -60,6 +61,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     step_count = Recipe.step_count
     monkeypatch.setattr(Recipe, "step_count", lambda *arguments: min(step_count(*arguments) or MOST_STEPS, MOST_STEPS))
+
+    trials = Drawing.trials
+
+    def short_trials(drawing: Drawing, count: int, flops: int) -> list[microgpt.Trial]:
+        drawn = trials(drawing, count, flops)
+        for trial in drawn:
+            trial.options["steps"] = min(trial.steps, MOST_STEPS)
+        return drawn
+
+    monkeypatch.setattr(Drawing, "trials", short_trials)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

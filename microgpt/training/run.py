@@ -228,13 +228,13 @@ class Run:
         return TrainingResult(self.model)
 
     def advance(self, until: int) -> None:
-        """Train to the step `until`, which is within the run, without a validation or a checkpoint.
+        """Train to the step `until`, or to the end, without a validation or a checkpoint.
 
         `DivergedError` if the loss or a parameter is not finite.
         """
         self._until = until
         with DeferredSignals() as signals:
-            while self.step < until:
+            while not self.is_over():
                 self._advance(signals, None)
 
     def held_out_loss(self) -> float:
