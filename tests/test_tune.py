@@ -916,6 +916,13 @@ def test_a_dask_client_is_no_executor() -> None:
         Workers(Client(), None)  # type: ignore[arg-type]
 
 
-def test_mpi_is_used_only_with_more_than_one_process(monkeypatch) -> None:
+def test_mpi_is_used_only_through_its_executor(monkeypatch, capsys) -> None:
     monkeypatch.delitem(sys.modules, "mpi4py.futures", raising=False)
-    assert command.mpi_world() is None
+    assert command.mpi_size() == 1
+    monkeypatch.setenv("PMI_RANK", "1")
+    monkeypatch.setenv("PMI_SIZE", "3")
+    assert main(["tune"]) == 2
+    assert capsys.readouterr().err == (
+        "microgpt: error: mpiexec has started 3 processes, which would search for the same:"
+        " run python -m mpi4py.futures -m microgpt tune\n"
+    )

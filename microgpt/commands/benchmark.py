@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from microgpt.config import DTYPES
+from microgpt.config import DTYPES, GPTConfig
 from microgpt.engine import backend as backends
 from microgpt.engine.arrays import LINE_BYTES
 from microgpt.engine.network import Operation, network
@@ -27,6 +27,9 @@ from microgpt.training.run import Run
 from microgpt.training.train import prepare
 from microgpt.tuning.compute import count_multiply_adds
 from microgpt.utils.arguments import positive_integer
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 REFERENCE_STEPS = 3  # the reference is four orders of magnitude slower
 SAMPLED = 10_000  # documents

@@ -29,6 +29,7 @@ from microgpt.tuning.search import TuningProgress
 from microgpt.tuning.tune import tune
 from microgpt.utils.arguments import shown_path
 from microgpt.utils.files import check_different
+from microgpt.utils.mpi import launched, mpi
 from microgpt.utils.optional import require
 
 LENGTHS = ("steps", "epochs")  # options of train that make the budget
@@ -125,25 +126,31 @@ def searched(given: list[str]) -> dict[str, str]:
 @contextlib.contextmanager
 def executor(parsed: argparse.Namespace) -> Iterator[tuple[Executor | None, int | None]]:
     """The executor that the command line or mpiexec asks for, and its number of workers; None for our own processes."""
-    world = mpi_world()
-    if parsed.workers is not None and (parsed.dask is not None or world is not None):
+    size = mpi_size()
+    if parsed.workers is not None and (parsed.dask is not None or size > 1):
         raise ValueError("workers is for processes on this machine: a Dask cluster, or mpiexec, has workers of its own")
     if parsed.dask is not None:
         with dask_client(parsed.dask) as client:
             yield client.get_executor(), max(1, sum(client.nthreads().values()))
-    elif world is not None:
+    elif size > 1:
         with require("mpi4py.futures", "mpi").MPIPoolExecutor() as pool:
-            yield pool, world - 1
+            yield pool, size - 1
     else:
         yield None, parsed.workers
 
 
-def mpi_world() -> int | None:
-    """Number of processes if mpi4py.futures runs this program with more than one; None otherwise."""
-    if "mpi4py.futures" not in sys.modules:
-        return None
-    size: int = require("mpi4py.MPI", "mpi").COMM_WORLD.Get_size()
-    return size if size > 1 else None
+def mpi_size() -> int:
+    """Number of processes that mpiexec has started for mpi4py.futures, which runs this program in one of them; else 1.
+
+    `ValueError` if it runs in all of them.
+    """
+    if "mpi4py.futures" in sys.modules:
+        return int(mpi().COMM_WORLD.Get_size())
+    _, processes = launched()
+    if processes > 1:
+        how = "python -m mpi4py.futures -m microgpt tune"
+        raise ValueError(f"mpiexec has started {processes} processes, which would search for the same: run {how}")
+    return 1
 
 
 @contextlib.contextmanager
