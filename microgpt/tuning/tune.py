@@ -101,6 +101,7 @@ def tune(
     }
     duration = given.pop("time", None)
     recipe = Recipe(**given)
+    given = {name: value for name, value in recipe.options().items() if name in given}  # NumPy's numbers are Python's
     if not recipe.val_fraction:
         raise ValueError("val_fraction must be more than 0: trials are compared by their validation losses")
     if not isinstance(recipe.seed, (int, float, str)):
