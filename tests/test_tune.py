@@ -40,7 +40,7 @@ from microgpt.tuning.trial import SharedData, Task, WorkerError, train_trial
 from microgpt.tuning.tune import shared_data
 from microgpt.tuning.workers import Workers
 
-from conftest import COMPILED_IS_THERE, needs_compiled, needs_processes
+from conftest import needs_compiled, needs_processes
 
 NAMES = microgpt.read_documents()[:40]
 SEARCH = {"n_embd": [2, 4], "n_head": [1, 2], "batch_size": [1, 2, 3], "learning_rate": "0.001..0.3"}
@@ -259,7 +259,8 @@ def test_trials_take_as_many_steps_as_the_compute_allows() -> None:
     assert one.steps / four.steps == pytest.approx(4, rel=0.2)
 
 
-def test_the_compute_is_by_default_that_of_train() -> None:
+def test_the_compute_is_by_default_that_of_train(monkeypatch) -> None:
+    monkeypatch.setattr("microgpt.training.recipe.DEFAULT_STEPS", 7)  # 1000 would take long
     with ThreadPoolExecutor(1) as executor:
         options = SMALL | {"n_embd": 4, "n_head": 1, "executor": executor, "trials": 2}
         by_steps = tune(NAMES, steps=12, **options)
@@ -268,7 +269,7 @@ def test_the_compute_is_by_default_that_of_train() -> None:
     assert by_steps.trials[0].steps == 12
     assert by_steps.flops == 12 * by_steps.trials[0].flops_per_step
     assert by_epochs.trials[0].steps == 4
-    assert by_default.trials[0].steps == 1000
+    assert by_default.trials[0].steps == 7
 
 
 def test_no_trial_is_larger_than_allowed() -> None:
@@ -279,7 +280,7 @@ def test_no_trial_is_larger_than_allowed() -> None:
         first = result.trials[0]
         assert (first.state, first.error) == ("too large", f"{first.params:,} parameters, and at most 1,000")
         assert first.params > 1000
-        dtypes = [("float64", 8), ("float32", 4)] if COMPILED_IS_THERE else [("float64", 8)]
+        dtypes = [("float64", 8), ("float32", 4)] if choose() == "compiled" else [("float64", 8)]
         for dtype, size in dtypes:
             bound = tune(NAMES, executor=executor, max_bytes=1000 * size, dtype=dtype, **FEW)
             assert max(trial.params for trial in bound.trials[1:]) <= 1000
