@@ -167,6 +167,25 @@ def test_steps_of_every_size_have_the_same_bits(instruction_set: str, monkeypatc
             assert bits(models[1].engine.parameters) == bits(models[0].engine.parameters), step
 
 
+@needs_compiled
+@pytest.mark.parametrize("instruction_set", backends.instruction_sets())
+def test_squares_whose_residuals_are_lost_have_the_same_bits(instruction_set: str, monkeypatch) -> None:
+    """Squares from 0 to 2**-960: the residual of one near the smallest normal number is itself below all numbers."""
+    monkeypatch.setenv("MICROGPT_ISA", instruction_set)
+    models = [model_of(backend, n_embd=4, block_size=2) for backend in ("reference", "compiled")]
+    draw = random.Random(0)
+    for beta2 in (0.0, 1e-300, 0.5, 0.99, 1 - 2**-53):
+        optimizers = [Adam(model, beta2=beta2, eps=1e-100) for model in models]
+        for step in range(40):
+            exponents = [draw.choice([-511, draw.randint(-540, -480 - step)]) for _ in models[0].engine.gradients]
+            gradients = [draw.uniform(1, 2) * 2.0**exponent for exponent in exponents]
+            for model, optimizer in zip(models, optimizers):
+                model.engine.gradients[:] = gradients
+                optimizer.step(1e150)
+            assert bits(optimizers[1].v) == bits(optimizers[0].v), (beta2, step)
+            assert bits(models[1].engine.parameters) == bits(models[0].engine.parameters), (beta2, step)
+
+
 # --- float32 ----------------------------------------------------------------------------------------------------------
 
 

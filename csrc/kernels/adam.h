@@ -20,12 +20,14 @@ typedef struct {
 /* The next three return masks in the sign bits: where a result may differ from the one with the C library's pow.
  *
  * kept + rest * g ** 2: near a midpoint the library may round the square to the other neighbour, and the sum may
- * differ. */
+ * differ. The residual of a tiny square cannot be represented, and does not show the neighbour: so where the sum is
+ * tiny as well. */
 INLINE bits uncertain_square(vec g, vec squared, vec kept, real rest) {
 #if VECTOR_POWERS
     const vec residual = fused_multiply_add(g, g, -squared);
     const vec sum = kept + rest * squared, other_sum = kept + rest * neighbour(squared, residual);
-    return (near_midpoint(squared, residual, broadcast(1)) & differ(sum, other_sum)) | larger(squared, LARGEST_POWER);
+    const bits sensitive = differ(sum, other_sum) | larger(-sum, -0x1p-900);
+    return (near_midpoint(squared, residual, broadcast(1)) & sensitive) | larger(squared, LARGEST_POWER);
 #else
     (void)g, (void)squared, (void)kept, (void)rest;
     return ALL_LANES;
