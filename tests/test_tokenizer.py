@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -299,6 +301,29 @@ def test_added_tokens_that_become_one_are_refused(normalizer: dict[str, object] 
         HuggingFaceTokenizer(content)
 
 
+@pytest.mark.parametrize(
+    ("contents", "vocabulary", "message"),
+    [
+        (["\n", "an"], {"anna": 0, "<u>": 1}, r"added tokens must not be empty when normalized, got '\\n'"),
+        (
+            ["\n", "anna"],
+            {"anna": 2, "<u>": 1},
+            r"added tokens must have ids of their own, got 2 for both '\\n' and 'a.*",
+        ),
+    ],
+)
+def test_added_tokens_that_the_library_mixes_up_are_refused(
+    contents: list[str], vocabulary: dict[str, int], message: str
+) -> None:
+    """It finds an empty one beside others without end, and normalizes those of one id like the first."""
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "special"), False)
+    added = [{"id": i, "content": content, "normalized": True, **flags} for i, content in enumerate(contents)]
+    strip = {"type": "Strip", "strip_left": True, "strip_right": True}
+    content = tokenizers_file({**ANNA, "vocab": vocabulary}, added_tokens=added, normalizer=strip)
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        HuggingFaceTokenizer(content)
+
+
 def test_added_tokens_may_have_the_id_of_a_token() -> None:
     added = {"id": 5, "content": "bob", "single_word": False, "lstrip": False, "rstrip": False, "special": True}
     content = tokenizers_file({**ANNA, "vocab": {"anna": 2, "<u>": 1}}, added_tokens=[{**added, "normalized": False}])
@@ -366,6 +391,19 @@ def sequence(name: str, *steps: dict[str, object]) -> dict[str, object]:
     return {"type": "Sequence", name: list(steps)}
 
 
+def precompiled(longest: int) -> dict[str, object]:
+    """A map without entries whose longest string has this many characters."""
+    charsmap = struct.pack("<I1024x", 1024) + "é".encode() * longest + b"\0"
+    return {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(charsmap).decode()}
+
+
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+METASPACE = [
+    {"type": "Metaspace", "replacement": replacement, "prepend_scheme": "always", "split": True} for replacement in "▁_"
+]
+CHINESE = {"clean_text": True, "handle_chinese_chars": True, "strip_accents": None, "lowercase": False}
+
+
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
@@ -379,6 +417,27 @@ def sequence(name: str, *steps: dict[str, object]) -> dict[str, object]:
         ),
         ({"normalizer": replace("", "a" * 2000)}, "normalizer must let a text grow to at most 1,000 times its length"),
         ({"normalizer": {"type": "Prepend", "prepend": "a" * 2000}}, "normalizer must let a text grow to at most"),
+        (
+            {"normalizer": {"type": "Prepend", "prepend": "a" * 2000, "content": ""}},
+            "normalizer must let a text grow to",
+        ),
+        ({"normalizer": {**replace("b", ""), "type": "Prepend", "prepend": "a" * 2000}}, "normalizer must let a text"),
+        ({"normalizer": sequence("normalizers", *[replace("a", "a" * 10)] * 400)}, "normalizer must let a text grow"),
+        (
+            {"normalizer": sequence("normalizers", *[{"type": "NFC"}] * 10_000)},
+            "normalizer must have at most 10,000 steps",
+        ),
+        (
+            {"normalizer": sequence("normalizers", *[{**replace("b", ""), "type": "ByteLevel"}] * 30)},
+            "normalizer must let a text",
+        ),
+        ({"normalizer": sequence("normalizers", *[{"type": "ByteLevel"}] * 30)}, "normalizer must let a text grow"),
+        ({"normalizer": sequence("normalizers", *[CHINESE] * 9)}, "normalizer must let a text grow"),
+        ({"normalizer": precompiled(1001)}, "normalizer must let a text grow"),
+        ({"normalizer": sequence("normalizers", *[precompiled(2)] * 9)}, "normalizer must let a text grow"),
+        ({"pre_tokenizer": sequence("pretokenizers", *[BYTES] * 30)}, "pre_tokenizer must let a text grow"),
+        ({"pre_tokenizer": sequence("pretokenizers", *METASPACE * 15)}, "pre_tokenizer must let a text grow"),
+        ({"decoder": sequence("decoders", *[{"type": "BPEDecoder", "suffix": ""}] * 30)}, "decoder must let a text"),
         (
             {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
             "pre_tokenizer must have a length of at least 1, got 0",
@@ -408,6 +467,7 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch) -> No
         HuggingFaceTokenizer.from_file(tmp_path / "words.json")
 
 
+SPLIT = {"type": "Split", "pattern": {"Regex": "\\s+"}, "behavior": "Isolated", "invert": False}
 REGEX = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": "▁"}
 
 
@@ -419,6 +479,17 @@ REGEX = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": "▁"}
         {"normalizer": sequence("normalizers", replace("``", '"'), replace("''", '"'), {"type": "NFKD"}, REGEX)},
         {"normalizer": sequence("normalizers", {"type": "Prepend", "prepend": "▁"}, replace(" ", "▁"))},
         {"normalizer": sequence("normalizers", *[replace(chr(0x1F600 + i), f":face{i}:") for i in range(60)])},
+        {
+            "normalizer": sequence(
+                "normalizers",
+                replace("``", '"'),
+                replace("''", '"'),
+                *({"type": name} for name in ("NFKD", "StripAccents", "Lowercase")),
+                precompiled(18),
+                REGEX,
+            )
+        },
+        {"pre_tokenizer": sequence("pretokenizers", SPLIT, {"type": "Digits", "individual_digits": True}, BYTES)},
         {"decoder": sequence("decoders", replace("▁", " "), {"type": "ByteFallback"}, {"type": "Fuse"})},
         {"normalizer": {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "lowercase": True}},
         {"post_processor": {"type": "BertProcessing", "sep": ["anna", 0], "cls": ["anna", 0]}},

@@ -7,10 +7,12 @@ choices are removed, and every call of the library is made under `_library_error
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -30,10 +32,13 @@ if TYPE_CHECKING:
 LARGEST_FILE = 1 << 28  # bytes
 LARGEST_VOCABULARY = 1 << 24
 LONGEST = 1000  # characters of a token, or of a word for WordPiece, whose time grows with the cube of the length
+MOST_STEPS = 10_000  # of a normalizer, pre-tokenizer or decoder
 LARGEST_GROWTH = 1000  # length of a text after replacements, relative to before
-# The most characters that one character becomes.
-NORMALIZED = {
-    "NFC": 3, "NFD": 4, "NFKC": 18, "NFKD": 18, "Precompiled": 18, "Lowercase": 3, "BertNormalizer": 12, "ByteLevel": 4
+# The most characters that one character becomes, by a step's type or by an option that only this kind of step has:
+# the library takes some steps without their type. Repeating NORMALIZED adds nothing, unlike repeating MULTIPLIED.
+NORMALIZED = {"NFC": 3, "NFD": 4, "NFKC": 18, "NFKD": 18, "Precompiled": 18, "Lowercase": 3, "strip_accents": 4}
+MULTIPLIED = {
+    "ByteLevel": 5, "Metaspace": 2, "handle_chinese_chars": 3, "suffix": 3, "word_delimiter_token": 3, "cleanup": 2
 }  # fmt: skip
 NO_TOKENS = "the tokenizers file has no tokens for this text"
 UNUSED = ("truncation", "padding", "post_processor")  # these change a text's tokens afterwards
@@ -62,7 +67,9 @@ class HuggingFaceTokenizer(Tokenizer):
             self._tokenizer: LibraryTokenizer = library.Tokenizer.from_str(self._content)
             vocabulary = self._tokenizer.get_vocab()
             ids = self._tokenizer.get_vocab(with_added_tokens=False)
-            added = _normalized(self._tokenizer)
+            added = {token.content: i for i, token in self._tokenizer.get_added_tokens_decoder().items()}
+            added |= {token: i for token, i in vocabulary.items() if token not in ids}
+            normalized = _normalized(self._tokenizer)
         size = 1 + max(vocabulary.values(), default=-1)
         if not 1 <= size <= LARGEST_VOCABULARY:
             raise ValueError(f"a tokenizers JSON file must have 1 to {LARGEST_VOCABULARY:,} tokens, got {size:,}")
@@ -72,7 +79,10 @@ class HuggingFaceTokenizer(Tokenizer):
                 f"a token must have at most {LONGEST:,} characters, got {shown(longest)} of {len(longest):,}"
             )
         _check_distinct("tokens must have ids of their own", ids)
-        _check_distinct("added tokens must differ when normalized", added)
+        _check_distinct("added tokens must have ids of their own", added)
+        if empty := [token for token, text in normalized.items() if not text]:  # the library finds these without end
+            raise ValueError(f"added tokens must not be empty when normalized, got {shown(min(empty))}")
+        _check_distinct("added tokens must differ when normalized", normalized)
         ends = [] if bos is None else self._ids(string("bos", bos))
         self._bos_text = bos
         self.bos_is_text = bool(ends) and self._text(ends[-1:]) == bos
@@ -157,9 +167,11 @@ def _settled(content: str) -> str:
             for name in RANDOM:
                 model.pop(name, None)
             _check_model(model)
-        for name in ("normalizer", "decoder"):
-            growth = _growth(list(_steps(settings.get(name))))
-            if growth > LARGEST_GROWTH:
+        for name in ("normalizer", "pre_tokenizer", "decoder"):
+            steps = list(_steps(settings.get(name)))
+            if len(steps) > MOST_STEPS:
+                raise ValueError(f"{name} must have at most {MOST_STEPS:,} steps, got {len(steps):,}")
+            if _growth(steps) > LARGEST_GROWTH:
                 raise ValueError(
                     f"{name} must let a text grow to at most {LARGEST_GROWTH:,} times its length, got more"
                 )
@@ -223,24 +235,50 @@ def _growth(steps: list[dict[str, Any]]) -> float:
     """
     become: dict[str, float] = {}
     others = 1.0  # for all other characters
-    normalized = 1.0  # growth by normal forms since the last replacement: repeating them adds nothing
+    normalized = 1.0  # growth by normal forms since the last replacement
+    mapped = False  # by a Precompiled
     for step in reversed(steps):
-        added = step.get("content", step.get("prepend", ""))
+        content, prepend = (
+            sum(become.get(c, others) for c in text) if isinstance(text := step.get(name), str) else 0.0
+            for name in ("content", "prepend")
+        )
         pattern = step.get("pattern")
         literal = pattern.get("String") if isinstance(pattern, dict) else pattern
-        length = math.fsum(become.get(c, others) for c in added) if isinstance(added, str) else 0.0
-        if pattern is not None and isinstance(literal, str) and literal:
-            become[literal[0]] = max(become.get(literal[0], others), length)
-        elif length and ("pattern" in step or "prepend" in step):
-            become = {c: times + length for c, times in become.items()}
-            others += length
-        elif (factor := NORMALIZED.get(str(step.get("type")), 1)) > normalized:
-            others, become = factor / normalized * max([others, *become.values()]), {}
-            normalized = factor
-            continue
-        else:
-            continue
-        normalized = 1.0
+        everywhere = prepend
+        if isinstance(literal, str) and literal:
+            become[literal[0]] = max(become.get(literal[0], others), content)
+        elif pattern is not None:
+            everywhere += content
+        if everywhere:
+            become = {c: times + everywhere for c, times in become.items()}
+            others += everywhere
+        if everywhere or content:
+            normalized = 1.0
+        names = [str(step.get("type")), *step]
+        form = max(NORMALIZED.get(name, 1) for name in names)
+        times = max(1.0, form / normalized) * math.prod(MULTIPLIED.get(name, 1) for name in names)
+        normalized = max(normalized, form)
+        if "precompiled_charsmap" in step:
+            longest = _longest_replacement(step["precompiled_charsmap"])
+            times *= longest if mapped or longest > NORMALIZED["Precompiled"] else 1
+            mapped = True
+        if times > 1:
+            others, become = times * max([others, *become.values()]), {}
         if not all(map(math.isfinite, [others, *become.values()])):
             return math.inf
     return max([others, *become.values()])
+
+
+def _longest_replacement(charsmap: Any) -> int:
+    """The most characters of a string in a map of SentencePiece; at least as many as in the map of NFKC.
+
+    The map is in Base64: the size of a trie in 4 bytes, the trie, and strings that each end with a zero byte.
+    """
+    usual = NORMALIZED["Precompiled"]
+    try:
+        content = base64.b64decode(charsmap)
+    except (TypeError, ValueError):
+        return usual  # refused by the library
+    start = 4 + int.from_bytes(content[:4], "little")
+    strings = re.compile(rb"[^\0]{%d,}" % usual).finditer(content, start)
+    return max((len(string[0].decode(errors="replace")) for string in strings), default=usual)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import multiprocessing
+import os
 import pkgutil
 import random
 import sys
@@ -49,6 +50,7 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=sys.maxsize, help="how many cases at most")
     parser.add_argument("--begin", type=int, default=0, help="the first case")
     options = parser.parse_args()
+    os.environ["RUST_BACKTRACE"] = "0"  # or every panic of the tokenizers library writes dozens of lines
     until, end = time.time() + options.seconds, options.begin + options.cases
     current, faults = multiprocessing.Value("q", options.begin), multiprocessing.Value("q", 0)
     i = options.begin
