@@ -34,6 +34,7 @@ TESTED_ELSEWHERE = {"bench"}  # slow: here only its arguments are checked
 
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 C_BLOCK = re.compile(r"^```c\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+OTHERS = re.compile(r"^```py\n(.*?)^```$", re.MULTILINE | re.DOTALL)  # Python that needs other packages
 COMMAND = re.compile(r"^((?:.* \| )?microgpt (?:.*\\\n)*.*)$", re.MULTILINE)  # and what is piped into it
 
 
@@ -102,6 +103,16 @@ def test_what_a_page_shows_works(page: Path, folder: Path, monkeypatch: pytest.M
             exec(compile("\n" * line + source, str(page), "exec"), namespace)
         else:
             run_command(source, monkeypatch)
+
+
+def test_the_search_of_another_package_works(folder: Path) -> None:
+    """The block of docs/scale.md that needs Optuna."""
+    pytest.importorskip("optuna")
+    (block,) = (each for each in OTHERS.findall((ROOT / "docs" / "scale.md").read_text("utf-8")) if "optuna" in each)
+    namespace: dict[str, Any] = {}
+    exec(block, namespace)
+    assert len(namespace["study"].trials) == 10
+    assert namespace["study"].best_value < 4
 
 
 def test_examples_are_found() -> None:
