@@ -246,6 +246,7 @@ def test_an_error_of_a_callback_is_raised_on_every_rank() -> None:
 
 @needs_mpi
 @needs_processes
+@pytest.mark.long
 def test_a_run_resumes_with_another_number_of_ranks(tmp_path: Path) -> None:
     whole = program(2, "checkpointed", tmp_path / "whole.safetensors").stdout
     assert len(whole) == 65
@@ -264,10 +265,11 @@ def test_a_run_resumes_with_another_number_of_ranks(tmp_path: Path) -> None:
 @needs_mpi
 @needs_processes
 def test_the_command_line(tmp_path: Path) -> None:
-    data, short = tmp_path / "names.txt", ("--steps", "4", "--batch-size", "4", "--samples", "3")
+    data, small = tmp_path / "names.txt", {"steps": 3, "batch_size": 4, "n_embd": 4, "n_head": 2, "block_size": 4}
     data.write_text("\n".join(NAMES))
+    short = [f"--{name}={value}".replace("_", "-") for name, value in small.items()]
     alone = tmp_path / "alone.safetensors"
-    microgpt.train(data, steps=4, batch_size=4, shards=2, out=alone)
+    microgpt.train(data, shards=2, out=alone, **small)
     out = tmp_path / "names.safetensors"
     result = cli(2, "train", data, *short, "--shards", "2", "--mpi", "--out", out)
     assert result.returncode == 0, result.stderr

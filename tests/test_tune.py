@@ -18,6 +18,7 @@ import sys
 import time
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -724,6 +725,8 @@ def test_the_command_line_finds_the_same_and_prints_how_to_repeat_it(whole, tmp_
 @needs_processes
 def test_time_becomes_flops_that_repeat_the_search(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
+    # However long it takes here to measure the rate, time is left to search.
+    monkeypatch.setattr(sys.modules["microgpt.tuning.tune"], "time", SimpleNamespace(monotonic=lambda: 0.0))
     options = ["--trials=3", "--n-layer=1", "--search=n_embd=4,8", "--workers=2"]
     assert main(["tune", *options, "--time=1s", "--log=timed"]) == 0
     printed = capsys.readouterr().out.splitlines()
