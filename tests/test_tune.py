@@ -723,6 +723,7 @@ def test_the_command_line_finds_the_same_and_prints_how_to_repeat_it(whole, tmp_
 
 @needs_compiled
 @needs_processes
+@needs_compiled
 def test_time_becomes_flops_that_repeat_the_search(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     # However long it takes here to measure the rate, time is left to search.
