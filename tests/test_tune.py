@@ -721,7 +721,6 @@ def test_the_command_line_finds_the_same_and_prints_how_to_repeat_it(whole, tmp_
     assert bits(whole[0])[1] == load("tuned").engine.parameters.tobytes()
 
 
-@needs_compiled
 @needs_processes
 @needs_compiled
 def test_time_becomes_flops_that_repeat_the_search(tmp_path, monkeypatch, capsys) -> None:
