@@ -301,7 +301,7 @@ def test_bad_arguments_are_named(backend, options, error, message) -> None:
 
 
 def test_help_shows_every_option_with_its_default() -> None:
-    assert defaults_of(train) == {"progress": None, **defaults_of(prepare)}
+    assert defaults_of(train) == {"progress": None, "communicator": None, **defaults_of(prepare)}
     assert defaults_of(prepare).items() >= {"data": None, "eval_every": None, **defaults_of(Recipe)}.items()
     assert all(name in pydoc.plaintext.document(train) for name in defaults_of(train))
 
