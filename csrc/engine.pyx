@@ -49,6 +49,8 @@ cdef enum:
 
 _EPILOGUES = {"store": STORE, "add": ADD, "relu": RELU, "relu_backward": RELU_BACKWARD}
 
+_PRESENT_TEAM = contextlib.nullcontext()
+
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=gil_after_fork)
 atexit.register(gil_before_exit)
@@ -158,7 +160,7 @@ cdef class ThreadTeam:
 
 
 cdef class Cache:
-    """The keys and values of documents in progress.
+    """The keys and values of documents in progress; a single document also has the weights, packed for it.
 
     Attributes:
         lengths: int32, how many tokens each document has; setting one to 0 begins a new document.
@@ -166,14 +168,23 @@ cdef class Cache:
 
     cdef readonly object lengths
     cdef object engine  # that it belongs to
-    cdef object store  # a row for each panel of documents
+    cdef object store  # a row for each panel of documents, or for the single document
     cdef object addresses  # where each of them starts
+    cdef object packed  # or None
+    cdef int32_t *first_length  # where the arrays of a single document start
+    cdef void *first_store
+    cdef void *first_packed
 
-    def __init__(self, engine, samples, store):
+    def __init__(self, engine, samples, store, packed=None):
         self.engine = engine
         self.lengths = numpy.zeros(samples, numpy.int32)
         self.store = store
         self.addresses = store.ctypes.data + numpy.arange(len(store), dtype=numpy.uintp) * store.strides[0]
+        self.packed = packed
+        if packed is not None:
+            self.first_length = <int32_t *>address(self.lengths, numpy.dtype(numpy.int32), 1)
+            self.first_store = address(store.ravel(), store.dtype, store.size)
+            self.first_packed = address(packed, store.dtype, packed.size)
 
 
 cdef class Engine:
@@ -199,6 +210,7 @@ cdef class Engine:
     cdef object dtype, progress, __weakref__
     cdef object network, arena, scratch  # what the addresses above point into
     cdef object shard  # its gradients, once there is more than one
+    cdef object packed  # the weights, once there is a cache for a single document: all such caches share them
     cdef list batch_arrays
 
     def __cinit__(self):
@@ -231,6 +243,9 @@ cdef class Engine:
             raise MemoryError()
         self.team = ThreadTeam(1)
         self.lay_out(1, 0)
+        for i in range(self.inference):
+            if self.tape[i].kernel.decode[0].run == NULL:
+                raise ValueError(f"the kernel {self.network.operations[i].kernel!r} has no decode")
         free_in_forks(self)
 
     def __dealloc__(self):
@@ -297,22 +312,21 @@ cdef class Engine:
             op.weight_rows = <const int64_t *>address(operation.weight_rows, numpy.int64, op.n_out)
         op.gathered, op.d_gathered = offsets[operation.gathered], offsets[operation.gathered_gradient]
         op.transposed = offsets[operation.transposed]
-        op.cache = -1 if operation.cache is None else operation.cache * self.cache_elements()
+        op.cache = -1 if operation.cache is None else operation.cache
+        op.packed = -1 if operation.packed is None else operation.packed
         return 0
-
-    cdef int64_t cache_elements(self):
-        """Elements of one layer's keys and values in a cache; kernels/attention.h describes their layout."""
-        return 2 * self.workspace.block_size * self.workspace.n_embd * self.line
 
     # --- The team -----------------------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def _assembled_team(self, rows):
+    cdef object assembled_team(self, int64_t rows):
         """Have `threads` share the work that is run inside `with`, where it is enough for them."""
+        if self.team.team.size > 1 or self.threads == 1 or rows * self.num_params < SHARED_WORK or gil_is_exiting():
+            return _PRESENT_TEAM  # of an outer call, whose callback this is, or without helpers
+        return self._team_with_helpers()
+
+    @contextlib.contextmanager
+    def _team_with_helpers(self):
         cdef ThreadTeam outer = self.team
-        if outer.team.size > 1 or self.threads == 1 or rows * self.num_params < SHARED_WORK or gil_is_exiting():
-            yield  # with the team of an outer call, whose callback this is, or with no helpers
-            return
         with ThreadTeam(self.threads) as self.team:
             try:
                 yield
@@ -458,7 +472,7 @@ cdef class Engine:
         cdef const int32_t[::1] tokens = packed.tokens
         cdef const int64_t[::1] starts = packed.starts, lengths = packed.lengths
         cdef double loss
-        with self._assembled_team(self.reserve(lengths, lengths.shape[0])):
+        with self.assembled_team(self.reserve(lengths, lengths.shape[0])):
             with nogil:
                 loss = self.batch(&tokens[0], &starts[0], &lengths[0], lengths.shape[0], 1.0 / <double>lengths.shape[0])
                 if gradients and isfinite(loss):
@@ -548,7 +562,7 @@ cdef class Engine:
         around, self.progress = self.progress, progress  # if this call comes from a callback
         self.polled_after_step = now_ns()
         try:
-            with self._assembled_team(self.reserve(lengths, s.size)):
+            with self.assembled_team(self.reserve(lengths, s.size)):
                 self.clocks = NULL if clocks is None else &clocks[0, 0]
                 self.team.team.waited = NULL if clocks is None else &clocks[self.tape_length, 1]
                 with nogil:
@@ -596,18 +610,35 @@ cdef class Engine:
                 break
         return logits.copy()  # the arena will be reused
 
+    @exclusive
     def new_cache(self, int64_t samples):
         """See `microgpt.engine.interface.Engine`."""
-        shape = (self.panels(samples), self.config.n_layer * self.cache_elements())
-        return Cache(self, samples, aligned_zeros(shape, self.dtype, f"a cache for {samples:,} samples"))
+        return self.cache_for(samples)
+
+    cdef Cache cache_for(self, int64_t samples):
+        cdef int64_t i, size = self.kernels.cache_size(&self.workspace)
+        if samples == 1:
+            size = self.kernels.decode_cache_size(&self.workspace)
+        shape = (self.panels(samples), self.config.n_layer * size)
+        store = aligned_zeros(shape, self.dtype, f"a cache for {samples:,} samples")
+        if samples != 1:
+            return Cache(self, samples, store)
+        if self.packed is None:
+            self.packed = aligned_zeros(self.network.packed, self.dtype, "a copy of the model's weights")
+        self.workspace.packed = address(self.packed, self.dtype, self.network.packed)
+        with self.assembled_team(1):
+            with nogil:
+                for i in range(self.inference):
+                    self.run(&self.tape[i], self.tape[i].kernel.pack, 2 * i)
+        return Cache(self, samples, store, self.packed)
 
     @exclusive
     def next_probabilities(self, Cache cache, const int32_t[::1] tokens, double temperature):
         """See `microgpt.engine.interface.Engine`."""
         probabilities = numpy.empty((tokens.shape[0], self.workspace.vocab_size))
         cdef double[:, ::1] out = probabilities
-        self.workspace.probabilities = &out[0, 0]
-        self.append(cache, tokens, temperature)
+        with self.assembled_team(tokens.shape[0]):
+            self.append(cache, tokens, temperature, NULL, NULL, &out[0, 0])
         return probabilities
 
     @exclusive
@@ -618,8 +649,46 @@ cdef class Engine:
         cdef double[::1] padded = self._padded(uniforms)
         if uniforms.shape[0] != tokens.shape[0]:
             raise ValueError(f"{uniforms.shape[0]} random numbers for {tokens.shape[0]} tokens")
-        self.workspace.uniforms, self.workspace.drawn = &padded[0], &out[0]
-        self.append(cache, tokens, temperature)
+        with self.assembled_team(tokens.shape[0]):
+            self.append(cache, tokens, temperature, &padded[0], &out[0], NULL)
+        return drawn
+
+    @exclusive
+    def draw_in_turn(self, Cache cache, const int32_t[::1] tokens, int64_t n, double temperature, random, int32_t end,
+                     int64_t limit):
+        """See `microgpt.engine.interface.Engine`."""
+        cdef int64_t _document
+        cdef list documents = []
+        if tokens.shape[0] == 0 or cache.packed is None:
+            raise ValueError(f"{tokens.shape[0]} tokens for a cache of {len(cache.lengths)} documents")
+        around, self.progress = self.progress, None  # which is another call's, if this comes from a callback
+        try:
+            with self.assembled_team(1):
+                for _document in range(n):
+                    cache.first_length[0] = 0
+                    documents.append(self.draw_alone(cache, tokens, temperature, random, end, limit))
+        finally:
+            self.progress = around
+        return documents
+
+    cdef list draw_alone(self, Cache cache, const int32_t[::1] tokens, double temperature, random, int32_t end,
+                         int64_t limit):
+        """Append tokens to the only document of a cache, and draw those that follow."""
+        cdef int64_t i, n = tokens.shape[0], drawn_tokens = 0
+        cdef int32_t token = tokens[n - 1]
+        cdef double uniform
+        cdef list drawn = []
+        for i in range(n - 1):
+            self.append_alone(cache, tokens[i], 0.0, NULL, NULL, NULL)
+            self.poll_after_step(0)
+        while drawn_tokens < limit and cache.first_length[0] < self.workspace.block_size:
+            uniform = random()
+            self.append_alone(cache, token, temperature, &uniform, &token, NULL)
+            self.poll_after_step(0)
+            drawn.append(token)
+            drawn_tokens += 1
+            if token == end:
+                break
         return drawn
 
     @exclusive
@@ -637,17 +706,16 @@ cdef class Engine:
         cdef int64_t[::1] documents = numpy.arange(slots, dtype=numpy.int64)
         cdef int32_t[::1] last = numpy.full(slots, bos, numpy.int32), drawn = numpy.empty(slots, numpy.int32)
         cdef double[::1] uniforms = self._padded(numpy.zeros(slots))
-        cdef Cache cache = self.new_cache(slots)
+        cdef Cache cache = self.cache_for(slots)
         cdef int32_t[::1] positions = cache.lengths
         if n == 0:
             return tokens, lengths
         self.polled_within_step = now_ns()
-        with self._assembled_team(slots):
+        with self.assembled_team(slots):
             while finished < n:
                 for r in range(slots):
                     uniforms[r] = uniform_of(seed, documents[r], positions[r])
-                self.workspace.uniforms, self.workspace.drawn = &uniforms[0], &drawn[0]
-                self.append(cache, last, temperature)
+                self.append(cache, last, temperature, &uniforms[0], &drawn[0], NULL)
                 for r in range(slots):
                     d = documents[r]
                     if d < n:
@@ -667,14 +735,18 @@ cdef class Engine:
         size = len(array)
         return numpy.concatenate([array, numpy.zeros(self.panels(size) * self.line - size)])
 
-    cdef int append(self, Cache cache, const int32_t[::1] tokens, double temperature) except -1:
+    cdef int append(self, Cache cache, const int32_t[::1] tokens, double temperature, const double *uniforms,
+                    int32_t *drawn, double *probabilities) except -1:
+        """Append a token to each document; then draw if there are `uniforms`, and give `probabilities` if not NULL."""
         cdef Workspace *w = &self.workspace
         cdef int64_t r, n = tokens.shape[0]
         cdef int32_t[::1] lengths = cache.lengths
         cdef uintptr_t[::1] addresses = cache.addresses
+        if cache.engine is not self or n != lengths.shape[0]:
+            raise ValueError(f"{n} tokens for a cache of {lengths.shape[0]} documents, or of another model")
+        if cache.packed is not None:
+            return self.append_alone(cache, tokens[0], temperature, uniforms, drawn, probabilities)
         try:
-            if cache.engine is not self or n != lengths.shape[0]:
-                raise ValueError(f"{n} tokens for a cache of {lengths.shape[0]} documents, or of another model")
             if n > self.row_capacity:
                 self.lay_out(n, self.attention_capacity)
             for r in range(n):
@@ -683,11 +755,39 @@ cdef class Engine:
                 w.tokens[r], w.positions[r], w.first_rows[r] = tokens[r], lengths[r], <int32_t>r
             self.describe_batch(n)
             w.caches, w.temperature = <void *const *>&addresses[0], temperature
+            w.uniforms, w.drawn, w.probabilities = uniforms, drawn, probabilities
             with nogil:
                 self.forward(self.inference)
                 self.run(&self.tape[self.inference - 1], self.kernels.draw, 0)
             for r in range(n):
                 lengths[r] += 1
+        finally:
+            w.caches = NULL
+            w.uniforms = w.probabilities = NULL
+        return 0
+
+    cdef int append_alone(self, Cache cache, int32_t token, double temperature, const double *uniform,
+                          int32_t *drawn, double *probabilities) except -1:
+        """`append` for a single document, by the kernels of decode.h; without anything to give, without its logits."""
+        cdef Workspace *w = &self.workspace
+        cdef int64_t i, operations = self.inference
+        if cache.engine is not self:
+            raise ValueError("a cache of another model")
+        if cache.first_length[0] >= w.block_size:
+            raise ValueError(f"document 0 already has block_size={w.block_size} tokens")
+        try:
+            w.rows, w.tokens[0], w.positions[0] = 1, token, cache.first_length[0]
+            w.caches, w.packed, w.temperature = <void *const *>&cache.first_store, cache.first_packed, temperature
+            w.uniforms, w.drawn, w.probabilities = uniform, drawn, probabilities
+            self.is_heavy = self.num_params > HEAVY_STEP
+            with nogil:
+                if uniform == NULL and probabilities == NULL:
+                    operations -= 1
+                for i in range(operations):
+                    self.run(&self.tape[i], self.tape[i].kernel.decode, 2 * i)
+                if operations == self.inference:
+                    self.run(&self.tape[self.inference - 1], self.kernels.decode_draw, 0)
+            cache.first_length[0] += 1
         finally:
             w.caches = NULL
             w.uniforms = w.probabilities = NULL

@@ -17,6 +17,8 @@ cdef extern from "kernels/interface.h" nogil:
         const char *name
         Stage forward[STAGES]
         Stage backward[STAGES]
+        Stage pack[STAGES]
+        Stage decode[STAGES]
 
     ctypedef struct Operation:
         const Kernel *kernel
@@ -29,7 +31,7 @@ cdef extern from "kernels/interface.h" nogil:
         int64_t weight
         const int64_t *weight_rows
         int64_t gathered, d_gathered, transposed
-        int64_t cache
+        int64_t cache, packed
 
     ctypedef struct Workspace:
         void *arena
@@ -48,6 +50,7 @@ cdef extern from "kernels/interface.h" nogil:
         int64_t spans
         bint by_rows
         void *const *caches
+        const void *packed
         double temperature
         const double *uniforms
         double *probabilities
@@ -64,8 +67,11 @@ cdef extern from "kernels/interface.h" nogil:
         bint exact
         size_t itemsize
         Stage draw[STAGES]
+        Stage decode_draw[STAGES]
         int64_t (*scratch_size)(const Workspace *, int64_t rows) noexcept nogil
         int64_t (*attention_size)(const Workspace *, int64_t panel) noexcept nogil
+        int64_t (*cache_size)(const Workspace *) noexcept nogil
+        int64_t (*decode_cache_size)(const Workspace *) noexcept nogil
         int (*all_finite)(int64_t n, const void *x) noexcept nogil
         double (*multiply_add_loop)(int64_t iterations) noexcept nogil
         double (*divide_root_loop)(int64_t iterations) noexcept nogil

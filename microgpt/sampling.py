@@ -25,6 +25,7 @@ TEMPERATURE = 0.5
 TEXT_TOKENS = 500  # for continuous text
 DRAWN_TOGETHER = 64  # documents: more would gain little and take memory
 LOWEST_TEMPERATURE = 1e-30  # float32 can still divide by it; below, sampling is greedy
+NO_TOKEN = -1
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # decoders put it for bytes that are not a character, or not yet
 MOST_INCOMPLETE = 3  # bytes of a UTF-8 character that lacks its last byte
 
@@ -195,7 +196,40 @@ def sample_in_turn(
 
     Source: the inference loop of microgpt, with one number of the generator for each token, in the same order.
     """
-    return [list(sample_one(engine, context, sampler, max_tokens, generator_uniforms(generator))) for _ in range(n)]
+    if sampler.excludes_tokens(engine.config.vocab_size):
+        return [list(sample_one(engine, context, sampler, max_tokens, generator_uniforms(generator))) for _ in range(n)]
+    cache, end = engine.new_cache(1), context.bos if context.ends else NO_TOKEN
+
+    def draw(tokens: list[int], documents: int, limit: int) -> list[list[int]]:
+        recent = np.array(tokens, np.int32)
+        return engine.draw_in_turn(cache, recent, documents, sampler.temperature, generator.random, end, limit)
+
+    length, block_size = len(context.tokens), engine.config.block_size
+    begin = context.read()[-context_length(length, block_size) :]
+    if length and max_tokens <= room(length, block_size):
+        drawn = draw(begin, n, max_tokens)
+    else:
+        drawn = [_sample_in_contexts(draw, begin, length, block_size, end, max_tokens) for _ in range(n)]
+    return [tokens[:-1] if tokens[-1:] == [end] else tokens for tokens in drawn]
+
+
+def _sample_in_contexts(
+    draw: Callable[[list[int], int, int], list[list[int]]],
+    recent: list[int],
+    length: int,
+    block_size: int,
+    end: int,
+    max_tokens: int,
+) -> list[int]:
+    """The tokens of a document that restarts its context, which has `length` tokens before; `recent` ones are seen."""
+    sampled: list[int] = []
+    while len(sampled) < max_tokens and end not in sampled[-1:]:
+        limit = max_tokens - len(sampled) if length else 1  # the first token drawn replaces BOS
+        (drawn,) = draw(recent, 1, limit)
+        sampled += drawn
+        length += len(drawn)
+        recent = [*recent, *drawn][-context_length(length, block_size) :]
+    return sampled
 
 
 def sample_independently(

@@ -2,6 +2,8 @@
  *
  *     output = f(input), saved = f'(input)                 [panels][n][LINE] each
  *     d_input = saved * d_output             in place
+ *
+ * Of a single row (decode.h), forward is the same, for another number of lines.
  */
 #pragma once
 
@@ -13,10 +15,12 @@ typedef struct {
     vec value, derivative;
 } Differentiated;
 
-INLINE void activation_forward(const Operation *op, const Workspace *w, const Range *range, Differentiated f(vec x)) {
+/* For the lines [begin, end). */
+INLINE void activation_forward(const Operation *op, const Workspace *w, int64_t begin, int64_t end,
+                               Differentiated f(vec x)) {
     const real *input = array(w, op->input);
     real *output = array(w, op->output), *saved = array(w, op->saved);
-    for (int64_t at = range->begin * op->n_in * LINE; at < range->end * op->n_in * LINE; at += LANES) {
+    for (int64_t at = begin * LINE; at < end * LINE; at += LANES) {
         const Differentiated y = f(load(input + at));
         store(output + at, y.value);
         store(saved + at, y.derivative);
@@ -48,7 +52,11 @@ INLINE Differentiated differentiated_gelu(vec x) {
 }
 
 static void gelu_forward(const Operation *op, const Workspace *w, const Range *range) {
-    activation_forward(op, w, range, differentiated_gelu);
+    activation_forward(op, w, range->begin * op->n_in, range->end * op->n_in, differentiated_gelu);
+}
+
+static void gelu_decode(const Operation *op, const Workspace *w, const Range *range) {
+    activation_forward(op, w, range->begin, range->end, differentiated_gelu);
 }
 
 /* SiLU: x * sigmoid(x), and the derivative sigmoid * (1 + x * (1 - sigmoid)). sigmoid = 1 / (1 + exp(-x)) = exp(x) / (1
@@ -60,5 +68,9 @@ INLINE Differentiated differentiated_silu(vec x) {
 }
 
 static void silu_forward(const Operation *op, const Workspace *w, const Range *range) {
-    activation_forward(op, w, range, differentiated_silu);
+    activation_forward(op, w, range->begin * op->n_in, range->end * op->n_in, differentiated_silu);
+}
+
+static void silu_decode(const Operation *op, const Workspace *w, const Range *range) {
+    activation_forward(op, w, range->begin, range->end, differentiated_silu);
 }

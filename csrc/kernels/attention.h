@@ -232,12 +232,15 @@ static __attribute__((noinline)) void forget_beyond(real *value, ptrdiff_t row_s
         }
 }
 
+/* Elements of a layer in the cache of a panel: keys [block_size][n_embd][LINE], then values. */
+static int64_t cache_size(const Workspace *w) { return 2 * w->block_size * w->n_embd * LINE; }
+
 /* One more row for each of the documents of a panel: lanes are documents, and the keys and values of their earlier rows
- * are in the panel's cache. A cache holds, for each layer, keys [block_size][n_embd][LINE], then values. */
+ * are in the panel's cache. */
 static void attention_forward_cached(const Operation *op, const Workspace *w, int64_t panel, real *weights) {
     const int64_t n_embd = w->n_embd, head_dim = n_embd / w->n_head, row_stride = n_embd * LINE;
     const int32_t *positions = w->positions + panel * LINE;
-    real *keys = (real *)w->caches[panel] + op->cache, *values = keys + w->block_size * row_stride;
+    real *keys = (real *)w->caches[panel] + op->cache * cache_size(w), *values = keys + w->block_size * row_stride;
     real_bits last[LINE];
     int64_t n = 0; /* rows of the longest document */
     for (int r = 0; r < LINE; r++) last[r] = positions[r], n = positions[r] >= n ? positions[r] + 1 : n;

@@ -21,6 +21,8 @@
  *      the engine finds those not finite, rightly or not, it runs the pass again `by_rows`, without such terms. A loss
  *      need not be computed again: a value that is not finite makes that of its own row, which attends to it, NaN.
  *   4. In a cache, a lane meets only what earlier documents have left in it: see attention_forward_cached.
+ *
+ * A single document that grows token by token would use one lane of 16: decode.h has another layout for it.
  */
 #pragma once
 
@@ -57,7 +59,8 @@ typedef struct {
     int64_t gathered;               /* ... where in the arena they are brought together, */
     int64_t d_gathered;      /* ... and their gradients */
     int64_t transposed;             /* of a large matrix: where in the arena backward transposes it to */
-    int64_t cache;                  /* of ATTENTION: where in a panel's key/value cache this layer starts */
+    int64_t cache;                  /* of ATTENTION: its number among the layers that have keys and values in a cache */
+    int64_t packed;                 /* of a matrix product: where in the packed weights its own start */
 } Operation;
 
 /* The batch that operations work on. Arrays over rows have room for whole panels. */
@@ -81,6 +84,7 @@ typedef struct {
     int by_rows;                    /* attention skips what a row does not attend to, rather than add 0 times it */
 
     void *const *caches;            /* [panels] key/value caches: each row then continues a document of its own */
+    const void *packed;             /* weights of all matrix products, packed for decode.h */
     double temperature;             /* with caches: the divisor of the logits, or 0 */
     const double *uniforms;         /* [rows], in [0, 1), to draw tokens with; or NULL */
     double *probabilities;          /* [rows][vocab_size], or NULL: where they go */
@@ -103,10 +107,11 @@ typedef struct {
 enum { STAGES = 4 };
 typedef Stage Stages[STAGES];       /* run one after the other, up to the first without `run` */
 
-/* The two directions of an operation. */
+/* The two directions of an operation; and forward for a single row, whose weights are packed first, see decode.h. */
 typedef struct Kernel {
     const char *name;
     Stages forward, backward;
+    Stages pack, decode;
 } Kernel;
 
 typedef struct {
@@ -122,10 +127,13 @@ typedef struct {
     int exact;                      /* float64: every bit is the reference's */
     size_t itemsize;
     const Kernel *operations;       /* ends with one without a name */
-    Stages draw;                    /* of the logits: probabilities and tokens */
+    Stages draw, decode_draw;       /* of the logits: probabilities and tokens; of a single row */
     int64_t (*scratch_size)(const Workspace *, int64_t rows);
     /* Elements of `saved` that one panel of an ATTENTION needs. */
     int64_t (*attention_size)(const Workspace *, int64_t panel);
+    /* Elements of the key/value cache of a panel, or of a single row, for one layer. */
+    int64_t (*cache_size)(const Workspace *);
+    int64_t (*decode_cache_size)(const Workspace *);
     int (*all_finite)(int64_t n, const void *x);
     void (*add)(int64_t n, void *sum, const void *x);
     double (*sum_of_squares)(int64_t n, const void *gradients);

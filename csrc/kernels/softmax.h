@@ -43,17 +43,22 @@ typedef struct {
     vec largest, total;
 } Softmax;
 
+/* exp(factor * (logits - largest)) */
+INLINE vec exponential_of_logits(vec logits, vec largest, real factor) {
+#if MICROGPT_EXACT
+    return exponential(logits * factor - largest * factor);
+#else /* a fused multiply-add of the above would not be 0 at the largest */
+    return exponential((logits - largest) * factor);
+#endif
+}
+
 /* For one vector of rows, replaces logits[i * LINE], i < n, by exps = exp(factor * (logits - largest)); total is their
  * sum. */
 INLINE Softmax exponentials(real *logits, int64_t n, real factor) {
     Softmax softmax = {load(logits), {0}};
     for (int64_t i = 0; i < n * LINE; i += LINE) softmax.largest = larger_of(load(logits + i), softmax.largest);
     for (int64_t i = 0; i < n * LINE; i += LINE) {
-#if MICROGPT_EXACT
-        const vec exps = exponential(load(logits + i) * factor - softmax.largest * factor);
-#else /* a fused multiply-add of the above would not be 0 at the largest */
-        const vec exps = exponential((load(logits + i) - softmax.largest) * factor);
-#endif
+        const vec exps = exponential_of_logits(load(logits + i), softmax.largest, factor);
         store(logits + i, exps);
         softmax.total += exps;
     }

@@ -16,7 +16,9 @@ class ThreadTeam:
     def work(self, thread: int) -> None: ...
 
 class Cache:
-    def __init__(self, engine: Engine, samples: int, store: NDArray[Any]) -> None: ...
+    def __init__(
+        self, engine: Engine, samples: int, store: NDArray[Any], packed: NDArray[Any] | None = None
+    ) -> None: ...
     @property
     def lengths(self) -> NDArray[np.int32]: ...
 
@@ -61,6 +63,16 @@ class Engine:
     def draw_tokens(
         self, cache: Cache, tokens: NDArray[np.int32], temperature: float, uniforms: NDArray[np.float64]
     ) -> NDArray[np.int32]: ...
+    def draw_in_turn(
+        self,
+        cache: Cache,
+        tokens: NDArray[np.int32],
+        n: int,
+        temperature: float,
+        random: Callable[[], float],
+        end: int,
+        limit: int,
+    ) -> list[list[int]]: ...
     def draw_documents(
         self, seed: int, n: int, bos: int, temperature: float
     ) -> tuple[NDArray[np.int32], NDArray[np.int64]]: ...

@@ -119,7 +119,10 @@ class Engine(Parameters, Protocol):
         """Logits of the token after each of up to block_size tokens, shape (len(tokens), vocab_size)."""
 
     def new_cache(self, samples: int) -> Cache:
-        """A cache for `samples` new documents; valid until the parameters change."""
+        """A cache for `samples` new documents; valid until the parameters change.
+
+        One for a single document has another layout than one for several, in which it is faster.
+        """
 
     def next_probabilities(self, cache: Any, tokens: NDArray[np.int32], temperature: float) -> NDArray[np.float64]:
         """Append a token to each document of `cache` and return the probabilities of the next, (documents, vocab_size).
@@ -133,6 +136,22 @@ class Engine(Parameters, Protocol):
         """Append a token to each document of `cache` and draw the next as `random.choices` does: int32.
 
         `uniforms` has a random number in [0, 1) for each document. Probabilities of NaN draw the last token.
+        """
+
+    def draw_in_turn(
+        self,
+        cache: Any,
+        tokens: NDArray[np.int32],
+        n: int,
+        temperature: float,
+        random: Callable[[], float],
+        end: int,
+        limit: int,
+    ) -> list[list[int]]:
+        """Draw `n` documents that begin with `tokens`, at least one, in a `cache` for one; returns what follows them.
+
+        Each ends with `end`, after `limit` tokens, or when the model has read block_size tokens. They are drawn one
+        after the other, with a number in [0, 1) for each token, for which `random` is called.
         """
 
     def draw_documents(

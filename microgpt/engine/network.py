@@ -76,6 +76,7 @@ class Operation:
         saved: what forward keeps for backward, besides input and output.
         scale: a factor, such as the one of the logits of attention.
         cache: for attention, its number among the layers that have keys and values in the inference cache.
+        packed: index of the weights among all that are packed for a single row (csrc/kernels/decode.h).
         in_place: whether backward overwrites the gradient of the output with that of the input.
         accumulate: whether backward adds to the gradient of the input.
     """
@@ -95,6 +96,7 @@ class Operation:
     saved: Array | None = None
     scale: float = 1.0
     cache: int | None = None
+    packed: int | None = None
     in_place: bool = False
     accumulate: bool = field(default=False, init=False)
 
@@ -116,6 +118,7 @@ class Network:
         operations: the records.
         arrays: all arrays of the operations, shared or not.
         inference: how many operations compute the logits; the rest computes the loss.
+        packed: elements of all weights that are packed for a single row.
     """
 
     def __init__(self, config: GPTConfig, line: int) -> None:
@@ -123,6 +126,8 @@ class Network:
         self.operations: list[Operation] = []
         self.arrays: list[Array] = []
         self.inference = 0
+        self.packed = 0
+        self._line = line
         self._shapes = config.parameter_shapes()
         self._starts = dict(
             zip(self._shapes, accumulate([0, *(rows * columns for rows, columns in self._shapes.values())]))
@@ -220,7 +225,8 @@ class Network:
         return sum(self._shapes[name][0] for name in names)
 
     def _product(self, kernel: str, x: Activation, *names: str) -> Operation:
-        operation = Operation(kernel, x, parameters=names)
+        operation = Operation(kernel, x, parameters=names, packed=self.packed)
+        self.packed += -(-self._outputs(*names) // self._line) * self._line * x.width
         if len(names) == 1:
             operation.weight = self._starts[names[0]]
             return operation

@@ -200,6 +200,33 @@ class Engine:
         rows = zip(self.next_probabilities(cache, tokens, temperature), uniforms)
         return np.array([reference.draw_token(row.tolist(), uniform) for row, uniform in rows], np.int32)
 
+    def draw_in_turn(
+        self,
+        cache: Cache,
+        tokens: NDArray[np.int32],
+        n: int,
+        temperature: float,
+        random: Callable[[], float],
+        end: int,
+        limit: int,
+    ) -> list[list[int]]:
+        """See `microgpt.engine.interface.Engine`."""
+        return [self._draw_alone(cache, tokens.tolist(), temperature, random, end, limit) for _ in range(n)]
+
+    def _draw_alone(
+        self, cache: Cache, tokens: list[int], temperature: float, random: Callable[[], float], end: int, limit: int
+    ) -> list[int]:
+        cache.lengths[0] = 0
+        *before, token = tokens
+        for each in before:
+            self._next(cache, 0, each)
+        drawn: list[int] = []
+        while len(drawn) < limit and cache.lengths[0] < self.config.block_size and end not in drawn[-1:]:
+            uniforms = np.array([random()])
+            token = int(self.draw_tokens(cache, np.array([token], np.int32), temperature, uniforms)[0])
+            drawn.append(token)
+        return drawn
+
     def draw_documents(
         self, seed: int, n: int, bos: int, temperature: float
     ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
