@@ -70,7 +70,7 @@ class Cost:
 
 
 def timed(function: Callable[[], object], seconds: float = 0.3) -> float:
-    """The median time of a call, over calls for about as long."""
+    """Median time of a call, over calls that take about `seconds` in all."""
     times, end = [], time.perf_counter() + seconds
     function()
     while not times or time.perf_counter() < end:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -15,6 +16,8 @@ import pytest
 
 import microgpt
 from microgpt.engine.packing import pack
+from microgpt.training.distributed import SLICE_UNIT
+from microgpt.training.signals import DeferredSignals
 from microgpt.utils.mpi import launched
 
 from conftest import needs_compiled, needs_processes
@@ -152,6 +155,22 @@ def test_after_training_gradients_are_those_of_the_next_batch(backend: str) -> N
     copy.load_state_dict(model.state_dict())
     own, others = (each.loss_and_gradients(DOCUMENTS[:2])[1] for each in (model, copy))
     assert all(np.array_equal(own[name], matrix) for name, matrix in others.items())
+
+
+def test_slices_begin_where_tasks_of_adam_do() -> None:
+    """Or the last numbers of a slice would be in other vectors than those of the whole model."""
+    header = Path(__file__).resolve().parents[1] / "csrc" / "adam_step.h"
+    assert f"ADAM_TASK = {SLICE_UNIT} " in header.read_text("utf-8")
+
+
+def test_a_signal_can_be_forgotten_and_the_next_is_deferred_too() -> None:
+    with DeferredSignals(signal.SIGINT) as signals:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+            assert signals.number == signal.SIGINT
+            signals.forget()
+            assert signals.number is None
+        signals.forget()
 
 
 @pytest.mark.parametrize("options", [{"shards": 2}, {"shards": 3, "batch_size": 4}])

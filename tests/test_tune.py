@@ -538,8 +538,8 @@ def test_only_the_same_search_is_resumed(tmp_path: Path) -> None:
             ({"flops": 110_000}, "flops is 110000, but .*log was begun with 100000"),
             ({"data": NAMES[1:]}, "data is '[0-9a-f]{32}', but .*log was begun with '"),
             ({"max_params": 9999}, "max_params is 9999, but .*log was begun with None"),
-            ({"seed": 1}, "options is {.*, but .*log was begun with {"),
-            ({"search": SEARCH | {"n_embd": [2]}}, "search is {.*, but .*log was begun with {"),
+            ({"seed": 1}, "seed is '1', but .*log was begun with None"),
+            ({"search": SEARCH | {"n_embd": [2]}}, "search of n_embd is '2', but .*log was begun with '2, 4"),
         ):
             with pytest.raises(ValueError, match=message):
                 tune(**{"data": NAMES, **options, **changes})
@@ -559,7 +559,7 @@ def test_ctrl_c_keeps_the_best_so_far(tmp_path: Path, capsys) -> None:
         found[:] = [trial for trial in progress.trials if trial.validation_losses]
         stop(progress)
 
-    says = rf"^{re.escape(str(out))} is the best so far, trial \d+ after \d+ of \d+ steps; continue with resume$"
+    says = rf"^{re.escape(str(out))} is the best so far, trial \d+ after \d+ of \d+ steps; resume continues the search$"
     with pytest.raises(KeyboardInterrupt, match=says):
         tune(NAMES, workers=2, log=log, out=out, progress=progress, **FEW)
     assert multiprocessing.active_children() == []
@@ -596,7 +596,7 @@ def test_a_killed_search_resumes_and_leaves_no_workers(whole, tmp_path: Path, nu
     _, said = process.communicate(timeout=HANGS)  # workers hold the pipes until they end
     if number == "SIGINT":
         assert process.returncode == 130
-        assert re.fullmatch(r"stopped: out is the best so far, .* steps; continue with --resume\n", said)
+        assert re.fullmatch(r"stopped: out is the best so far, .* steps; resume continues the search\n", said)
         assert load(tmp_path / "out").history is not None
     done = subprocess.run([*arguments, "--resume"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -930,3 +930,12 @@ def test_mpi_is_used_only_through_its_executor(monkeypatch, capsys) -> None:
         "microgpt: error: mpiexec has started 3 processes, which would search for the same:"
         " run python -m mpi4py.futures -m microgpt tune\n"
     )
+
+
+def test_a_search_that_has_not_ended_is_not_deleted_by_another(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    (tmp_path / "log.checkpoints").mkdir()
+    (tmp_path / "log.checkpoints" / "trial-0.rung-0.safetensors").touch()
+    with pytest.raises(ValueError, match=r"log is of a search that has not ended: use resume, or delete .*checkpoints"):
+        tune(NAMES, log=log, **FEW)
+    assert (tmp_path / "log.checkpoints" / "trial-0.rung-0.safetensors").exists()

@@ -20,8 +20,8 @@
 #include "attention.h"
 #include "linear.h"
 
-/* Sums that are in flight at once, to hide the latency of their additions: of a product, 8 vectors, in so many lines; of
- * values, so many vectors, and four times that in float32. */
+/* Independent accumulators, to hide the latency of additions. A product has 8 vectors of them, in DECODE_LINES lines;
+ * attention's values have VALUE_VECTORS, times four partial sums in float32. */
 #if VECTOR_BYTES == 64
 #define DECODE_LINES 8
 #define VALUE_VECTORS 4

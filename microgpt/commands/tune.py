@@ -51,8 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="values to try for an option: 16,32,64 or a range such as 0.001..0.03; may be repeated",
     )
     group.add_argument("--max-params", type=int, metavar="N", help="most parameters of a model")
-    group.add_argument("--max-bytes", type=int, metavar="N", help="most bytes of its parameters")
-    group = parser.add_argument_group("compute: the same for all trials, that of trial 0 for")
+    group.add_argument("--max-bytes", type=int, metavar="N", help="largest size of a model's parameters, in bytes")
+    group = parser.add_argument_group("compute of each trial: by default that of trial 0 for 1,000 steps")
     for name in LENGTHS:
         kind, text = OPTIONS["training"][name]
         assert kind is not None
@@ -102,7 +102,7 @@ def run(parsed: argparse.Namespace) -> None:
             )
         except KeyboardInterrupt as error:
             if error.args:
-                print(f"stopped: {error}".replace("with resume", "with --resume"), file=sys.stderr)
+                print(f"stopped: {error}", file=sys.stderr)
             raise
     print_result(parsed, result)
     if parsed.plot is not None:

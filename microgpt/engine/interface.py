@@ -54,13 +54,14 @@ class Ranks(Protocol):
     piece: slice
 
     def share(self, gradients: NDArray[Any]) -> NDArray[Any]:
-        """Share the gradients of a shard, to be written there, in each `exchange`.
+        """Register the array whose content each `exchange` sends: the gradients of a shard.
 
-        Returns a flat array that then has the pieces of `size` shards, one after the other.
+        Returns the flat array that `exchange` fills: this rank's piece of the gradients of `size` shards, one after the
+        other.
         """
 
     def exchange(self, total: float, loss: float, count: int) -> float:
-        """Exchange the losses of `count` shards, those of the first ranks, and pieces of their gradients.
+        """Exchange losses and gradients after a round in which the first `count` ranks have computed a shard each.
 
         Returns `total` plus each loss, in the order of the ranks. If that is not finite, no gradients are exchanged.
         """
@@ -69,7 +70,7 @@ class Ranks(Protocol):
         """Fill an array as long as the parameters with the `piece` of each rank."""
 
     def end_step(self, parameters: NDArray[Any]) -> None:
-        """Gather the parameters; then raise `Stopped`, on every rank, if one has been asked to stop."""
+        """Gather the parameters; then raise `Stopped` if a rank has been asked to stop, or there its own reason."""
 
 
 class Engine(Parameters, Protocol):
@@ -107,8 +108,8 @@ class Engine(Parameters, Protocol):
         """Run one step of Adam for each learning rate, each on the next `batch_size` documents of `packed`.
 
         The documents of a step are in `shards` groups of equal size. The gradients of each are summed alone, and then
-        added in order. `ranks` take turns in computing them: then `packed` has only the documents of shards `rank`,
-        `rank + size` and so on, and `adam` the moments of `piece`.
+        added in order. With `ranks`, each computes one shard in a round: then `packed` has only the documents of shards
+        `rank`, `rank + size` and so on, and `adam` the moments of `piece`.
 
         Fills `losses` and returns the number of steps completed: all, unless a loss, the last one filled, is not
         finite. `adam.step_count` counts them, also when interrupted. `progress` is called now and then with the number

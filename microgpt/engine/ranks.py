@@ -14,7 +14,7 @@ class Alone:
     rank, size, piece = 0, 1, slice(None)
 
     def share(self, gradients: NDArray[Any]) -> NDArray[Any]:
-        """Return the gradients of the only shard that is ever there."""
+        """Return `gradients`: every shard is computed here, and nothing is sent."""
         return gradients
 
     def exchange(self, total: float, loss: float, count: int) -> float:

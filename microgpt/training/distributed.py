@@ -124,10 +124,11 @@ class Ranks:
         self.piece = slice(bounds[self.rank], bounds[self.rank + 1])
 
     def threads(self, options: Mapping[str, Any]) -> int | None:
-        """The threads that `options` ask for, by default this rank's share of the cores of its machine."""
-        neighbours = self.communicator.Split_type(mpi().COMM_TYPE_SHARED)
-        share = max(1, physical_cores() // neighbours.size)
-        neighbours.Free()
+        """The threads that `options` ask for, by default this rank's share of the cores that it may use."""
+        same_node = self.communicator.Split_type(mpi().COMM_TYPE_SHARED)
+        cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None  # mpiexec may divide them
+        share = max(1, physical_cores() // same_node.allgather(cores).count(cores))
+        same_node.Free()
         threads: int | None = options.get("threads")
         return share if threads is None and backends.choose(options.get("backend")) == "compiled" else threads
 
@@ -225,6 +226,7 @@ class Ranks:
     def leading(self, prepare: Callable[[], Run]) -> Iterator[Run]:
         """Prepare a run that the others follow, up to the end of `with`; an error there becomes theirs."""
         if self.size == 1:
+            self.communicator.Free()
             yield prepare()
             return
         try:
@@ -255,6 +257,7 @@ class Ranks:
                 if isinstance(message, SendMoments):
                     self._gathered_moments(optimizer)
                 else:
+                    self.signals.forget()  # rank 0 has passed it to its handler, which has returned
                     losses = np.zeros(len(message.learning_rates))
                     with contextlib.suppress(Stopped):
                         self._train(model.engine, message, recipe, optimizer, losses, None)
@@ -327,26 +330,37 @@ class Ranks:
 
 
 def join(communicator: Any, data: Data, options: Mapping[str, Any]) -> Ranks:
-    """The ranks of a communicator, which have been called with the same arguments.
+    """Ranks of a communicator, after checking that all have made the same call.
 
-    `TypeError` if it is not a communicator of mpi4py; `ValueError`, on every rank, if there are more of them than
-    shards, or if their versions, data or options differ.
+    `TypeError` if it is not a communicator of mpi4py. On every rank, `ValueError` if there are more of them than
+    shards, or if their versions, data or options differ; and the error of the first rank that cannot take part.
     """
     if not isinstance(communicator, mpi().Intracomm):
         raise TypeError(f"communicator must be one of mpi4py, such as MPI.COMM_WORLD, got {shown(communicator)}")
     ranks = Ranks(communicator)
-    own = _description(data, options)
+    own: dict[str, str] | BaseException
+    try:
+        own = _description(data, options)
+    except Exception as error:  # noqa: BLE001 (raised below, when the others know of it)
+        own = _sendable(error)
     descriptions = communicator.gather(own)
-    problem = None
-    if descriptions:
-        shards = options.get("shards", Recipe.shards)
-        problem = _difference(descriptions)
-        if problem is None and isinstance(shards, int) and ranks.size > shards:
-            problem = f"shards must be at least the number of ranks, got shards={shards} for {ranks.size} ranks"
-    problem = communicator.bcast(problem)
+    problem = communicator.bcast(descriptions and _problem(descriptions, options))
     if problem is not None:
-        raise ValueError(problem)
+        ranks.communicator.Free()
+        raise problem
     return ranks
+
+
+def _problem(descriptions: list[Any], options: Mapping[str, Any]) -> BaseException | None:
+    """The error of the first rank that has one, or a `ValueError` that says why they cannot train together."""
+    for description in descriptions:
+        if isinstance(description, BaseException):
+            return description
+    shards = options.get("shards", Recipe.shards)
+    text = _difference(descriptions)
+    if text is None and isinstance(shards, (int, np.integer)) and len(descriptions) > shards:
+        text = f"shards must be at least the number of ranks, got shards={shards} for {len(descriptions)} ranks"
+    return None if text is None else ValueError(text)
 
 
 def _description(data: Data, options: Mapping[str, Any]) -> dict[str, str]:

@@ -92,8 +92,9 @@ class Recipe:
             that `random.Random` takes, or a `random.Random`, whose state is copied.
         n_layer, n_embd, block_size, n_head, activation, init_std: the architecture of the model, see `GPTConfig`.
         batch_size: number of documents, or windows, per step; the loss is the mean of their losses.
-        shards: number of equal groups that a batch is divided into. The gradients of each are summed alone, and then
-            added in order, so that several processes can share a step, with the same bits however many they are.
+        shards: number of equal groups (micro-batches) that a batch is divided into. Gradients are summed within each,
+            and then over the shards in order, so that several processes can share a step, with the same bits however
+            many they are.
         learning_rate: the highest learning rate of the run.
         schedule: the learning rate after warmup: "linear" or "cosine", falling to 0, or "constant".
         warmup_steps: number of steps in which the learning rate first rises.

@@ -53,6 +53,12 @@ class DeferredSignals:
         self._raise()
         self._defer()
 
+    def forget(self) -> None:
+        """Forget the signal that has come, if one has, and defer the next."""
+        if self.number is not None:
+            self.number = None
+            self._defer()
+
     def _defer(self) -> None:
         for number in self._numbers:
             handler = signal.getsignal(number)

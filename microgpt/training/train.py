@@ -114,8 +114,8 @@ def train(
             lines from `readlines` gives the same as the file.
         progress: called now and then, and after each validation, with a `TrainingProgress`.
         communicator: a communicator of mpi4py, such as `MPI.COMM_WORLD`, whose processes share each step; all of them
-            make this call, with the same arguments, and get the same result. There may be as many as `shards`. Only
-            rank 0 reads the data, calls `progress` and writes files.
+            make this call, with the same arguments, and get the same result. At most `shards` processes can share a
+            step. Only rank 0 reads the data, calls `progress` and writes files.
         eval_every: steps between validations, which compute the loss of the held-out data. By default there are about
             40 in a run: at round numbers of steps, or with `time`, at regular times.
         patience: early stopping: end after this many validations without a new lowest loss; None: never. Only

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -60,15 +61,24 @@ class Journal:
             try:
                 entry = json.loads(line)
                 if number == 1:
-                    header: dict[str, Any] = entry["search"]
+                    header: dict[str, Any] = dict(entry["search"].items())
                     continue
                 for field, kind in FIELDS.items():
                     if not isinstance(entry[field], kind):
                         raise TypeError
+                if entry["state"] == "trained" and not math.isfinite(entry["validation_loss"]):
+                    raise ValueError
                 self.entries[entry["trial"], entry["rung"]] = entry
-            except (ValueError, TypeError, KeyError, RecursionError):
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 raise ValueError(f"{shown_path(self.log)}, line {number}, is not of a log of microgpt tune") from None
         return header
+
+    def check_ended(self) -> None:
+        """Raise `ValueError` if the log is of a search that can be resumed: a new one would delete its checkpoints."""
+        if self.log is not None and os.path.isdir(folder := self._folder_of(self.log)):
+            raise ValueError(
+                f"{shown_path(self.log)} is of a search that has not ended: use resume, or delete {shown_path(folder)}"
+            )
 
     def begin(self, search: dict[str, Any]) -> None:
         """Begin the log, or go on with `entries`."""
@@ -77,7 +87,7 @@ class Journal:
             return
         lines = [{"search": search}, *self.entries.values()]
         write_atomically(self.log, "".join(to_json(line) + "\n" for line in lines).encode())
-        self._folder = f"{self.log}.checkpoints"
+        self._folder = self._folder_of(self.log)
         if not self.entries:
             shutil.rmtree(self._folder, ignore_errors=True)
         with errors_named("write", self._folder):
@@ -110,6 +120,10 @@ class Journal:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
+    @staticmethod
+    def _folder_of(log: str) -> str:
+        return f"{log}.checkpoints"
+
     def _path(self, trial: int, rung: int) -> str:
         assert self._folder is not None
         return os.path.join(self._folder, f"trial-{trial}.rung-{rung}.safetensors")
@@ -117,9 +131,20 @@ class Journal:
 
 def check_same_search(earlier: dict[str, Any], search: dict[str, Any], log: str) -> None:
     """Raise `ValueError` that names what differs between a search and the one that its log was begun with."""
-    search = json.loads(to_json(search))
-    for name in search:
-        if earlier.get(name) != search[name]:
+    ours, theirs = _flat(json.loads(to_json(search))), _flat(earlier)
+    for name in {**theirs, **ours}:
+        if ours.get(name) != theirs.get(name):
             raise ValueError(
-                f"{name} is {shown(search[name])}, but {shown_path(log)} was begun with {shown(earlier.get(name))}"
+                f"{name} is {shown(ours.get(name))}, but {shown_path(log)} was begun with {shown(theirs.get(name))}"
             )
+
+
+def _flat(search: dict[str, Any]) -> dict[str, Any]:
+    """What is searched, by name; the values of a dict in it have names of their own."""
+    flat: dict[str, Any] = {}
+    for name, value in search.items():
+        if isinstance(value, dict):
+            flat |= {f"search of {key}" if name == "search" else key: item for key, item in value.items()}
+        else:
+            flat[name] = value
+    return flat

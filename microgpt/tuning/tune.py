@@ -128,6 +128,8 @@ def tune(
     if out is not None:
         check_writable(out)
     journal = Journal(log)
+    if not resume:
+        journal.check_ended()
     data = data if data is None or isinstance(data, (str, os.PathLike)) else _listed(data)
     corpus = read_corpus(data, recipe.format, recipe.tokenizer)
     check_different({name: path for name, path in (("out", out), ("log", log)) if path is not None}, corpus.files)
@@ -173,7 +175,7 @@ def tune(
 
 
 def _listed(data: Any) -> Any:
-    """Data that can be read more than once, where they are not wrong."""
+    """The data as a list, if they are iterable, since they are read twice; else as they are, to be refused later."""
     return list(data) if isinstance(data, Iterable) and not isinstance(data, (Mapping, Set)) else data
 
 
@@ -244,5 +246,5 @@ def _kept(halving: Search, out: str | os.PathLike[str] | None) -> list[str]:
         steps = f"{trial.completed:,} of {trial.steps:,} steps"
         kept.append(f"{shown_path(out)} is the best so far, trial {trial.number} after {steps}")
     if halving.journal.log is not None:
-        kept.append("continue with resume")
+        kept.append("resume continues the search")
     return ["; ".join(kept)] if kept else []

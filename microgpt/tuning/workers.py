@@ -8,9 +8,9 @@ import tempfile
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from microgpt.engine.cores import physical_cores
 from microgpt.tuning.trial import Outcome, Task, WorkerError, measure_trial, train_trial
@@ -89,21 +89,24 @@ class Workers:
                         if not self._own or is_new:
                             raise
                         queue.appendleft(number)
+                        if running:  # they have failed, too
+                            break
                         self._end(at_once=True)
                         self._start()
                         is_new = True
                         continue
                     running[future], is_new = number, False
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
-                if any(isinstance(future.exception(), BrokenExecutor) for future in done if not future.cancelled()):
+                broken = [error for error in map(_error_of, done) if isinstance(error, BrokenExecutor)]
+                if broken:
                     if not self._own:
-                        raise next(filter(None, (future.exception() for future in done)))
+                        raise broken[0]
                     done, _ = wait(running)  # all of them have ended, too
                     self._end(at_once=True)
                     self._start()
                 was_alone = len(running) == 1
                 for future in sorted(done, key=running.__getitem__):
-                    number, error = running.pop(future), future.exception()
+                    number, error = running.pop(future), _error_of(future)
                     if error is None:
                         yield number, future.result()
                         continue
@@ -121,10 +124,22 @@ class Workers:
                 future.cancel()
 
     def measure(self, tasks: list[Task], seconds: float) -> list[tuple[int, float]]:
-        """Steps and their seconds of each task, trained for about `seconds`, on all workers at once."""
+        """Steps and their seconds of each task, trained for about `seconds`, on all workers at once.
+
+        Both are 0 if a worker dies.
+        """
         assert self._executor is not None
         futures = [self._executor.submit(measure_trial, task, seconds) for task in tasks]
+        wait(futures)
+        if self._own and any(isinstance(_error_of(future), BrokenExecutor) for future in futures):
+            self._end(at_once=True)
+            self._start()
+            return [(0, 0.0) if _error_of(future) else future.result() for future in futures]
         return [future.result() for future in futures]
+
+
+def _error_of(future: Future[Any]) -> BaseException | None:
+    return CancelledError("it was cancelled") if future.cancelled() else future.exception()
 
 
 def _one_line(error: Exception) -> str:
