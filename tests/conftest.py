@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib.util
 import json
 import os
+import shutil
 import signal
+import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +33,36 @@ COMPILED_IS_THERE = backends.compiled_engine() is not None
 needs_compiled = pytest.mark.skipif(not COMPILED_IS_THERE, reason="this installation has no compiled engine")
 needs_processes = pytest.mark.skipif(sys.platform == "emscripten", reason="WebAssembly has no processes and no threads")
 compiled = pytest.param("compiled", marks=needs_compiled)
+
+
+MpiExec = Callable[..., "subprocess.CompletedProcess[str]"]
+HANGS = 300  # seconds, for processes that never take as long
+MPIEXEC = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
+
+
+@cache
+def why_no_mpi() -> str | None:
+    """The reason why tests cannot start processes with mpiexec, or None."""
+    if MPIEXEC is None or importlib.util.find_spec("mpi4py") is None:
+        return "mpi4py or mpiexec is not installed"
+    program = "from mpi4py.MPI import COMM_WORLD; print(COMM_WORLD.size)"
+    command = [MPIEXEC, "-n", "2", sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANGS, check=False)
+    return None if done.stdout.split() == ["2", "2"] else f"mpiexec does not work here: {done.stderr[-200:]}"
+
+
+@pytest.fixture
+def mpiexec() -> MpiExec:
+    """A function that runs Python with some arguments in several processes, as `subprocess.run` does."""
+    why = "WebAssembly has no processes" if sys.platform == "emscripten" else why_no_mpi()
+    if why:
+        pytest.skip(why)
+
+    def run(size: int, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+        command = [str(MPIEXEC), "-n", str(size), sys.executable, *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=HANGS, check=False, **options)
+
+    return run
 
 
 @pytest.fixture(params=["reference", compiled])

@@ -41,7 +41,7 @@ from microgpt.tuning.trial import SharedData, Task, WorkerError, train_trial
 from microgpt.tuning.tune import shared_data
 from microgpt.tuning.workers import Workers
 
-from conftest import needs_compiled, needs_processes
+from conftest import MpiExec, needs_compiled, needs_processes
 
 NAMES = microgpt.read_documents()[:40]
 SEARCH = {"n_embd": [2, 4], "n_head": [1, 2], "batch_size": [1, 2, 3], "learning_rate": "0.001..0.3"}
@@ -839,19 +839,10 @@ def environment() -> dict[str, str]:
 
 
 @pytest.mark.skipif(sys.platform == "emscripten", reason="WebAssembly has no processes")
-def test_mpi_finds_the_same(whole, tmp_path: Path) -> None:
-    mpiexec = shutil.which("mpiexec", path=os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]]))
-    if mpiexec is None:
-        pytest.skip("mpiexec is not installed")
-    probe = [sys.executable, "-c", "import mpi4py.MPI"]
-    if subprocess.run(probe, check=False, capture_output=True, timeout=HANGS, env=environment()).returncode:
-        pytest.skip("mpi4py, or the MPI that it needs, is not installed")
+def test_mpi_finds_the_same(whole, mpiexec: MpiExec, tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("\n".join(NAMES))
     arguments = ["-m", "mpi4py.futures", "-m", "microgpt", "tune", "names.txt", *OPTIONS, "--log=log", "--out=out"]
-    done = subprocess.run(
-        [mpiexec, "-n", "3", sys.executable, *arguments],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=HANGS, env=environment(),
-    )  # fmt: skip
+    done = mpiexec(3, *arguments, cwd=tmp_path, env=environment())
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("search  9 trials, 2 at a time")
     assert lines(tmp_path / "log") == whole[1]
