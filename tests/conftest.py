@@ -33,6 +33,11 @@ COMPILED_IS_THERE = backends.compiled_engine() is not None
 needs_compiled = pytest.mark.skipif(not COMPILED_IS_THERE, reason="this installation has no compiled engine")
 needs_processes = pytest.mark.skipif(sys.platform == "emscripten", reason="WebAssembly has no processes and no threads")
 compiled = pytest.param("compiled", marks=needs_compiled)
+# In float32 the compiler fuses multiplications and additions where it finds them.
+needs_fusing = pytest.mark.skipif(
+    "libasan" in os.environ.get("LD_PRELOAD", ""),
+    reason="sanitizers and counters keep the compiler from fusing the sums of two kernels alike",
+)
 
 
 MpiExec = Callable[..., "subprocess.CompletedProcess[str]"]

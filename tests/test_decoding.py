@@ -14,7 +14,7 @@ from microgpt import GPT, CharTokenizer, GPTConfig, TrainingProgress, train
 from microgpt.engine import backend as backends
 from microgpt.training.train import prepare
 
-from conftest import needs_compiled, needs_processes
+from conftest import needs_compiled, needs_fusing, needs_processes
 
 CONFIGS = [
     GPTConfig(vocab_size=27),
@@ -32,7 +32,7 @@ LETTERS = CharTokenizer("abcdef")
 VERSE = CharTokenizer("abcdef\n", bos="\n")
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=needs_fusing)])
 @pytest.mark.parametrize("instruction_set", backends.instruction_sets())
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"d{config.n_embd}")
 def test_a_document_alone_has_the_bits_that_it_has_among_others(config, instruction_set, dtype, monkeypatch) -> None:

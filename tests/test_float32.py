@@ -13,7 +13,7 @@ from microgpt import GPT, Adam, GPTConfig, train
 from microgpt.engine import backend as backends
 from microgpt.training.train import prepare
 
-from conftest import needs_compiled
+from conftest import needs_compiled, needs_fusing
 
 CONFIGS = [
     GPTConfig(vocab_size=27),
@@ -39,6 +39,7 @@ def test_gradients_are_those_of_float64(config: GPTConfig, instruction_set: str,
         assert np.linalg.norm(gradient - exact[name]) <= 1e-6 * np.linalg.norm(exact[name]), name
 
 
+@needs_fusing
 @pytest.mark.parametrize("instruction_set", backends.instruction_sets())
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"d{config.n_embd}")
 def test_neighbours_change_no_bit_of_a_document(config: GPTConfig, instruction_set: str, monkeypatch) -> None:
