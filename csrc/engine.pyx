@@ -364,11 +364,18 @@ cdef class Engine:
                 self.lock.busy = True
         return 0
 
+    cdef void start_clock(self, int64_t clock) noexcept nogil:
+        if self.clocks != NULL:
+            self.clocks[clock] -= now_ns()
+
+    cdef void stop_clock(self, int64_t clock) noexcept nogil:
+        if self.clocks != NULL:
+            self.clocks[clock] += now_ns()
+
     cdef int run(self, const Operation *op, const Stage *stages, int64_t clock) except -1 nogil:
         """Run the stages of an operation, timed by one of the `clocks` if there are any."""
         cdef int i
-        if self.clocks != NULL:
-            self.clocks[clock] -= now_ns()
+        self.start_clock(clock)
         self.job.kernels, self.job.operation, self.job.workspace = self.kernels, op, &self.workspace
         for i in range(STAGES):
             if stages[i].run == NULL:
@@ -377,8 +384,7 @@ cdef class Engine:
             team_run(&self.team.team, run_stage, &self.job, stages[i].tasks(op, &self.workspace), stages[i].grain)
             if self.is_heavy:
                 self.poll_within_step()
-        if self.clocks != NULL:
-            self.clocks[clock] += now_ns()
+        self.stop_clock(clock)
         return 0
 
     cdef int forward(self, int64_t operations, bint by_rows=False) except -1 nogil:
@@ -572,11 +578,9 @@ cdef class Engine:
                         if not isfinite(losses[completed]):
                             break
                         step_count += 1
-                        if self.clocks != NULL:
-                            self.clocks[2 * self.tape_length] -= now_ns()
+                        self.start_clock(2 * self.tape_length)
                         adam_step(&update, &self.team.team, step_count, learning_rates[completed])
-                        if self.clocks != NULL:
-                            self.clocks[2 * self.tape_length] += now_ns()
+                        self.stop_clock(2 * self.tape_length)
                         completed += 1
                         if s.ranks > 1:
                             with gil:

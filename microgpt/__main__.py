@@ -17,11 +17,13 @@ def main() -> int:
 
     def start() -> None:
         try:
-            from microgpt.commands.cli import run
+            from microgpt.commands.cli import parse
+
+            parsed = parse(sys.argv[1:])
         finally:
             if interruptible:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
-        run(sys.argv[1:])
+        parsed.run(parsed)
 
     return exit_status(start)
 

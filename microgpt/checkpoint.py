@@ -23,6 +23,7 @@ from microgpt.engine.arrays import not_finite
 from microgpt.history import TrainingHistory
 from microgpt.utils.arguments import choice, file_name, integer, number, shown, shown_path
 from microgpt.utils.files import errors_named, to_json, write_atomically
+from microgpt.utils.text import one_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -125,7 +126,7 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
         raise ValueError(f"{name}: its metadata is nested too deeply") from None
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         what = f"there is no {error}" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"{name}: {_one_line(what)}") from None
+        raise ValueError(f"{name}: {one_line(what)}") from None
 
 
 def _read_file(path: str) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
@@ -140,9 +141,9 @@ def _read_file(path: str) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
             with safe_open(path, framework="numpy") as file:
                 return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
         except SafetensorError as error:
-            raise ValueError(f"{name} is damaged, or not a safetensors file: {_one_line(str(error))}") from None
+            raise ValueError(f"{name} is damaged, or not a safetensors file: {one_line(error)}") from None
         except (ValueError, TypeError, AttributeError, KeyError) as error:  # element types that NumPy lacks
-            raise ValueError(f"{name} is damaged, or not a model: {_one_line(repr(error))}") from None
+            raise ValueError(f"{name} is damaged, or not a model: {one_line(repr(error))}") from None
 
 
 def _interpret(arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Checkpoint:
@@ -243,7 +244,3 @@ def plain(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options for JSON: anything but a number, a string or None becomes its repr."""
     scalars = (bool, int, float, str, type(None))
     return {name: value if isinstance(value, scalars) else repr(value) for name, value in options.items()}
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:200]

@@ -40,6 +40,16 @@ needs_fusing = pytest.mark.skipif(
 )
 
 
+# Models of float32's tests: widths and vocabularies that fill vectors, and that do not.
+CONFIGS = [
+    microgpt.GPTConfig(vocab_size=27),
+    microgpt.GPTConfig(vocab_size=2, n_embd=3, n_head=1),
+    microgpt.GPTConfig(vocab_size=30, n_embd=20, n_head=5, block_size=3),
+    microgpt.GPTConfig(vocab_size=65, n_layer=3, n_embd=48, n_head=3, block_size=40),
+    microgpt.GPTConfig(vocab_size=11, n_layer=2, n_embd=7, n_head=1, activation="gelu", init_std=0.3),
+    microgpt.GPTConfig(vocab_size=11, n_layer=2, n_embd=5, n_head=1, activation="silu", init_std=0.3),
+]
+
 MpiExec = Callable[..., "subprocess.CompletedProcess[str]"]
 HANGS = 300  # seconds, for processes that never take as long
 MPIEXEC = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")

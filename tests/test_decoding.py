@@ -14,15 +14,11 @@ from microgpt import GPT, CharTokenizer, GPTConfig, TrainingProgress, train
 from microgpt.engine import backend as backends
 from microgpt.training.train import prepare
 
+from conftest import CONFIGS as SMALL_CONFIGS
 from conftest import needs_compiled, needs_fusing, needs_processes
 
 CONFIGS = [
-    GPTConfig(vocab_size=27),
-    GPTConfig(vocab_size=2, n_embd=3, n_head=1),
-    GPTConfig(vocab_size=30, n_embd=20, n_head=5, block_size=3),
-    GPTConfig(vocab_size=65, n_layer=3, n_embd=48, n_head=3, block_size=40),
-    GPTConfig(vocab_size=11, n_layer=2, n_embd=7, n_head=1, activation="gelu", init_std=0.3),
-    GPTConfig(vocab_size=11, n_layer=2, n_embd=5, n_head=1, activation="silu", init_std=0.3),
+    *SMALL_CONFIGS,
     GPTConfig(vocab_size=131, n_embd=150, n_head=2, block_size=19, activation="gelu"),
     GPTConfig(vocab_size=17, n_embd=256, n_head=2, block_size=5, activation="silu"),
 ]
@@ -73,7 +69,7 @@ def test_a_single_sample_is_the_first_of_many(dtype: str, instruction_set: str, 
 
 
 def drawn_one_by_one(model: GPT, tokens: list[int], end: int, limit: int, uniforms: random.Random) -> list[int]:
-    """What `draw_in_turn` draws, in a call for each token."""
+    """The tokens of `draw_in_turn`, drawn in a call for each."""
     cache, drawn = model.engine.new_cache(1), []
     for token in tokens[:-1]:
         model.engine.next_probabilities(cache, np.array([token], np.int32), 0.7)

@@ -13,16 +13,7 @@ from microgpt import GPT, Adam, GPTConfig, train
 from microgpt.engine import backend as backends
 from microgpt.training.train import prepare
 
-from conftest import needs_compiled, needs_fusing
-
-CONFIGS = [
-    GPTConfig(vocab_size=27),
-    GPTConfig(vocab_size=2, n_embd=3, n_head=1),
-    GPTConfig(vocab_size=30, n_embd=20, n_head=5, block_size=3),
-    GPTConfig(vocab_size=65, n_layer=3, n_embd=48, n_head=3, block_size=40),
-    GPTConfig(vocab_size=11, n_layer=2, n_embd=7, n_head=1, activation="gelu", init_std=0.3),
-    GPTConfig(vocab_size=11, n_layer=2, n_embd=5, n_head=1, activation="silu", init_std=0.3),
-]
+from conftest import CONFIGS, needs_compiled, needs_fusing
 
 
 @pytest.mark.parametrize("instruction_set", backends.instruction_sets())

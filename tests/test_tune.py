@@ -75,7 +75,7 @@ class Forbidden(Executor):
 
 
 class EndedError(Exception):
-    """What ends a search in the middle."""
+    """The end of a search in the middle."""
 
 
 def bits(result: TuneResult) -> tuple[int, bytes]:

@@ -56,8 +56,8 @@ def print_trial(progress: TuningProgress) -> None:
 
 
 def rank(trial: Trial) -> tuple[bool, float, float, int]:
-    """The order in the table: trials that have come farthest first, then by validation loss."""
-    return trial.error is not None, -trial.completed / max(1, trial.steps), trial.validation_loss, trial.number
+    """The order in the table: that of `Trial.place`, with trials that cannot go on at the end."""
+    return trial.error is not None, *trial.place
 
 
 def state_of(progress: TuningProgress) -> str:

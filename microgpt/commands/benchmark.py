@@ -143,12 +143,13 @@ class Stopwatch:
         if case.backend == "reference":
             self.packed = typical(self.run.batches.batch(0, 1000, 1), case.steps)
 
-    def seconds(self) -> float:
-        """Seconds per step, in one measurement."""
+    def seconds(self, **options: Any) -> float:
+        """Seconds per step, in one measurement; `options` are those of the engine's `train`."""
         run, steps = self.run, self.case.steps
         schedule = run.optimizer.learning_rate * (1 - np.arange(steps) / steps)
+        engine, losses = run.model.engine, np.zeros(steps)
         begin = time.perf_counter()
-        run.model.engine.train(self.packed, run.recipe.batch_size, schedule, run.optimizer, np.zeros(steps), None)
+        engine.train(self.packed, run.recipe.batch_size, schedule, run.optimizer, losses, None, **options)
         return (time.perf_counter() - begin) / steps
 
     def time(self) -> Timing:
@@ -230,7 +231,7 @@ def report(file: str | os.PathLike[str] | None = None, repeats: int = 7) -> Iter
 
 @dataclass
 class Share:
-    """What kind of work takes in a step, in seconds; `floor` is 0 where it has no products, and no Adam."""
+    """Seconds that one kind of work takes in a step, and its floor: 0 if it is neither products nor Adam."""
 
     forward: float = 0.0
     backward: float = 0.0
@@ -244,11 +245,7 @@ def profile(watch: Stopwatch) -> tuple[dict[str, Share], float, float]:
     peak = measure_peak(watch.case.dtype, watch.case.threads)
     operations = network(config, LINE_BYTES // np.dtype(watch.case.dtype).itemsize).operations
     clocks = np.zeros((len(operations) + 1, 2), np.int64)
-    rates, losses = np.full(steps, 1e-3), np.zeros(steps)
-    engine: Any = run.model.engine
-    begin = time.perf_counter()
-    engine.train(packed, run.recipe.batch_size, rates, run.optimizer, losses, None, clocks=clocks)
-    whole = (time.perf_counter() - begin) / steps
+    whole = watch.seconds(clocks=clocks)
     seconds = clocks / 1e9 / steps
     lengths = np.minimum(packed.lengths - 1, config.block_size)
     shares: dict[str, Share] = {}

@@ -5,24 +5,14 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterable, Sequence
-from types import ModuleType
+from importlib import import_module
 from typing import Any, NoReturn
 
 from microgpt import __version__
-from microgpt.commands import bench, info, report, sample, train, tune
-from microgpt.commands import eval as evaluate
 from microgpt.commands.exit_status import USAGE, exit_status
 from microgpt.utils.text import visible
 
-COMMANDS: dict[str, ModuleType] = {
-    "train": train,
-    "tune": tune,
-    "sample": sample,
-    "eval": evaluate,
-    "report": report,
-    "info": info,
-    "bench": bench,
-}
+COMMANDS = ("train", "tune", "sample", "eval", "report", "info", "bench")  # modules of this package
 
 GUIDE = """\
 microgpt trains and samples tiny GPTs, with the numbers of microgpt.
@@ -65,13 +55,14 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
         return super()._get_help_string(action) if has_default else action.help
 
 
-def build_parser() -> Parser:
-    """The parser of the whole command line."""
+def build_parser(commands: Iterable[str] = COMMANDS) -> Parser:
+    """The parser of the command line, with these commands, whose modules it imports."""
     parser = Parser(prog="microgpt", description="Train and sample tiny GPTs, with the numbers of microgpt.")
     parser.add_argument("--version", action="version", version=f"microgpt {__version__}")
     parser.set_defaults(run=lambda parsed: print(GUIDE, end=""))
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for name, module in COMMANDS.items():
+    for name in commands:
+        module = import_module(f"microgpt.commands.{name}")
         summary, _, examples = (module.__doc__ or "").partition("\n")
         command = subparsers.add_parser(
             name, help=summary, description=summary, epilog=examples, formatter_class=HelpFormatter
@@ -88,9 +79,18 @@ def hyphenated(arguments: Sequence[str]) -> list[str]:
     return [*spelled, *arguments[end:]]
 
 
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line: `run` of the result, called with it, runs the command. `SystemExit` if it is wrong.
+
+    Imports the module of the command.
+    """
+    commands = arguments[:1] if arguments and arguments[0] in COMMANDS else COMMANDS  # others would only take time
+    return build_parser(commands).parse_args(hyphenated(arguments))
+
+
 def run(arguments: Sequence[str]) -> None:
     """Run a command line. Raises an error or `SystemExit` if it is wrong."""
-    parsed = build_parser().parse_args(hyphenated(arguments))
+    parsed = parse(arguments)
     parsed.run(parsed)
 
 

@@ -29,7 +29,7 @@ from microgpt.history import TrainingProgress, lowest_validation_loss
 from microgpt.sampling import SAMPLES, TEMPERATURE, Sampler
 from microgpt.training.recipe import defaults_of
 from microgpt.training.run import VALIDATIONS, Run, TrainingResult
-from microgpt.training.train import prepare
+from microgpt.training.train import prepare, train_with_ranks
 from microgpt.utils.arguments import integer, shown_path
 from microgpt.utils.files import check_different
 from microgpt.utils.mpi import launched, mpi
@@ -144,34 +144,20 @@ def run(parsed: argparse.Namespace) -> None:
     integer("samples", parsed.samples, 0), Sampler(parsed.temperature)  # fail before training, not after it
     if parsed.plot is not None:
         check_plot_path(parsed.plot)
-    options = {name: getattr(parsed, name) for group in OPTIONS.values() for name in group}
+    options: Any = {name: getattr(parsed, name) for group in OPTIONS.values() for name in group}
     options |= {"backend": parsed.backend, "threads": parsed.threads}
-    rank, processes = launched()
+    data, (rank, processes) = parsed.files or None, launched()
     try:
         if parsed.mpi:
-            train_with_ranks(parsed, options)
+            train_with_ranks(mpi().COMM_WORLD, data, options, lambda training: train_and_report(parsed, training))
         elif processes > 1:
             raise ValueError(f"mpiexec has started {processes} processes, which would train the same model: add --mpi")
         else:
-            train_and_report(parsed, prepare(parsed.files or None, **options))
+            train_and_report(parsed, prepare(data, **options))
     except Exception:
         if rank:
             raise SystemExit(USAGE) from None  # rank 0 prints why
         raise
-
-
-def train_with_ranks(parsed: argparse.Namespace, options: dict[str, Any]) -> None:
-    """Train with all processes of mpiexec; rank 0 prints the report."""
-    from microgpt.training.distributed import join  # rarely needed
-
-    data = parsed.files or None
-    ranks = join(mpi().COMM_WORLD, data, options)
-    options["threads"] = ranks.threads(options)
-    if ranks.rank:
-        ranks.follow(parsed.backend, options["threads"])
-        return
-    with ranks.leading(lambda: prepare(data, **options)) as training:
-        train_and_report(parsed, training)
 
 
 def train_and_report(parsed: argparse.Namespace, training: Run) -> None:

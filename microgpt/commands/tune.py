@@ -31,6 +31,7 @@ from microgpt.utils.arguments import shown_path
 from microgpt.utils.files import check_different
 from microgpt.utils.mpi import launched, mpi
 from microgpt.utils.optional import require
+from microgpt.utils.text import one_line
 
 LENGTHS = ("steps", "epochs")  # options of train that make the budget
 SHOWN = 10  # trials in the table at the end
@@ -160,15 +161,15 @@ def dask_client(address: str) -> Iterator[Any]:
     try:
         client = distributed.Client(address, timeout=CONNECTING, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"dask must be the address of a scheduler, such as tcp://head:8786: {reason}") from None
+        wanted = "the address of a scheduler, such as tcp://head:8786"
+        raise ValueError(f"dask must be {wanted}: {one_line(error)}") from None
     with client:
         yield client
 
 
 @contextlib.contextmanager
 def watching(parsed: argparse.Namespace) -> Iterator[Any]:
-    """What to do with the progress: a live table on a terminal, lines elsewhere, and before them what is searched."""
+    """A callback that prints the size of the search, then a live table on a terminal, or a line for each trial."""
     with live_table() if sys.stderr.isatty() else contextlib.nullcontext() as table:
         begun = False
 

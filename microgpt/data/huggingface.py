@@ -22,6 +22,7 @@ from microgpt.data.tokenizer import Tokenizer, joined, strings_of, utf8
 from microgpt.utils.arguments import file_name, shown, shown_path, string
 from microgpt.utils.files import errors_named
 from microgpt.utils.optional import require
+from microgpt.utils.text import one_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -153,7 +154,7 @@ def _library_errors(meaning: str) -> Iterator[None]:
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise ValueError(f"{meaning} ({' '.join(str(error).split()):.200})") from None
+        raise ValueError(f"{meaning} ({one_line(error)})") from None
 
 
 def _settled(content: str) -> str:

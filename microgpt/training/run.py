@@ -237,10 +237,10 @@ class Run:
             while not self.is_over():
                 self._advance(signals, None)
 
-    def held_out_loss(self) -> float:
-        """The validation loss of the model as it is now."""
+    def held_out_loss(self, check: Callable[[], object] = lambda: None) -> float:
+        """The validation loss of the model as it is now; for `check` see `mean_loss`."""
         assert self._held_out is not None
-        return mean_loss(self.model.engine, self._held_out)
+        return mean_loss(self.model.engine, self._held_out, check)
 
     def _loop(self, signals: DeferredSignals, progress: OnProgress | None) -> None:
         """Validate, save, and run blocks of steps, until the run is over or a signal ends it."""
@@ -360,9 +360,8 @@ class Run:
         return self.seconds - self._validated_at
 
     def _validate(self, signals: DeferredSignals, progress: OnProgress | None) -> None:
-        assert self._held_out is not None
         try:
-            loss = mean_loss(self.model.engine, self._held_out, signals.check)
+            loss = self.held_out_loss(signals.check)
         except Stopped:  # a resumed run will validate again
             return
         is_best = math.isfinite(loss) and falls_below(loss, self._best)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from typing import Any, Unpack
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar, Unpack
 
 from microgpt.data.batches import Batches, DocumentBatches, TextBatches
-from microgpt.data.corpus import read_corpus
+from microgpt.data.corpus import Corpus, read_corpus
 from microgpt.data.documents import Data
 from microgpt.engine import backend as backends
 from microgpt.model import GPT
@@ -17,10 +17,12 @@ from microgpt.training.run import OnProgress, Run, TrainingResult
 from microgpt.utils.arguments import positive_integer
 from microgpt.utils.files import check_different
 
+Result = TypeVar("Result")
+
 
 @with_arguments_of(Recipe)
 def prepare(
-    data: Data = None,
+    data: Data | Corpus = None,
     *,
     eval_every: int | None = None,
     patience: int | None = None,
@@ -134,6 +136,16 @@ def train(
     """
     if communicator is None:
         return prepare(data, **options).train(progress)
+    return train_with_ranks(communicator, data, options, lambda run: run.train(progress))
+
+
+def train_with_ranks(
+    communicator: Any, data: Data, options: TrainOptions, lead: Callable[[Run], Result]
+) -> Result | TrainingResult:
+    """Train with all processes of a communicator, which all make this call.
+
+    Returns on rank 0 what `lead` makes of the run, and on the others the result of following it.
+    """
     from microgpt.training.distributed import join  # rarely needed
 
     data = list(data) if isinstance(data, Iterator) else data  # it is read twice
@@ -142,4 +154,4 @@ def train(
     if ranks.rank:
         return ranks.follow(options.get("backend"), options["threads"])
     with ranks.leading(lambda: prepare(data, **options)) as run:
-        return run.train(progress)
+        return lead(run)

@@ -46,7 +46,7 @@ class Journal:
             check_writable(self.log)
 
     def earlier(self) -> dict[str, Any] | None:
-        """What an existing log says is searched, or None if there is no log. Its lines become `entries`.
+        """The first line of an existing log, which says what is searched, or None. The other lines become `entries`.
 
         A partial last line, left by a search that was killed, is dropped. `ValueError` if it is no log of a search.
         """
@@ -140,7 +140,7 @@ def check_same_search(earlier: dict[str, Any], search: dict[str, Any], log: str)
 
 
 def _flat(search: dict[str, Any]) -> dict[str, Any]:
-    """What is searched, by name; the values of a dict in it have names of their own."""
+    """The description of a search, with the items of its dicts under names of their own."""
     flat: dict[str, Any] = {}
     for name, value in search.items():
         if isinstance(value, dict):

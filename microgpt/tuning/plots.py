@@ -30,7 +30,7 @@ def plot_trials(trials: Sequence[Trial], path: str | os.PathLike[str]) -> None:
         sizes.set(xlabel="parameters", xscale="log")
         for axes in (compute, sizes):
             axes.xaxis.set_minor_formatter(NullFormatter())
-        best = min(shown, key=lambda trial: (-trial.completed / trial.steps, trial.validation_loss), default=None)
+        best = min(shown, key=lambda trial: trial.place, default=None)
         for trial in shown:
             flops = [step * trial.flops_per_step for step, _ in trial.validation_losses]
             losses = [loss for _, loss in trial.validation_losses]

@@ -48,10 +48,7 @@ class TuneResult:
         """HTML for notebooks: tables of the model, its options and the trials."""
         from microgpt.display.html import facts_table  # imported here because only notebooks need it
 
-        ranked = sorted(
-            (trial for trial in self.trials if trial.validation_losses),
-            key=lambda trial: (-trial.completed / trial.steps, trial.validation_loss, trial.number),
-        )
+        ranked = sorted((trial for trial in self.trials if trial.validation_losses), key=lambda trial: trial.place)
         trials = {
             f"trial {trial.number}": f"{trial.validation_loss:.4f} nats after {trial.completed:,} of {trial.steps:,} "
             f"steps, {trial.params:,} parameters"

@@ -54,6 +54,11 @@ class Trial:
         return self.validation_losses[-1][1] if self.validation_losses else math.nan
 
     @property
+    def place(self) -> tuple[float, float, int]:
+        """The key of a ranking: trials that have come farthest first, then by validation loss."""
+        return -self.completed / max(1, self.steps), self.validation_loss, self.number
+
+    @property
     def completed(self) -> int:
         """Number of steps completed."""
         return self.validation_losses[-1][0] if self.validation_losses else 0
@@ -104,9 +109,6 @@ class Search:
         journal: the files of the search; what its entries tell is not computed again.
         flops: multiply-adds of a trial that trains to its end.
         progress: see `tune`.
-
-    Attributes:
-        workers: the workers; set before `run`.
     """
 
     def __init__(
@@ -157,7 +159,7 @@ class Search:
         return None
 
     def task(self, trial: Trial, rung: int) -> Task:
-        """What a worker needs to train a trial up to a rung."""
+        """The task of training a trial up to a rung."""
         checkpoint = self.journal.checkpoint(trial.number, rung - 1) if rung else None
         begin = steps_at(rung - 1, self.rungs, trial.steps) if rung else 0
         until = steps_at(rung, self.rungs, trial.steps)

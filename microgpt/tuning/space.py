@@ -1,4 +1,4 @@
-"""What a search tries: the values of each option, and how a trial draws among them."""
+"""The values of each option that a search tries, and how a trial draws among them."""
 
 from __future__ import annotations
 

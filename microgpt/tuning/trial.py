@@ -79,7 +79,7 @@ _corpora: dict[str, Corpus] = {}  # at most one, by fingerprint
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker needs to train a trial up to a step. It can be pickled.
+    """Everything that a worker needs to train a trial up to a step. It can be pickled.
 
     Attributes:
         data: the data of the search.
@@ -132,7 +132,7 @@ def train_trial(task: Task, attempt: int = 1) -> Outcome:
             Path(path).write_bytes(task.checkpoint)
         try:
             run = prepare(
-                corpus,  # type: ignore[arg-type]
+                corpus,
                 out=path,
                 resume=True,
                 eval_every=task.options["steps"],
@@ -183,7 +183,7 @@ def measure_trial(task: Task, seconds: float) -> tuple[int, float]:
     options.pop("eval_tokens", None)
     try:
         run = prepare(
-            corpus,  # type: ignore[arg-type]
+            corpus,
             backend=task.backend,
             threads=1 if task.backend == "compiled" else None,
             **options,

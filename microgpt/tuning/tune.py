@@ -144,7 +144,7 @@ def tune(
         elif duration is not None:
             flops = _measured(duration, trials, drawing, crew, shared, backend)
         elif flops is None:
-            run = prepare(corpus, backend=backend, **given)  # type: ignore[arg-type]
+            run = prepare(corpus, backend=backend, **given)
             assert run.steps is not None
             flops = max(1, run.steps) * drawing.counter.multiply_adds(run.model.config, recipe.batch_size)
         header: dict[str, Any] = {
@@ -237,7 +237,7 @@ def _content(halving: Search, best: Trial, out: str | os.PathLike[str] | None) -
 
 
 def _kept(halving: Search, out: str | os.PathLike[str] | None) -> list[str]:
-    """What an interrupted search leaves behind, in words, after writing the best trial so far to `out`."""
+    """Write the best trial so far to `out`, and say what an interrupted search leaves behind."""
     kept = []
     best = halving.best_so_far()
     if out is not None and best is not None:

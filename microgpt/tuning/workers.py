@@ -15,6 +15,7 @@ from typing import Any, Self
 from microgpt.engine.cores import physical_cores
 from microgpt.tuning.trial import Outcome, Task, WorkerError, measure_trial, train_trial
 from microgpt.utils.arguments import positive_integer, shown
+from microgpt.utils.text import one_line
 
 ATTEMPTS = 2  # at a trial, if its worker dies
 
@@ -115,7 +116,7 @@ class Workers:
                     deaths[number] += 1
                     is_ours = isinstance(error, BrokenExecutor)
                     if deaths[number] >= ATTEMPTS and (was_alone or not is_ours):
-                        reason = "its worker died" if is_ours else f"{type(error).__name__}: {_one_line(error)}"
+                        reason = "its worker died" if is_ours else f"{type(error).__name__}: {one_line(error)}"
                         yield number, Outcome("failed", error=f"{reason}, {deaths[number]} times")
                     else:
                         (suspects if is_ours else waiting).append(number)
@@ -140,10 +141,6 @@ class Workers:
 
 def _error_of(future: Future[Any]) -> BaseException | None:
     return CancelledError("it was cancelled") if future.cancelled() else future.exception()
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 def _become_worker(folder: str) -> None:

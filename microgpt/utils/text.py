@@ -18,3 +18,8 @@ def visible(text: str, layout: str = LAYOUT) -> str:
 def spelled(character: str) -> str:
     """The escape sequence of a character in a Python string."""
     return character.encode("unicode_escape").decode()
+
+
+def one_line(text: object) -> str:
+    """Text of a library's error, on one line of at most 200 characters."""
+    return " ".join(str(text).split())[:200]
