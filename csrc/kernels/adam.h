@@ -8,48 +8,63 @@
 
 #include "numerics.h"
 
+#if MICROGPT_EXACT
 /* The constants of a step, in the element type. */
 typedef struct {
-    real beta1, beta2, rest1, rest2, bias1, bias2, learning_rate, eps;
+    real beta1, beta2, rest1, rest2, learning_rate, eps;
     real shrinkage, gradient_scale;
-    real reciprocal1, reciprocal2; /* of bias1 and bias2 */
-    real smallest;                 /* parameter for whose update `divide` is exact enough */
+    Divisor bias1, bias2;
+    real smallest;  /* parameter for whose update `divide` is exact enough */
 } AdamConstants;
 
-#if MICROGPT_EXACT
+INLINE AdamConstants constants_of(const AdamStep *s) {
+    return (AdamConstants){
+        .beta1 = s->beta1, .beta2 = s->beta2, .rest1 = 1 - s->beta1, .rest2 = 1 - s->beta2,
+        .learning_rate = s->learning_rate, .eps = s->eps,
+        .shrinkage = s->shrinkage, .gradient_scale = s->gradient_scale,
+        .bias1 = divisor_of(s->bias1), .bias2 = divisor_of(s->bias2),
+        /* `divide` is exact from 2**-900 on; an update below 2**-55 of a parameter changes no bit of it. */
+        .smallest = fmax(0x1p-500, s->learning_rate * 0x1p-845 / (s->bias1 * s->eps)),
+    };
+}
+
 /* The next three return masks in the sign bits: where a result may differ from the one with the C library's pow.
  *
  * kept + rest * g ** 2: near a midpoint the library may round the square to the other neighbour, and the sum may
- * differ. The residual of a tiny square cannot be represented, and does not show the neighbour: so where the sum is
- * tiny as well. */
-INLINE bits uncertain_square(vec g, vec squared, vec kept, real rest) {
+ * differ. The residual of a tiny square cannot be represented, which shows only where the sum is tiny as well. */
+INLINE bits uncertain_square(vec g, vec squared, vec kept, real rest, vec sum) {
 #if VECTOR_POWERS
     const vec residual = fused_multiply_add(g, g, -squared);
-    const vec sum = kept + rest * squared, other_sum = kept + rest * neighbour(squared, residual);
-    const bits sensitive = differ(sum, other_sum) | larger(-sum, -0x1p-900);
-    return (near_midpoint(squared, residual, broadcast(1)) & sensitive) | larger(squared, LARGEST_POWER);
+    const vec other_sum = kept + rest * other_rounding(squared, residual, MIDPOINT_MARGIN_OF_ALL);
+    return differ(sum, other_sum) | (larger(-sum, -0x1p-900) & larger(squared, 0));
 #else
-    (void)g, (void)squared, (void)kept, (void)rest;
+    (void)g, (void)squared, (void)kept, (void)rest, (void)sum;
     return ALL_LANES;
 #endif
 }
 
 /* p - a / (v_hat ** 0.5 + eps): with the other neighbour of the root, 1 ulp away, the quotient changes by less than 3
- * ulp in the other direction. Its dividend may be a few ulp off where `divide` was given a tiny number; then the update
- * is so small that it changes only a p smaller than `smallest`. */
-INLINE bits uncertain_root(vec v_hat, vec root, vec p, vec update, real smallest) {
+ * ulp in the other direction. The root is near a midpoint where the residual of its square is nearly as large as the
+ * root times half an ulp of it; just below a power of two, neighbours are closer together: hence the - 1. The dividend
+ * may be a few ulp off where `divide` was given a tiny number; then the update is so small that it changes only a p
+ * smaller than `smallest`. */
+INLINE bits uncertain_root(vec v_hat, vec root, vec p, vec update, vec new_p, real smallest) {
 #if VECTOR_POWERS
     const vec residual = fused_multiply_add(-root, root, v_hat);
+    const vec power_of_two = (vec)(((bits)root - 1) & BITS_OF_POWER_OF_TWO(1024));
+    const vec near_midpoint = fused_multiply_add(root * power_of_two, broadcast((1 - 2 * MIDPOINT_MARGIN) * 0x1p-52),
+                                                 with_sign(residual, broadcast(-1)));
     const vec factor = broadcast(1) - with_sign(broadcast(0x3p-52), residual);
     const vec other_p = fused_multiply_add(-update, factor, p);
-    return (near_midpoint(root, residual, 2 * root) & differ(p - update, other_p)) | larger(-absolute(p), -smallest);
+    return (((bits)near_midpoint | larger(-v_hat, -0x1p-240)) & differ(new_p, other_p))
+         | larger(-absolute(p), -smallest);
 #else
-    (void)v_hat, (void)root, (void)p, (void)update, (void)smallest;
+    (void)v_hat, (void)root, (void)p, (void)update, (void)new_p, (void)smallest;
     return ALL_LANES;
 #endif
 }
 
-/* Where `divide` may overflow, or the root exceed LARGEST_POWER: no bias is less than 2**-53. */
+/* Where `divide` may overflow, or a root be too large for the margin: no bias is less than 2**-53. */
 INLINE bits uncertain_size(vec size) {
 #if VECTOR_POWERS
     return larger(size, 0x1p180);
@@ -64,40 +79,58 @@ INLINE void adam_vector(real *parameter, const real *gradient, real *m, real *v,
                         const int unbiased) {
     const vec p = c->shrinkage * load(parameter), g = c->gradient_scale * load(gradient);
     const vec new_m = c->beta1 * load(m) + c->rest1 * g, kept = c->beta2 * load(v);
-    vec squared = g * g, new_v = kept + c->rest2 * squared, v_hat = divide(new_v, c->bias2, c->reciprocal2);
+    vec squared = g * g, new_v = kept + c->rest2 * squared, v_hat = divide(new_v, c->bias2);
     vec root = square_root(v_hat);
-    const vec m_hat = unbiased ? new_m : divide(new_m, c->bias1, c->reciprocal1);
-    vec update = c->learning_rate * m_hat / (root + c->eps);
+    const vec m_hat = unbiased ? new_m : divide(new_m, c->bias1);
+    vec update = c->learning_rate * m_hat / (root + c->eps), new_p = p - update;
 
-    const bits uncertain_squares = uncertain_square(g, squared, kept, c->rest2);
-    const bits uncertain_roots = uncertain_root(v_hat, root, p, update, c->smallest)
+    const bits uncertain_squares = uncertain_square(g, squared, kept, c->rest2, new_v);
+    const bits uncertain_roots = uncertain_root(v_hat, root, p, update, new_p, c->smallest)
                             | uncertain_size(unbiased ? new_v : new_v + new_m * new_m);
     if (__builtin_expect(negative_lanes(uncertain_squares | uncertain_roots), 0)) {
         const int squares = negative_lanes(uncertain_squares);
         for (int lanes = squares; lanes; lanes &= lanes - 1)
             squared[__builtin_ctz(lanes)] = power(g[__builtin_ctz(lanes)], 2);
         new_v = kept + c->rest2 * squared;
-        v_hat = new_v / c->bias2;
+        v_hat = new_v / c->bias2.divisor;
         root = square_root(v_hat);
         for (int lanes = squares | negative_lanes(uncertain_roots); lanes; lanes &= lanes - 1)
             root[__builtin_ctz(lanes)] = power(v_hat[__builtin_ctz(lanes)], (real)0.5);
-        update = c->learning_rate * (unbiased ? new_m : new_m / c->bias1) / (root + c->eps);
+        update = c->learning_rate * (unbiased ? new_m : new_m / c->bias1.divisor) / (root + c->eps);
+        new_p = p - update;
     }
     store(m, new_m);
     store(v, new_v);
-    store(parameter, p - update);
+    store(parameter, new_p);
 }
 #else
+/* A constant in the element type, at most its largest finite number: 0 times that is 0. */
+INLINE real constant(double x) { return (real)fmin(fmax(x, -FLT_MAX), FLT_MAX); }
+
+/* Dividing by the biases is left to the constants (Kingma and Ba, end of section 2):
+ *     parameter -= rate * m / (v ** 0.5 + eps)     rate = learning_rate * bias2 ** 0.5 / bias1, eps * bias2 ** 0.5 */
+typedef struct {
+    real beta1, beta2, rest1, rest2, rate, eps, shrinkage, gradient_scale;
+} AdamConstants;
+
+INLINE AdamConstants constants_of(const AdamStep *s) {
+    return (AdamConstants){
+        .beta1 = s->beta1, .beta2 = s->beta2, .rest1 = 1 - s->beta1, .rest2 = 1 - s->beta2,
+        .rate = constant(s->learning_rate * sqrt(s->bias2) / s->bias1), .eps = constant(s->eps * sqrt(s->bias2)),
+        .shrinkage = constant(s->shrinkage), .gradient_scale = constant(s->gradient_scale),
+    };
+}
+
 INLINE void adam_vector(real *parameter, const real *gradient, real *m, real *v, const AdamConstants *c,
                         const int unbiased) {
     const vec p = c->shrinkage * load(parameter), g = c->gradient_scale * load(gradient);
     const vec new_m = c->beta1 * load(m) + c->rest1 * g;
     const vec new_v = c->beta2 * load(v) + c->rest2 * g * g;
-    const vec m_hat = unbiased ? new_m : new_m * c->reciprocal1, v_hat = new_v * c->reciprocal2;
-    const vec update = quotient(c->learning_rate * m_hat, root(v_hat) + c->eps);
+    const vec update = quotient(c->rate * new_m, root(new_v) + c->eps);
+    (void)unbiased;
     store(m, new_m);
     store(v, new_v);
-    store(parameter, p - (vec)((bits)update & (v_hat != INFINITY))); /* whose estimates are NaN */
+    store(parameter, p - (vec)((bits)update & (new_v != INFINITY))); /* whose estimates are NaN */
 }
 #endif
 
@@ -143,28 +176,13 @@ static double sum_of_squares(int64_t n, const void *gradients_) {
     return total;
 }
 
-/* A constant in the element type, at most its largest finite number: 0 times that is 0. */
-INLINE real constant(double x) {
-#if MICROGPT_EXACT
-    return x;
-#else
-    return (real)fmin(fmax(x, -FLT_MAX), FLT_MAX);
-#endif
-}
-
 static void adam(int64_t n, void *parameters_, const void *gradients_, void *m_, void *v_, const AdamStep *s) {
     real *parameters = parameters_, *m = m_, *v = v_;
     const real *gradients = gradients_;
-    const AdamConstants c = {
-        .beta1 = s->beta1, .beta2 = s->beta2, .rest1 = 1 - s->beta1, .rest2 = 1 - s->beta2,
-        .bias1 = s->bias1, .bias2 = s->bias2, .reciprocal1 = 1 / s->bias1, .reciprocal2 = 1 / s->bias2,
-        .learning_rate = constant(s->learning_rate), .eps = constant(s->eps),
-        .shrinkage = constant(s->shrinkage), .gradient_scale = constant(s->gradient_scale),
-        /* `divide` is exact from 2**-900 on; an update below 2**-55 of a parameter changes no bit of it. */
-        .smallest = fmax(0x1p-500, s->learning_rate * 0x1p-845 / (s->bias1 * s->eps)),
-    };
+    const AdamConstants c = constants_of(s);
+    const int unbiased = MICROGPT_EXACT && s->bias1 == 1;
     int64_t i = 0;
-    if (c.bias1 == 1)
+    if (unbiased)
         for (; i + LANES <= n; i += LANES) adam_vector(parameters + i, gradients + i, m + i, v + i, &c, 1);
     else
         for (; i + LANES <= n; i += LANES) adam_vector(parameters + i, gradients + i, m + i, v + i, &c, 0);

@@ -28,23 +28,20 @@ INLINE real power(real x, real exponent) { return powf(x, exponent); }
 #if MICROGPT_EXACT && defined(__GLIBC__) && (defined(__FMA__) || defined(__aarch64__))
 #define VECTOR_POWERS 1
 
-/* In ulp: 0.009, and 4e-5 for each unit of |log(result)| up to 87, hence the range. */
+/* In ulp: 0.009, and 4e-5 for each unit of |log(result)|, which is at most 87 from 2**-125 to 2**125. */
 #define MIDPOINT_MARGIN 0.0125
-#define LARGEST_POWER 0x1p120
+#define MIDPOINT_MARGIN_OF_ALL 0.04 /* for every finite result, down to the smallest */
 
 enum { EXPONENT_SHIFT = 52, EXPONENT_BIAS = 1023 };
 #define BITS_OF_POWER_OF_TWO(e) ((real_bits)(EXPONENT_BIAS + (e)) << EXPONENT_SHIFT)
 
-/* The next three return masks: only the sign bit of each lane is meaningful. */
-
-/* Where value + residual / scale, whose rounding is value, is near a midpoint, or 0 < value * scale < 2**-120. Never
- * for value 0. Just below a power of two, neighbours are closer together: hence the - 1. */
-INLINE bits near_midpoint(vec value, vec residual, vec scale) {
-    const bits exponent = ((bits)value - 1) & BITS_OF_POWER_OF_TWO(1024);
-    const vec limit = fused_multiply_add((vec)exponent * ((0.5 - MIDPOINT_MARGIN) * 0x1p-52), scale,
-                                         broadcast(-0x1p-174));
-    return (bits)(limit - absolute(residual));
+/* The neighbour of value where the exact result, value + residual, is near the midpoint between the two; elsewhere
+ * value itself: a residual that is a little larger still rounds to value. */
+INLINE vec other_rounding(vec value, vec residual, double margin) {
+    return fused_multiply_add(residual, broadcast(0.5 / (0.5 - margin)), value);
 }
+
+/* The next two return masks: only the sign bit of each lane is meaningful. */
 
 /* Where a and b differ in any bit. */
 INLINE bits differ(vec a, vec b) {
@@ -55,17 +52,23 @@ INLINE bits differ(vec a, vec b) {
 /* Where a > b; anything for NaN. */
 INLINE bits larger(vec a, real b) { return (bits)(b - a); }
 
-/* The neighbour of value on the other side of the midpoint that value + residual is near. */
-INLINE vec neighbour(vec value, vec residual) { return fused_multiply_add(residual, broadcast(2), value); }
+/* What `divide` knows of a divisor: its rounded reciprocal, and the residual of that. */
+typedef struct {
+    real divisor, reciprocal, residual;
+} Divisor;
 
-/* a / b from the rounded reciprocal of b (Markstein, 1990): each step removes the error of the one before, and the last
- * one starts from a quotient that is at most 1 ulp off. Correctly rounded for a = 0 and |a| >= 2**-900, while a * r
- * does not overflow. For smaller |a| the errors cannot be represented, and the result may be a few ulp off. */
-INLINE vec divide(vec a, real b, real reciprocal) {
-    const vec divisor = broadcast(-b), r = broadcast(reciprocal);
-    vec quotient = a * r;
-    quotient = fused_multiply_add(fused_multiply_add(quotient, divisor, a), r, quotient);
-    return fused_multiply_add(fused_multiply_add(quotient, divisor, a), r, quotient);
+INLINE Divisor divisor_of(real x) {
+    const real reciprocal = 1 / x;
+    return (Divisor){x, reciprocal, fma(-reciprocal, x, 1) * reciprocal};
+}
+
+/* a / d from a quotient that is less than 1 ulp off, and whose error the last step removes (Markstein, 1990). Correctly
+ * rounded for a = 0 and |a| >= 2**-900, while the quotient does not overflow. For smaller |a| the error cannot be
+ * represented, and the result may be a few ulp off. */
+INLINE vec divide(vec a, Divisor d) {
+    const vec reciprocal = broadcast(d.reciprocal);
+    const vec quotient = fused_multiply_add(a, reciprocal, a * d.residual);
+    return fused_multiply_add(fused_multiply_add(quotient, broadcast(-d.divisor), a), reciprocal, quotient);
 }
 
 /* A number as the unevaluated sum of its rounding and a residual (Dekker, 1971): about twice the digits. */
@@ -122,14 +125,19 @@ INLINE DoubleDouble precise_reciprocal_cubed_root(vec x) {
 #define POWER(name, exponent) \
     INLINE vec name(vec x) { \
         DoubleDouble result = precise_##name(x); \
-        int uncertain = negative_lanes(near_midpoint(result.value, result.residual, broadcast(1)) | larger(x, 0x1p60)); \
+        const vec other = other_rounding(result.value, result.residual, MIDPOINT_MARGIN); \
+        int uncertain = negative_lanes(differ(result.value, other) | larger(x, 0x1p60)); \
         for (; __builtin_expect(uncertain, 0); uncertain &= uncertain - 1) \
             result.value[__builtin_ctz(uncertain)] = power(x[__builtin_ctz(uncertain)], exponent); \
         return result.value; \
     }
 #else
 #define VECTOR_POWERS 0
-INLINE vec divide(vec a, real b, real reciprocal) { return (void)reciprocal, a / b; }
+typedef struct {
+    real divisor;
+} Divisor;
+INLINE Divisor divisor_of(real x) { return (Divisor){x}; }
+INLINE vec divide(vec a, Divisor d) { return a / d.divisor; }
 #endif
 
 #if MICROGPT_EXACT && !VECTOR_POWERS
