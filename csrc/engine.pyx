@@ -286,6 +286,7 @@ cdef class Engine:
         self.workspace.first_rows = <int32_t *>self.batch_array(numpy.int32, padded_rows)
         self.workspace.d_losses = <double *>self.batch_array(numpy.float64, padded_rows)
         self.workspace.losses = <double *>self.batch_array(numpy.float64, padded_rows)
+        self.workspace.longest_of_panel = <int32_t *>self.batch_array(numpy.int32, starts)
         self.workspace.attention_start = <int64_t *>self.batch_array(numpy.int64, starts)
         self.workspace.span_start = <int64_t *>self.batch_array(numpy.int64, starts)
         self.row_capacity, self.attention_capacity = padded_rows, attention
@@ -307,9 +308,9 @@ cdef class Engine:
         op.accumulate, op.scale = operation.accumulate, operation.scale
         op.residual = offsets[operation.residual.array] if operation.residual else -1
         op.saved = offsets[operation.saved]
-        op.weight, op.weight_rows = -1 if operation.weight is None else operation.weight, NULL
-        if operation.weight_rows is not None:
-            op.weight_rows = <const int64_t *>address(operation.weight_rows, numpy.int64, op.n_out)
+        op.weight, op.weight_blocks = -1 if operation.weight is None else operation.weight, NULL
+        if operation.weight_blocks is not None:
+            op.weight_blocks = <const int64_t *>address(operation.weight_blocks, numpy.int64, operation.weight_blocks.size)
         op.gathered, op.d_gathered = offsets[operation.gathered], offsets[operation.gathered_gradient]
         op.transposed = offsets[operation.transposed]
         op.cache = -1 if operation.cache is None else operation.cache
@@ -387,19 +388,28 @@ cdef class Engine:
         self.stop_clock(clock)
         return 0
 
+    # The stages of a small step take less time than changing the mode of the processor for each of them; a heavy one
+    # runs Python in between.
+    cdef bint keeps_mode(self) noexcept nogil:
+        return self.kernels.exact or self.is_heavy
+
     cdef int forward(self, int64_t operations, bint by_rows=False) except -1 nogil:
         cdef int64_t i
+        cdef FloatMode before = begin_work(self.keeps_mode())
         self.workspace.by_rows = by_rows
         for i in range(operations):
             self.run(&self.tape[i], self.tape[i].kernel.forward, 2 * i)
+        end_work(self.keeps_mode(), before)
         return 0
 
     cdef int backward(self, bint by_rows=False) except -1 nogil:
         cdef int64_t i
         cdef char *wpe_gradients = <char *>self.workspace.gradients + self.workspace.num_wte * self.kernels.itemsize
+        cdef FloatMode before = begin_work(self.keeps_mode())
         self.workspace.by_rows = by_rows
         for i in range(self.tape_length - 1, -1, -1):
             self.run(&self.tape[i], self.tape[i].kernel.backward, 2 * i + 1)
+        end_work(self.keeps_mode(), before)
         if not by_rows and not self.kernels.all_finite(self.workspace.num_wpe, wpe_gradients):
             self.backward(by_rows=True)
         return 0
@@ -430,12 +440,15 @@ cdef class Engine:
         cdef Workspace *w = &self.workspace
         cdef int64_t panel, panels = self.panels(rows), attention = 0, r
         w.rows, w.spans, w.longest = rows, 0, 0
-        for r in range(rows):
-            w.longest = max(w.longest, <int64_t>w.positions[r] + 1)
         for r in range(rows, panels * self.line):
             w.tokens[r] = w.targets[r] = w.positions[r] = 0
             w.first_rows[r] = w.first_rows[rows - 1]
             w.d_losses[r] = 0.0
+        for panel in range(panels):
+            w.longest_of_panel[panel] = 0
+            for r in range(panel * self.line, (panel + 1) * self.line):
+                w.longest_of_panel[panel] = max(w.longest_of_panel[panel], w.positions[r] + 1)
+            w.longest = max(w.longest, <int64_t>w.longest_of_panel[panel])
         for panel in range(panels):
             w.attention_start[panel] = attention
             attention += self.kernels.attention_size(w, panel)
@@ -450,15 +463,16 @@ cdef class Engine:
         """Pack these documents end to end, run forward, and return the sum of their losses times `share`."""
         cdef Workspace *w = &self.workspace
         cdef int64_t d, n, p, r = 0
-        cdef double total = 0.0, document_total
+        cdef double total = 0.0, document_total, d_loss
         for d in range(documents):
             n = self.positions_of(lengths[d])
+            d_loss = (1.0 / <double>n) * share
             for p in range(n):
                 w.tokens[r + p] = tokens[starts[d] + p]
                 w.targets[r + p] = tokens[starts[d] + p + 1]
                 w.positions[r + p] = <int32_t>p
                 w.first_rows[r + p] = <int32_t>r
-                w.d_losses[r + p] = (1.0 / <double>n) * share
+                w.d_losses[r + p] = d_loss
             r += n
         self.describe_batch(r)
         self.forward(self.tape_length)

@@ -29,7 +29,7 @@ cdef extern from "kernels/interface.h" nogil:
         int64_t residual, saved
         double scale
         int64_t weight
-        const int64_t *weight_rows
+        const int64_t *weight_blocks
         int64_t gathered, d_gathered, transposed
         int64_t cache, packed
 
@@ -39,6 +39,7 @@ cdef extern from "kernels/interface.h" nogil:
         void *gradients
         int64_t num_wte, num_wpe, vocab_size, n_embd, n_head, block_size
         int64_t rows, longest
+        int32_t *longest_of_panel
         int32_t *tokens
         int32_t *targets
         int32_t *positions

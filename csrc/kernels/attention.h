@@ -52,7 +52,7 @@ INLINE int64_t saved_line(const Head *h) { return (keys_of(h) + 2) * LINE; }
 
 /* Elements of `saved` that one panel needs. */
 static int64_t attention_size(const Workspace *w, int64_t panel) {
-    if (attention_is_short(w)) return attention_short_size(w);
+    if (attention_is_short(w)) return attention_short_size(w, panel);
     const int64_t query_block = panel / QUERY_PANELS * QUERY_PANELS;
     const int64_t end = minimum(query_block + QUERY_PANELS, lines_for(w->rows));
     return w->n_head * ((end - first_key_panel_of(w, query_block)) * LINE + 2) * LINE;
@@ -117,7 +117,7 @@ INLINE void multiply_by_queries(const Head *h, const real *d, const real *rows, 
     for (int64_t key_panel = 0; key_panel < h->key_panels; key_panel++)
         for (int64_t p = 0; p < h->panels; p++)
             transpose_lines(d + (p * h->key_panels + key_panel) * square, LINE,
-                            transposed + (key_panel * h->panels + p) * square, LINE);
+                            transposed + (key_panel * h->panels + p) * square, LINE, LINE);
     /* Key panels from next_first_key_panel on already hold sums of later query blocks; those before it do not. */
     const int64_t fresh_panels = h->next_first_key_panel - h->first_key_panel;
     for (int accumulate = 0; accumulate < 2; accumulate++) {

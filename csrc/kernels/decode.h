@@ -116,7 +116,7 @@ static void linear_pack(const Operation *op, const Workspace *w, const Range *ra
         real *packed = (real *)w->packed + op->packed + line * LINE * n_in;
         const int64_t outputs = minimum(LINE, op->n_out - line * LINE), squares = outputs == LINE ? n_in / LINE : 0;
         for (int64_t i = 0; i < squares * LINE; i += LINE)
-            transpose_lines(weights + i, n_in, packed + i * LINE, LINE);
+            transpose_lines(weights + i, n_in, packed + i * LINE, LINE, LINE);
         for (int64_t i = squares * LINE; i < n_in; i++)
             for (int64_t o = 0; o < LINE; o++) packed[i * LINE + o] = o < outputs ? weights[o * n_in + i] : 0;
     }

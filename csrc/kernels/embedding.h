@@ -40,7 +40,7 @@ static void embedding_backward(const Operation *op, const Workspace *w, const Ra
         for (int64_t i = 0; i < w->num_wte + w->num_wpe; i += n) clear(wte + i, width);
         for (int64_t panel = panels - 1; panel >= 0; panel--) {
             const real *features = activation(w, op->d_output, n, panel * LINE) + feature * LINE;
-            transpose_lines(features, LINE, rows, LINE);
+            transpose_lines(features, LINE, rows, LINE, w->rows - panel * LINE);
             for (int64_t r = minimum(LINE, w->rows - panel * LINE) - 1; r >= 0; r--) {
                 add_to(wte + w->tokens[panel * LINE + r] * n, rows + r * LINE, width);
                 add_to(wpe + w->positions[panel * LINE + r] * n, rows + r * LINE, width);

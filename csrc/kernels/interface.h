@@ -55,7 +55,7 @@ typedef struct {
     int64_t saved;                  /* array that forward leaves for backward, beside input and output */
     double scale;                   /* of RMSNORM: 1 / n_in, of ATTENTION: 1 / sqrt(head_dim) */
     int64_t weight;                 /* of a matrix product: where in the parameters its weights [n_out][n_in] start */
-    const int64_t *weight_rows;     /* ... [n_out]: where each output's weights start, if not in one piece; or NULL */
+    const int64_t *weight_blocks;   /* ... where those of each head_dim outputs start, if not in one piece; or NULL */
     int64_t gathered;               /* ... where in the arena they are brought together, */
     int64_t d_gathered;      /* ... and their gradients */
     int64_t transposed;             /* of a large matrix: where in the arena backward transposes it to */
@@ -71,7 +71,8 @@ typedef struct {
     int64_t num_wte, num_wpe;       /* elements of the first two parameter matrices */
     int64_t vocab_size, n_embd, n_head, block_size;
 
-    int64_t rows, longest;          /* `longest`: rows of the longest document */
+    int64_t rows, longest;          /* `longest`: the most rows that any row attends to, */
+    int32_t *longest_of_panel;      /* [panels], ... and any of a panel */
     int32_t *tokens;                /* [rows], padding: 0, as in the next two */
     int32_t *targets;               /* [rows] */
     int32_t *positions;             /* [rows] */

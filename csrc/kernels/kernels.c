@@ -29,7 +29,9 @@ static int64_t each_line_of_outputs(const Operation *op, const Workspace *w) { r
 static int64_t each_line_to_transpose(const Operation *op, const Workspace *w) {
     return (void)w, op->transposed >= 0 ? lines_for(op->n_out) : 0;
 }
-static int64_t each_gathered_row(const Operation *op, const Workspace *w) { return (void)w, op->weight_rows ? op->n_out : 0; }
+static int64_t each_gathered_block(const Operation *op, const Workspace *w) {
+    return op->weight_blocks ? op->n_out / (w->n_embd / w->n_head) : 0;
+}
 static int64_t each_span_and_head(const Operation *op, const Workspace *w) { return (void)op, w->spans * w->n_head; }
 
 static int64_t each_head(const Operation *op, const Workspace *w) { return (void)op, w->n_head; }
@@ -54,13 +56,13 @@ static const Kernel operations[] = {
      .backward = {{rmsnorm_backward, each_panel, 1}},
      .decode = {{rmsnorm_decode, once, 1}}},
     {"linear",
-     .forward = {{linear_gather, each_gathered_row, 64},
+     .forward = {{linear_gather, each_gathered_block, 1},
                  {linear_forward, each_panel, TILE_LINES}},
      .backward = {{linear_backward_weight, each_line_of_inputs, TILE_LINES},
                   {linear_transpose, each_line_to_transpose, 1},
                   {linear_backward_input, each_panel, TILE_LINES},
-                  {linear_scatter, each_gathered_row, 64}},
-     .pack = {{linear_gather, each_gathered_row, 64},
+                  {linear_scatter, each_gathered_block, 1}},
+     .pack = {{linear_gather, each_gathered_block, 1},
               {linear_pack, each_line_of_outputs, 1}},
      .decode = {{linear_decode, each_line_of_outputs, DECODE_GRAIN}}},
     {"gelu",

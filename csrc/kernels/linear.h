@@ -11,17 +11,19 @@
 /* The weights [n_out][n_in], outputs in the order in which backward sums over them: the parameters themselves, or,
  * where that is another order, a gathered copy. Backward scatters the gradients of a copy. */
 INLINE const real *weights_of(const Operation *op, const Workspace *w) {
-    return op->weight_rows ? array(w, op->gathered) : (const real *)w->parameters + op->weight;
+    return op->weight_blocks ? array(w, op->gathered) : (const real *)w->parameters + op->weight;
 }
 
 static void linear_gather(const Operation *op, const Workspace *w, const Range *range) {
-    for (int64_t o = range->begin; o < range->end; o++)
-        copy(array(w, op->gathered) + o * op->n_in, (const real *)w->parameters + op->weight_rows[o], op->n_in);
+    const int64_t size = w->n_embd / w->n_head * op->n_in;
+    for (int64_t block = range->begin; block < range->end; block++)
+        copy(array(w, op->gathered) + block * size, (const real *)w->parameters + op->weight_blocks[block], size);
 }
 
 static void linear_scatter(const Operation *op, const Workspace *w, const Range *range) {
-    for (int64_t o = range->begin; o < range->end; o++)
-        copy((real *)w->gradients + op->weight_rows[o], array(w, op->d_gathered) + o * op->n_in, op->n_in);
+    const int64_t size = w->n_embd / w->n_head * op->n_in;
+    for (int64_t block = range->begin; block < range->end; block++)
+        copy((real *)w->gradients + op->weight_blocks[block], array(w, op->d_gathered) + block * size, size);
 }
 
 /* output[r][o] = sum over i of weight[o][i] * input[r][i] */
@@ -39,7 +41,7 @@ static void linear_transpose(const Operation *op, const Workspace *w, const Rang
     real *transposed = array(w, op->transposed);
     for (int64_t o = range->begin * LINE; o < range->end * LINE; o += LINE)
         for (int64_t i = 0; i < op->n_in; i += LINE)
-            transpose_lines(weights_of(op, w) + o * op->n_in + i, op->n_in, transposed + i * op->n_out + o, op->n_out);
+            transpose_lines(weights_of(op, w) + o * op->n_in + i, op->n_in, transposed + i * op->n_out + o, op->n_out, LINE);
 }
 
 /* d_input[r][i] = sum over o, last to first, of weight[o][i] * d_output[r][o] */
@@ -61,7 +63,7 @@ INLINE int64_t gradient_block_rows(int64_t rows) { return minimum(lines_for(rows
 
 static void linear_backward_weight(const Operation *op, const Workspace *w, const Range *range) {
     const int64_t n_in = op->n_in, n_out = op->n_out, panels = lines_for(w->rows);
-    real *d_weight = op->weight_rows ? array(w, op->d_gathered) : (real *)w->gradients + op->weight;
+    real *d_weight = op->weight_blocks ? array(w, op->d_gathered) : (real *)w->gradients + op->weight;
     const int is_padded = n_in % LINE > 0;
     real *transposed = range->scratch, *padded = transposed + GRADIENT_LINES * LINE * gradient_block_rows(w->rows);
     for (int64_t line = range->begin; line < range->end; line += GRADIENT_LINES) {
@@ -74,7 +76,8 @@ static void linear_backward_weight(const Operation *op, const Workspace *w, cons
             for (int64_t l = 0; l < block_lines; l++)
                 for (int64_t panel = begin; panel < end; panel++)
                     transpose_lines(activation(w, op->input, n_in, panel * LINE) + (line + l) * LINE * LINE, LINE,
-                                    transposed + (l * (end - begin) + panel - begin) * LINE * LINE, LINE);
+                                    transposed + (l * (end - begin) + panel - begin) * LINE * LINE, LINE,
+                                    w->rows - panel * LINE);
             multiply(&(Product){.a = over_positions(activation(w, op->d_output, n_out, begin * LINE), BACKWARDS, depth,
                                                     n_out),
                                 .b = in_lines(transposed, BACKWARDS, depth, (end - begin) * LINE * LINE),

@@ -25,16 +25,25 @@ INLINE void copy(real *to, const real *from, int64_t n) {
     for (; i < n; i++) to[i] = from[i];
 }
 
-/* out[j][i] = in[i][j] for a square of LINE rows of LINE elements, with rows `in_stride` and `out_stride` apart. */
-static void transpose_lines(const real *in, ptrdiff_t in_stride, real *out, ptrdiff_t out_stride) {
+/* out[j][i] = in[i][j] for a square of LANES vectors, j < n; the shuffles of other rows are not compiled. */
+INLINE void transpose_vectors(const real *in, ptrdiff_t in_stride, real *out, ptrdiff_t out_stride, const int n) {
+    vec square[LANES];
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) square[i] = load(in + i * in_stride);
+    transpose_square(square);
+#pragma GCC unroll 16
+    for (int j = 0; j < n; j++) store(out + j * out_stride, square[j]);
+}
+
+/* out[j][i] = in[i][j] for a square of LINE rows of LINE elements, with rows `in_stride` and `out_stride` apart. Of out,
+ * the first n rows are needed; others may keep what they were. */
+static void transpose_lines(const real *in, ptrdiff_t in_stride, real *out, ptrdiff_t out_stride, int64_t n) {
     for (int64_t r = 0; r < LINE; r += LANES)
-        for (int64_t c = 0; c < LINE; c += LANES) {
-            vec square[LANES];
-#pragma GCC unroll 16
-            for (int i = 0; i < LANES; i++) square[i] = load(in + (r + i) * in_stride + c);
-            transpose_square(square);
-#pragma GCC unroll 16
-            for (int i = 0; i < LANES; i++) store(out + (c + i) * out_stride + r, square[i]);
+        for (int64_t c = 0; c < minimum(LINE, n); c += LANES) {
+            if (n - c <= LANES / 2)
+                transpose_vectors(in + r * in_stride + c, in_stride, out + c * out_stride + r, out_stride, LANES / 2);
+            else
+                transpose_vectors(in + r * in_stride + c, in_stride, out + c * out_stride + r, out_stride, LANES);
         }
 }
 

@@ -52,11 +52,22 @@ INLINE vec exponential_of_logits(vec logits, vec largest, real factor) {
 #endif
 }
 
+/* The largest of x[i * LINE], i < n, lane by lane; found in four chains, for none has to wait for another. */
+INLINE vec largest_of(const real *x, int64_t n) {
+    vec largest[4];
+    int64_t i = 0;
+    for (int k = 0; k < 4; k++) largest[k] = load(x);
+    for (; i + 4 <= n; i += 4)
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; k++) largest[k] = larger_of(load(x + (i + k) * LINE), largest[k]);
+    for (; i < n; i++) largest[0] = larger_of(load(x + i * LINE), largest[0]);
+    return larger_of(larger_of(largest[0], largest[1]), larger_of(largest[2], largest[3]));
+}
+
 /* For one vector of rows, replaces logits[i * LINE], i < n, by exps = exp(factor * (logits - largest)); total is their
  * sum. */
 INLINE Softmax exponentials(real *logits, int64_t n, real factor) {
-    Softmax softmax = {load(logits), {0}};
-    for (int64_t i = 0; i < n * LINE; i += LINE) softmax.largest = larger_of(load(logits + i), softmax.largest);
+    Softmax softmax = {largest_of(logits, n), {0}};
     for (int64_t i = 0; i < n * LINE; i += LINE) {
         const vec exps = exponential_of_logits(load(logits + i), softmax.largest, factor);
         store(logits + i, exps);
@@ -70,12 +81,6 @@ INLINE vec at_targets(const real *x, const int32_t *targets) {
     vec found;
     for (int r = 0; r < LANES; r++) found[r] = x[targets[r] * LINE + r];
     return found;
-}
-
-INLINE vec from_doubles(const double *x) {
-    vec converted;
-    for (int i = 0; i < LANES; i++) converted[i] = (real)x[i];
-    return converted;
 }
 
 /* losses[r] = -log softmax(input[r])[targets[r]]

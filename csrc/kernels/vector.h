@@ -61,6 +61,12 @@ typedef real unaligned_vec __attribute__((vector_size(VECTOR_BYTES), aligned(siz
 INLINE vec load(const real *p) { return *(const unaligned_vec *)p; }
 INLINE void store(real *p, vec v) { *(unaligned_vec *)p = v; }
 
+/* Numbers of other types, one for each lane. */
+typedef double doubles __attribute__((vector_size(LANES * 8), aligned(8), may_alias));
+typedef int32_t integers __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+INLINE vec from_doubles(const double *p) { return __builtin_convertvector(*(const doubles *)p, vec); }
+INLINE bits from_integers(const int32_t *p) { return __builtin_convertvector(*(const integers *)p, bits); }
+
 /* How many lines hold n elements. */
 INLINE int64_t lines_for(int64_t n) { return (n + LINE - 1) / LINE; }
 INLINE int64_t minimum(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -91,6 +97,7 @@ INLINE vec where_positive(vec condition, vec v) { return (vec)((condition > (vec
 #define NEGATIVE_LANES(v) _mm512_movepi32_mask((__m512i)(v))
 #define RECIPROCAL_ESTIMATE(v) (vec) _mm512_rcp14_ps((__m512)(v))
 #define RECIPROCAL_ROOT_ESTIMATE(v) (vec) _mm512_rsqrt14_ps((__m512)(v))
+#define SCALE_BY_POWER_OF_TWO(v, exponent) (vec) _mm512_scalef_ps((__m512)(v), (__m512)(exponent))
 #elif defined(__AVX2__) && MICROGPT_EXACT
 #define FUSED_MULTIPLY_ADD(a, b, c) (vec) _mm256_fmadd_pd((__m256d)(a), (__m256d)(b), (__m256d)(c))
 #define SQUARE_ROOT(v) (vec) _mm256_sqrt_pd((__m256d)(v))

@@ -67,7 +67,7 @@ class Operation:
         input, output: None if it reads tokens, or writes losses.
         parameters: names of its matrices.
         weight: index of the weights among all parameters, if they are contiguous.
-        weight_rows: otherwise, the index of each output's weights, int64.
+        weight_blocks: otherwise, the index of the weights of each head_dim outputs, int64.
         gathered, gathered_gradient: contiguous copies of such weights and of their gradients.
         transposed: a transposed copy of the weights, for backward.
         residual: the activation that is added to the output.
@@ -86,7 +86,7 @@ class Operation:
     output: Activation | None = None
     parameters: tuple[str, ...] = ()
     weight: int | None = None
-    weight_rows: NDArray[np.int64] | None = None
+    weight_blocks: NDArray[np.int64] | None = None
     gathered: Array | None = None
     gathered_gradient: Array | None = None
     transposed: Array | None = None
@@ -230,8 +230,8 @@ class Network:
         if len(names) == 1:
             operation.weight = self._starts[names[0]]
             return operation
-        rows = x.width * np.arange(x.width, dtype=np.int64).reshape(self.config.n_head, 1, -1)
-        operation.weight_rows = np.concatenate([self._starts[name] + rows for name in names], axis=1).ravel()
+        heads = np.arange(self.config.n_head, dtype=np.int64) * (x.width // self.config.n_head) * x.width
+        operation.weight_blocks = np.add.outer(heads, [self._starts[name] for name in names]).ravel()
         elements = len(names) * x.width**2
         if self._gathered_gradient is None:
             self._gathered_gradient = self._array(elements=elements)
