@@ -309,8 +309,9 @@ cdef class Engine:
         op.residual = offsets[operation.residual.array] if operation.residual else -1
         op.saved = offsets[operation.saved]
         op.weight, op.weight_blocks = -1 if operation.weight is None else operation.weight, NULL
-        if operation.weight_blocks is not None:
-            op.weight_blocks = <const int64_t *>address(operation.weight_blocks, numpy.int64, operation.weight_blocks.size)
+        blocks = operation.weight_blocks
+        if blocks is not None:
+            op.weight_blocks = <const int64_t *>address(blocks, numpy.int64, len(blocks))
         op.gathered, op.d_gathered = offsets[operation.gathered], offsets[operation.gathered_gradient]
         op.transposed = offsets[operation.transposed]
         op.cache = -1 if operation.cache is None else operation.cache
