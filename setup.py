@@ -2,7 +2,7 @@
 
 Without a C compiler that can build it, on PyPy, or with MICROGPT_NO_EXTENSIONS=1, there is no compiled half, and the
 package does everything, slower, with its reference engine. MICROGPT_REQUIRE_EXTENSIONS=1 makes anything short of it an
-error. MICROGPT_INSTRUMENT=1 builds one that is watched while it is tested, see INSTRUMENTS.
+error. MICROGPT_INSTRUMENT=1, or thread, builds one that is watched while it is tested, see SANITIZERS.
 """
 
 import contextlib
@@ -35,14 +35,20 @@ if built_with and not shutil.which(built_with[0]) and shutil.which("cc"):  # Pyt
 os.environ["LC_ALL"] = "C"  # in which compilers say what went wrong
 REQUIRED = os.environ.get("MICROGPT_REQUIRE_EXTENSIONS") == "1"
 
-# For the gates of .ci/run that watch tests: the first access out of bounds or undefined operation ends the process, and
-# each line counts how often it runs. -O1 compiles in a quarter of the time, and -g1 knows lines. Without _Pragma, loops
-# of the matrix product are not unrolled: with all the checks, that would take minutes.
-if os.environ.get("MICROGPT_INSTRUMENT", "") not in ("", "1"):
-    sys.exit(f"microgpt: MICROGPT_INSTRUMENT must be 1, got {os.environ['MICROGPT_INSTRUMENT']!r}")
-INSTRUMENTED = os.environ.get("MICROGPT_INSTRUMENT") == "1"
-SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
-INSTRUMENTS = ["-O1", "-g1", "--coverage", "-D_Pragma(text)=", *SANITIZERS] if INSTRUMENTED else []
+# For runs of the tests that are watched. With 1, the first access out of bounds or undefined operation ends the
+# process, and each line counts how often it runs. With thread, two threads that access the same memory are reported.
+# -O1 compiles in a quarter of the time, and -g1 knows lines. Without _Pragma, loops of the matrix product are not
+# unrolled: with all the checks, that would take minutes.
+SANITIZERS = {
+    "": [],
+    "1": ["--coverage", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
+    "thread": ["-fsanitize=thread"],
+}
+INSTRUMENT = os.environ.get("MICROGPT_INSTRUMENT", "")
+if INSTRUMENT not in SANITIZERS:
+    sys.exit(f"microgpt: MICROGPT_INSTRUMENT must be 1 or thread, got {INSTRUMENT!r}")
+COUNTED = INSTRUMENT == "1"
+INSTRUMENTS = ["-O1", "-g1", "-D_Pragma(text)=", *SANITIZERS[INSTRUMENT]] if INSTRUMENT else []
 
 # This processor, and the one to compile for, which sysconfig.get_platform() tells.
 here = platform.machine().lower()
@@ -124,8 +130,8 @@ class Build(build_ext):
         translated = cythonize(
             self.extensions,
             # The report of coverage looks for the C code beside its source, and in it for what would trace lines.
-            build_dir=None if INSTRUMENTED else f"build/cython-{Cython.__version__}",
-            compiler_directives={"linetrace": INSTRUMENTED},
+            build_dir=None if COUNTED else f"build/cython-{Cython.__version__}",
+            compiler_directives={"linetrace": COUNTED},
         )
         commands = self.commands()
         for ext, in_c in zip(self.extensions, translated):
@@ -284,5 +290,5 @@ setup(
         for name, source in ({} if reason else modules).items()
     ],
     cmdclass={"build": BuildAll, "build_ext": Build, "build_py": BuildPackage},
-    options={"build": {"build_base": "build/instrumented" if INSTRUMENTED else "build"}},
+    options={"build": {"build_base": {"": "build", "1": "build/instrumented"}.get(INSTRUMENT, f"build/{INSTRUMENT}")}},
 )

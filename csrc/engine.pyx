@@ -1,4 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: freethreading_compatible=True
 """The compiled engine: a tape of fused operations over one arena, run forward, backward, and updated by Adam.
 
 It knows no files, no text and no progress bars. Its callers hand it arrays that have been validated

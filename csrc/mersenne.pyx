@@ -1,26 +1,20 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: freethreading_compatible=True
 """Random numbers: the Mersenne Twister of CPython's `random.Random`, number for number, in compiled code.
 
 Source: Matsumoto and Nishimura, 1998 (MT19937); the derived distributions are those of CPython's random.py.
+
+Threads: each method is one critical section, so threads may share a generator, and each number is given once. Nothing
+here releases the GIL, where there is one.
 """
+cimport cython
 from libc.math cimport cos, log, sin, sqrt
 from libc.stdint cimport int64_t, uint32_t
+from libc.string cimport memcpy
 
-import atexit
-import os
 import random
 
 import numpy
-
-
-cdef extern from "gil.h":
-    void gil_before_exit()
-    void gil_after_fork()
-
-
-atexit.register(gil_before_exit)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=gil_after_fork)
 
 
 cdef enum:
@@ -47,19 +41,32 @@ cdef class Generator:
 
     def getstate(self):
         """The state as `random.Random.getstate` gives it: `random.Random.setstate` takes it."""
-        words = tuple([self.words[i] for i in range(SIZE)]) + (self.position,)
-        return (random.Random.VERSION, words, self.next_gauss if self.has_next_gauss else None)
+        cdef uint32_t words[SIZE]
+        cdef int position
+        cdef bint has_next_gauss
+        cdef double next_gauss
+        with cython.critical_section(self):
+            memcpy(words, self.words, sizeof(words))
+            position, has_next_gauss, next_gauss = self.position, self.has_next_gauss, self.next_gauss
+        numbers = (*[words[i] for i in range(SIZE)], position)
+        return (random.Random.VERSION, numbers, next_gauss if has_next_gauss else None)
 
     def setstate(self, state):
         """Continue from a state that this `getstate` or that of `random.Random` returned."""
         version, words, next_gauss = state
+        cdef uint32_t new_words[SIZE]
+        cdef double new_gauss = 0.0 if next_gauss is None else next_gauss
+        words = tuple(words)  # which nobody can change
         if version != random.Random.VERSION or len(words) != SIZE + 1 or not 0 <= words[SIZE] <= SIZE:
             raise ValueError("state is not one of random.Random's")
+        cdef int new_position = words[SIZE]
         for i in range(SIZE):
-            self.words[i] = words[i]
-        self.position = words[SIZE]
-        self.has_next_gauss = next_gauss is not None
-        self.next_gauss = next_gauss if self.has_next_gauss else 0.0
+            new_words[i] = words[i]
+        with cython.critical_section(self):
+            memcpy(self.words, new_words, sizeof(new_words))
+            self.position = new_position
+            self.has_next_gauss = next_gauss is not None
+            self.next_gauss = new_gauss
 
     def __reduce__(self):
         return (_restore, (self.getstate(),))
@@ -116,14 +123,17 @@ cdef class Generator:
             if r < n:
                 return r
 
+    @cython.critical_section
     def random(self):
         """A number in [0, 1)."""
         return self.uniform()
 
+    @cython.critical_section
     def gauss(self, double mu=0.0, double sigma=1.0):
         """A normally distributed number."""
         return self.normal(mu, sigma)
 
+    @cython.critical_section
     def randrange(self, int64_t n):
         """An integer in [0, n), 1 <= n <= 2**62."""
         if not 1 <= n <= <int64_t>1 << 62:
@@ -133,16 +143,17 @@ cdef class Generator:
     def shuffle(self, list x):
         """Shuffle a list in place (Fisher and Yates)."""
         cdef Py_ssize_t i, j
-        for i in range(len(x) - 1, 0, -1):
-            j = self.below(i + 1)
-            x[i], x[j] = x[j], x[i]
+        with cython.critical_section(self, x):
+            for i in range(len(x) - 1, 0, -1):
+                j = self.below(i + 1)
+                x[i], x[j] = x[j], x[i]
 
     def permutation(self, Py_ssize_t n):
         """The integers in [0, n) in the order of `shuffle`: int64."""
         numbers = numpy.arange(n, dtype=numpy.int64)
         cdef int64_t[::1] x = numbers
         cdef Py_ssize_t i, j
-        with nogil:
+        with cython.critical_section(self):
             for i in range(n - 1, 0, -1):
                 j = self.below(i + 1)
                 x[i], x[j] = x[j], x[i]
@@ -155,12 +166,12 @@ cdef class Generator:
         cdef Py_ssize_t i
         if array.dtype == "float64":
             doubles = array
-            with nogil:
+            with cython.critical_section(self):
                 for i in range(doubles.shape[0]):
                     doubles[i] = self.normal(0.0, sigma)
         else:
             floats = array
-            with nogil:
+            with cython.critical_section(self):
                 for i in range(floats.shape[0]):
                     floats[i] = <float>self.normal(0.0, sigma)
 

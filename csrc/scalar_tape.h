@@ -15,7 +15,7 @@
  *    of a matrix meet the same vector, and one row meets many vectors: Edges are counted and shared, and a leaf keeps
  *    the last Edges that began with it, so that the next call finds them again. The same step is 1.17 times as fast.
  *
- * The GIL guards the tape. Functions that can fail return a Status; none of them runs Python code.
+ * tape_room.h says how threads share the tape. Functions that can fail return a Status; none of them runs Python code.
  */
 #pragma once
 
@@ -24,6 +24,7 @@
 #include <string.h>
 
 typedef int32_t Node; /* an index into the arrays of the tape */
+typedef struct Writer Writer; /* a thread that makes nodes, see tape_room.h */
 
 enum {
     NONE = 0,          /* stands for no node; a leaf, so that searches stop there */
@@ -60,6 +61,7 @@ typedef struct {
     Node *nodes;
     double *numbers;      /* of a CUSTOM, the local derivatives; of a DOT, the data */
     int64_t users;
+    Writer *owner;        /* whoever made them */
     /* In a DOT only: */
     Node lowest, highest; /* among the nodes */
     int consecutive;      /* whether each node follows the one before it on the tape */
@@ -89,15 +91,6 @@ typedef struct {
     double *grad;
     int64_t capacity;
     Handle **blocks;
-    int64_t room;     /* nodes that have elements and Values */
-    int64_t used;     /* places from here on have never been used */
-    int64_t free;     /* how many places before that are free */
-    int64_t next;     /* where the search for a free place begins */
-    int64_t edges;    /* in all Edges together */
-    int64_t searches; /* how many there have been */
-    /* For backward. */
-    Node *path;       /* the order from the left, the stack from the right */
-    int64_t path_capacity;
     /* For Python. */
     PyTypeObject *type;
     void (*forget)(Node node); /* its names */
@@ -105,111 +98,29 @@ typedef struct {
 
 static Tape tape;
 
-/* --- Room ------------------------------------------------------------------------------------------------------- */
-
-#define RESIZE(array, count)                                                            \
-    do {                                                                                \
-        void *resized = PyMem_RawRealloc(array, (size_t)(count) * sizeof(*(array)));    \
-        if (resized == NULL) return NO_MEMORY;                                          \
-        (array) = resized;                                                              \
-    } while (0)
-
-/* Make Values for the next BLOCK nodes that have none. */
-static int add_block(void) {
-    int64_t block = tape.room / BLOCK;
-    Handle *handles = NULL;
-    RESIZE(tape.blocks, block + 1);
-    RESIZE(handles, BLOCK);
-    for (int k = 0; k < BLOCK; k++) {
-        PyObject_Init(&handles[k].head, tape.type);
-        handles[k].node = (Node)(tape.room + k);
-        handles[k].named = 0;
-    }
-    tape.blocks[block] = handles;
-    tape.room += BLOCK;
-    return DONE;
-}
-
-static int grow(int64_t count) {
-    int64_t needed = tape.used + count;
-    if (needed > MAXIMUM) return TOO_MANY_NODES;
-    if (needed > tape.capacity) {
-        int64_t capacity = (needed + BLOCK - 1) / BLOCK * BLOCK;
-        if (capacity < 2 * tape.capacity) capacity = 2 * tape.capacity;
-        RESIZE(tape.operation, capacity);
-        RESIZE(tape.visited, capacity);
-        RESIZE(tape.operands, capacity);
-        RESIZE(tape.details, capacity);
-        RESIZE(tape.data, capacity);
-        RESIZE(tape.grad, capacity);
-        tape.capacity = capacity;
-    }
-    while (tape.room < needed) {
-        int status = add_block();
-        if (status != DONE) return status;
-    }
-    return DONE;
-}
-
-static int make_room(int64_t count) {
-    if (2 * tape.free >= tape.used && tape.free >= count) return DONE;
-    int status = grow(count);
-    return tape.free >= count ? DONE : status;
-}
-
-/* Make room for this many nodes: making them then cannot fail. */
-static inline int reserve_nodes(int64_t count) {
-    return tape.room - tape.used >= count ? DONE : make_room(count);
-}
-
-/* Point `tape.next` at a free place. Places are given out in the order of the tape, so that nodes made together lie
- * together, however long a program has been running. The search starts over when at least half of the tape is free. */
-static void find_place(void) {
-    uint8_t *place = memchr(tape.operation + tape.next, OP_FREE, (size_t)(tape.used - tape.next));
-    if (place == NULL && (2 * tape.free >= tape.used || tape.used == tape.room)) {
-        place = memchr(tape.operation, OP_FREE, (size_t)tape.used);
-    }
-    if (place != NULL) {
-        tape.next = place - tape.operation;
-    } else {
-        tape.next = tape.used++;
-        tape.free++;
-    }
-}
+#include "tape_room.h" /* it needs the types above */
 
 /* --- References ------------------------------------------------------------------------------------------------- */
 
-static inline Handle *handle_of(Node node) { return &tape.blocks[(uint32_t)node / BLOCK][(uint32_t)node % BLOCK]; }
-
-static inline Node node_of(PyObject *value) { return ((Handle *)value)->node; }
-
-/* The node of a Value, with a new reference. */
+/* The node of a Value, with a new reference, for a node that this thread makes. */
 static inline Node incref(PyObject *value) {
+    const Node node = node_of(value);
     Py_INCREF(value);
-    return node_of(value);
-}
-
-/* Drop one reference. With the last one, the node joins the list of the dead, which is returned: a linked list through
- * their Handles, so that freeing needs no memory and no recursion. */
-static inline Node decref(Node node, Node dead) {
-    Handle *handle = handle_of(node);
-    if (Py_REFCNT(&handle->head) > 1) {
-        Py_DECREF(&handle->head);
-        return dead;
-    }
-    handle->node = dead;
+    refer_to(node);
     return node;
 }
 
-/* Drop one use of Edges; the last user frees them. Returns the list of the dead. */
+/* Drop one use of Edges, whose owner is held; the last user frees them. Returns the list of the dead. */
 static Node release_edges(Edges *edges, Node dead) {
     if (--edges->users > 0) return dead;
     if (edges->count > 0) {
         Node first = edges->nodes[0];
-        if (tape.operation[first] == OP_LEAF && tape.operands[first].edges == edges) tape.operands[first].edges = NULL;
+        if (owns(edges, first) && tape.operation[first] == OP_LEAF && tape.operands[first].edges == edges) {
+            tape.operands[first].edges = NULL;
+        }
     }
     for (int32_t k = 0; k < edges->count; k++) dead = decref(edges->nodes[k], dead);
-    tape.edges -= edges->count;
+    edges->owner->edges -= edges->count;
     PyMem_Free(edges);
     return dead;
 }
@@ -225,41 +136,56 @@ static inline Node release_operands(Node node, Node dead) {
     return b == NONE ? dead : decref(b, dead);
 }
 
+/* Free a node. Returns the list of the dead. */
+static inline Node free_operands_and_place(Node node, Node dead) {
+    dead = release_operands(node, dead);
+    if (handle_of(node)->named) {
+        tape.forget(node);
+        handle_of(node)->named = 0;
+    }
+    tape.operation[node] = OP_FREE;
+    mine->free++;
+    return dead;
+}
+
+#ifdef Py_GIL_DISABLED
+static void free_node(Node node) {
+    const int has_edges = tape.operation[node] == OP_DOT || tape.operation[node] == OP_CUSTOM;
+    if (has_edges) hold(mine);
+    free_operands_and_place(node, NONE);
+    if (has_edges) let_go(mine);
+}
+#endif
+
 /* Free the nodes of this list, and then all nodes that lived only through them. */
 static void free_nodes(Node dead) {
     while (dead != NONE) {
         Node node = dead;
-        Handle *handle = handle_of(node);
-        dead = release_operands(node, handle->node);
-        handle->node = node;
-        if (handle->named) {
-            tape.forget(node);
-            handle->named = 0;
-        }
-        tape.operation[node] = OP_FREE;
-        tape.free++;
+        dead = handle_of(node)->node;
+        handle_of(node)->node = node;
+        dead = free_operands_and_place(node, dead);
     }
 }
 
-/* Free the node of a Value that nothing refers to any more. */
-static void free_value(PyObject *value) {
-    Node node = node_of(value);
-    ((Handle *)value)->node = NONE;
-    free_nodes(node);
+/* Drop a use of Edges that this thread has made. */
+static void drop_edges(Edges *edges) {
+    hold(edges->owner);
+    free_nodes(release_edges(edges, NONE));
+    let_go(mine);
 }
 
 /* --- Nodes ------------------------------------------------------------------------------------------------------ */
 /* Each function needs room reserved, takes over one reference to each operand, and gives one away. */
 
 static inline Node new_node(int operation, double data) {
-    if (tape.next == tape.used || tape.operation[tape.next] != OP_FREE) find_place();
-    Node node = (Node)tape.next++;
-    tape.free--;
+    if (!is_free_place(mine->next)) find_place();
+    Node node = (Node)mine->next++;
+    mine->free--;
     tape.operation[node] = (uint8_t)operation;
     tape.visited[node] = operation == OP_LEAF;
     tape.data[node] = data;
     tape.grad[node] = 0.0;
-    Py_SET_REFCNT(&handle_of(node)->head, 1);
+    refer_once(node);
     return node;
 }
 
@@ -297,11 +223,17 @@ static inline Node new_power(Node base, double exponent, double data, double loc
 
 /* Turn a node into a CUSTOM with these Edges, or into a leaf if they are NULL. */
 static void initialise(Node node, double data, Edges *edges) {
-    free_nodes(release_operands(node, NONE));
-    tape.operation[node] = edges == NULL ? OP_LEAF : OP_CUSTOM;
-    tape.visited[node] = edges == NULL;
-    tape.operands[node].edges = edges;
-    tape.details[node].dot.factors = edges; /* as in a DOT, for the search */
+    int is_new_leaf = is_mine(node) && tape.operation[node] == OP_LEAF && tape.operands[node].edges == NULL;
+    if (edges != NULL || !is_new_leaf) {
+        hold(owner_of(node));
+        refer_from(node);
+        free_nodes(release_operands(node, NONE));
+        tape.operation[node] = edges == NULL ? OP_LEAF : OP_CUSTOM;
+        tape.visited[node] = edges == NULL;
+        tape.operands[node].edges = edges;
+        tape.details[node].dot.factors = edges; /* as in a DOT, for the search */
+        let_go(owner_of(node));
+    }
     tape.data[node] = data;
     tape.grad[node] = 0.0;
 }
@@ -309,15 +241,16 @@ static void initialise(Node node, double data, Edges *edges) {
 /* --- Edges ------------------------------------------------------------------------------------------------------ */
 
 static int new_edges(int64_t count, Edges **result) {
-    if (tape.edges + count > MAXIMUM) return TOO_MANY_EDGES;
+    if (mine->edges + count > MAXIMUM) return TOO_MANY_EDGES;
     Edges *edges = PyMem_Malloc(sizeof(Edges) + (size_t)count * (sizeof(double) + sizeof(Node)));
     if (edges == NULL) return NO_MEMORY;
     edges->count = (int32_t)count;
     edges->numbers = (double *)(edges + 1);
     edges->nodes = (Node *)(edges->numbers + count);
     edges->users = 1;
+    edges->owner = mine;
     edges->visited = 0;
-    tape.edges += count;
+    mine->edges += count;
     *result = edges;
     return DONE;
 }
@@ -332,10 +265,10 @@ static int edges_match(const Edges *edges, PyObject **values, int64_t count) {
     return 1;
 }
 
-/* Edges to the nodes of these Values, for one more user: the previous Edges of the first leaf, if they still match. */
-static int edges_to(PyObject **values, int64_t count, Edges **result) {
+static int find_edges(PyObject **values, int64_t count, Edges **result) {
     Node first = count > 0 ? node_of(values[0]) : NONE;
-    Edges **last = first != NONE && tape.operation[first] == OP_LEAF ? &tape.operands[first].edges : NULL;
+    int has_last = first != NONE && is_mine(first) && tape.operation[first] == OP_LEAF;
+    Edges **last = has_last ? &tape.operands[first].edges : NULL;
     if (last != NULL && *last != NULL && edges_match(*last, values, count)) {
         *result = *last;
         (*last)->users++;
@@ -359,12 +292,22 @@ static int edges_to(PyObject **values, int64_t count, Edges **result) {
     return DONE;
 }
 
+/* Edges to the nodes of these Values, for one more user: the previous Edges of the first leaf, if they still match. */
+static int edges_to(PyObject **values, int64_t count, Edges **result) {
+    hold(mine);
+    int status = find_edges(values, count, result);
+    let_go(mine);
+    return status;
+}
+
 /* 0 + a1 * b1 + a2 * b2 + ... over the nodes these Edges lead to; a new user of both. It needs room for one node. */
 static Node new_dot(Edges *edges, Edges *factors) {
     double total = 0.0;
     for (int32_t k = 0; k < edges->count; k++) total += edges->numbers[k] * factors->numbers[k];
+    hold(mine);
     edges->users++;
     factors->users++;
+    let_go(mine);
     Node node = new_node(OP_DOT, total);
     tape.operands[node].edges = edges;
     tape.details[node].dot.factors = factors;
@@ -372,7 +315,7 @@ static Node new_dot(Edges *edges, Edges *factors) {
     return node;
 }
 
-/* Replace a DOT by the nodes that it stands for, with the gradients they would have by now. */
+/* Replace a DOT, whose owner is held, by the nodes that it stands for, with the gradients they would have by now. */
 static int expand(Node node) {
     Edges *edges = tape.operands[node].edges, *factors = tape.details[node].dot.factors;
     double grad = tape.details[node].dot.grad;
@@ -392,6 +335,7 @@ static int expand(Node node) {
         }
         if (k < edges->count - 1) total = new_sum(total, product);
     }
+    refer_from(node);
     tape.operation[node] = OP_ADD;
     tape.operands[node] = (Operands){.children = {total, product}};
     free_nodes(release_edges(factors, release_edges(edges, NONE)));
@@ -406,20 +350,20 @@ static int expand(Node node) {
 
 /* Make room between the order and the stack. Returns the new top of the stack, or a Status. */
 static int64_t widen_path(int64_t top) {
-    int64_t size = tape.path_capacity - top, capacity = 2 * tape.path_capacity + 64;
-    RESIZE(tape.path, capacity);
-    memmove(tape.path + capacity - size, tape.path + top, (size_t)size * sizeof(Node));
-    tape.path_capacity = capacity;
+    int64_t size = mine->path_capacity - top, capacity = 2 * mine->path_capacity + 64;
+    RESIZE(mine->path, capacity);
+    memmove(mine->path + capacity - size, mine->path + top, (size_t)size * sizeof(Node));
+    mine->path_capacity = capacity;
     return capacity - size;
 }
 
 /* Whether this search has visited all of these nodes; once true it is remembered, because DOTs share Edges. */
 static int all_visited(Edges *edges) {
-    if (edges->visited == tape.searches) return 1;
+    if (edges->visited == mine->searches) return 1;
     for (int32_t k = 0; k < edges->count; k++) {
         if (!tape.visited[edges->nodes[k]]) return 0;
     }
-    edges->visited = tape.searches;
+    edges->visited = mine->searches;
     return 1;
 }
 
@@ -431,23 +375,45 @@ static int32_t first_unvisited(Node node, int32_t k) {
     return k;
 }
 
+/* Take back the marks of a search that fails, with the order and the stack as they are. Returns the Status. */
+static int64_t give_up(int64_t length, int64_t top, int64_t status) {
+    const Node *path = mine->path;
+    while (length > 0) {
+        Node node = path[--length];
+        if (node < 0) length -= 2;
+        tape.visited[node < 0 ? ~node : node] = 0;
+    }
+    while (top < mine->path_capacity) {
+        Node node = path[top++];
+        if (node == ~NONE) {
+            tape.visited[path[top + 1]] = 0;
+            top += 2;
+        } else if (node < 0) {
+            tape.visited[~node] = 0;
+        }
+    }
+    return status;
+}
+
 /* Fill the order and return its length, or a Status. All nodes in the order are then `visited`. */
 static int64_t fill_order(Node root) {
-    int64_t top = tape.path_capacity, length = 0;
+    int64_t top = mine->path_capacity, length = 0;
     if (top == 0 && (top = widen_path(0)) < 0) return top;
-    tape.searches++;
-    Node *path = tape.path;
+    begin_search();
+    Node *path = mine->path;
     uint8_t *visited = tape.visited;
     path[--top] = root;
-    while (top < tape.path_capacity) {
+    while (top < mine->path_capacity) {
         Node node = path[top++];
         if (node < ~NONE) {
             path[length++] = ~node;
             continue;
         }
         if (top - length < 8) {
-            if ((top = widen_path(top)) < 0) return top;
-            path = tape.path;
+            int64_t wider = widen_path(top);
+            if (wider < 0) return give_up(length, top - 1, wider);
+            top = wider;
+            path = mine->path;
         }
         int32_t begin = 0;
         if (node == ~NONE) {
@@ -460,7 +426,10 @@ static int64_t fill_order(Node root) {
             visited[node] = 1;
             if (tape.operation[node] == OP_DOT && tape.details[node].dot.grad != 0.0) {
                 int status = expand(node); /* the gradients of its hidden nodes are to accumulate */
-                if (status != DONE) return status;
+                if (status != DONE) {
+                    visited[node] = 0;
+                    return give_up(length, top, status);
+                }
                 visited = tape.visited;
             }
         }
@@ -543,16 +512,10 @@ static inline void sweep_node(Node node) {
     }
 }
 
-/* Set the gradient of the root to 1, and add to the gradient of every node below it the derivative of the root. */
-static int sweep(Node root) {
+static int sweep_held(Node root) {
     int64_t length = fill_order(root);
-    if (length < 0) {
-        for (int64_t node = 0; node < tape.used; node++) {
-            tape.visited[node] = tape.operation[node] == OP_LEAF;
-        }
-        return (int)length;
-    }
-    const Node *order = tape.path;
+    if (length < 0) return (int)length;
+    const Node *order = mine->path;
     tape.grad[root] = 1.0;
     while (length > 0) {
         Node node = order[--length];
@@ -568,12 +531,34 @@ static int sweep(Node root) {
     return DONE;
 }
 
+/* Set the gradient of the root to 1, and add to the gradient of every node below it the derivative of the root. */
+static int sweep(Node root) {
+    int status = reserve_nodes(0);
+    if (status != DONE) return status;
+    int all = hold_below(root);
+    status = sweep_held(root);
+    let_go_below(all);
+    return status;
+}
+
+/* Apply the chain rule to a single node. */
+static int sweep_alone(Node node) {
+    int status = reserve_nodes(0);
+    if (status != DONE) return status;
+    int all = hold_below(node);
+    if (tape.operation[node] == OP_DOT) status = expand(node);
+    if (status == DONE) sweep_node(node);
+    let_go_below(all);
+    return status;
+}
+
 /* --- The beginning ---------------------------------------------------------------------------------------------- */
 
 static int begin_tape(PyTypeObject *type, void (*forget)(Node node)) {
     tape.type = type;
     tape.forget = forget;
-    int status = reserve_nodes(1);
+    int status = begin_room();
+    if (status == DONE) status = reserve_nodes(1);
     if (status != DONE) return status;
     new_leaf(0.0); /* NONE */
     return DONE;

@@ -1,12 +1,11 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, c_api_binop_methods=True
+# cython: freethreading_compatible=True
 """`Value`, `linear`, `softmax`, `rmsnorm`: the compiled twin of the first half of `microgpt.reference`.
 
 The nodes are on the tape of `scalar_tape.h`, and a Value is a place there.
 
-Threads: there is one tape for the process, and the GIL guards it. Nothing here releases the GIL, or runs Python code
-while the tape is half changed. With a tape for each thread, a Value could not leave the thread that made it.
-So this module does not declare support for free threading, and a free-threaded Python turns the GIL on to import it.
-Forks: the tape is plain memory, with no lock and no thread of its own, so a forked process continues with its copy.
+Threads: a value may be computed from values of any thread, and `backward` may cross threads. tape_room.h says how.
+Forks: the tape is plain memory without a thread of its own, so a forked process continues with its copy.
 """
 cimport cython
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_AsDouble, PyFloat_Check
@@ -37,7 +36,13 @@ cdef extern from "Python.h":
 cdef extern from "scalar_tape.h":
     """
     #define owned(handle) ((void *)(handle))  /* Cython takes what a function gives for a new reference */
+    #ifdef Py_GIL_DISABLED
+    #define GIL_DISABLED 1
+    #else
+    #define GIL_DISABLED 0
+    #endif
     """
+    enum: GIL_DISABLED
     enum: NONE, MAXIMUM, DONE, NO_MEMORY, TOO_MANY_NODES
     enum: OP_LEAF, OP_ADD, OP_MULTIPLY, OP_POWER, OP_EXP, OP_LOG, OP_RELU, OP_TANH, OP_DOT, OP_CUSTOM
     ctypedef int32_t Node
@@ -63,6 +68,11 @@ cdef extern from "scalar_tape.h":
     int begin_tape(PyTypeObject *type, void (*forget)(Node) noexcept)
     int reserve_nodes(int64_t count)
     Handle *handle_of(Node)
+    ctypedef struct Writer:
+        pass
+    Writer *owner_of(Node)
+    void hold(Writer *owner)
+    void let_go(Writer *owner)
     Node incref(object value)
     Node new_leaf(double data)
     Node new_sum(Node a, Node b)
@@ -72,13 +82,12 @@ cdef extern from "scalar_tape.h":
     Node new_dot(Edges *edges, Edges *factors)
     int new_edges(int64_t count, Edges **result)
     int edges_to(PyObject **values, int64_t count, Edges **result)
-    Node release_edges(Edges *edges, Node dead)
-    void free_nodes(Node dead)
+    void drop_edges(Edges *edges)
     void free_value(PyObject *value)
     void initialise(Node node, double data, Edges *edges)
     int expand(Node node)
-    void sweep_node(Node node)
     int sweep(Node root)
+    int sweep_alone(Node node)
     Value owned(Handle *)
 
 
@@ -235,6 +244,45 @@ cdef inline Node new_power_of(Value base, double exponent) except -1:
     return new_power(incref(base), exponent, data, local_grad)
 
 
+cdef tuple children_of(Node node):
+    """The children of a node whose owner is held."""
+    cdef list children = []  # first: a new list can start the garbage collector, which can run any code
+    cdef int operation = tape.operation[node]
+    cdef Edges *edges
+    cdef Node a, b
+    if operation == OP_LEAF:
+        return ()
+    if operation == OP_CUSTOM:
+        edges = tape.operands[node].edges
+        for k in range(edges.count):
+            children.append(value_of(edges.nodes[k]))
+        return tuple(children)
+    if operation == OP_DOT:
+        check(expand(node))
+    a, b = tape.operands[node].children[0], tape.operands[node].children[1]
+    return (value_of(a),) if b == NONE else (value_of(a), value_of(b))
+
+
+cdef tuple local_grads_of(Node node):
+    """The derivatives with respect to them."""
+    cdef list numbers = []  # as above
+    cdef int operation = tape.operation[node]
+    cdef double *local_grads = tape.details[node].local_grads
+    cdef Edges *edges
+    if operation == OP_LEAF:
+        return ()
+    if operation == OP_ADD or operation == OP_DOT:
+        return (1.0, 1.0)
+    if operation == OP_MULTIPLY:
+        return (local_grads[0], local_grads[1])
+    if operation == OP_CUSTOM:
+        edges = tape.operands[node].edges
+        for k in range(edges.count):
+            numbers.append(edges.numbers[k])
+        return tuple(numbers)
+    return (local_grads[0],)
+
+
 @cython.final
 cdef class Value:
     # The first lines are where `inspect.signature` finds what the constructor takes.
@@ -288,6 +336,7 @@ cdef class Value:
         if label or self.named:
             set_name(labels, self.node, label)
         if values or op:
+            reserve(0)
             check(new_edges(len(values), &edges))
             for k in range(edges.count):
                 edges.nodes[k] = incref(values[k])
@@ -403,48 +452,26 @@ cdef class Value:
 
     def _backward(self):
         """Add to the `grad` of each child its share of this value's: one step of `backward`."""
-        if tape.operation[self.node] == OP_DOT:
-            check(expand(self.node))
-        sweep_node(self.node)
+        check(sweep_alone(self.node))
 
     @property
     def _children(self):
         """The values that this one was computed from, as a tuple."""
-        cdef list children = []  # first: a new list can start the garbage collector, which can run any code
-        cdef int operation = tape.operation[self.node]
-        cdef Edges *edges
-        cdef Node a, b
-        if operation == OP_LEAF:
-            return ()
-        if operation == OP_CUSTOM:
-            edges = tape.operands[self.node].edges
-            for k in range(edges.count):
-                children.append(value_of(edges.nodes[k]))
-            return tuple(children)
-        if operation == OP_DOT:
-            check(expand(self.node))
-        a, b = tape.operands[self.node].children[0], tape.operands[self.node].children[1]
-        return (value_of(a),) if b == NONE else (value_of(a), value_of(b))
+        reserve(0)
+        hold(owner_of(self.node))
+        try:
+            return children_of(self.node)
+        finally:
+            let_go(owner_of(self.node))
 
     @property
     def _local_grads(self):
         """The derivative of this value with respect to each of its children."""
-        cdef list numbers = []  # as above
-        cdef int operation = tape.operation[self.node]
-        cdef double *local_grads = tape.details[self.node].local_grads
-        cdef Edges *edges
-        if operation == OP_LEAF:
-            return ()
-        if operation == OP_ADD or operation == OP_DOT:
-            return (1.0, 1.0)
-        if operation == OP_MULTIPLY:
-            return (local_grads[0], local_grads[1])
-        if operation == OP_CUSTOM:
-            edges = tape.operands[self.node].edges
-            for k in range(edges.count):
-                numbers.append(edges.numbers[k])
-            return tuple(numbers)
-        return (local_grads[0],)
+        hold(owner_of(self.node))
+        try:
+            return local_grads_of(self.node)
+        finally:
+            let_go(owner_of(self.node))
 
     @property
     def _prev(self):
@@ -454,7 +481,10 @@ cdef class Value:
     @property
     def _op(self):
         """Name of the operation that computed this value; empty for a leaf."""
-        cdef int operation = tape.operation[self.node]
+        cdef int operation
+        hold(owner_of(self.node))
+        operation = tape.operation[self.node]
+        let_go(owner_of(self.node))
         if operation == OP_CUSTOM:
             return name_of(ops, self.node)
         if operation == OP_POWER:
@@ -482,6 +512,9 @@ cdef object values(object sequence):
     cdef object fast = PySequence_Fast(sequence, "expected a sequence of Value")
     cdef PyObject **items = PySequence_Fast_ITEMS(fast)
     cdef Py_ssize_t i
+    if GIL_DISABLED and type(fast) is list:  # another thread could change it
+        fast = tuple(fast)
+        items = PySequence_Fast_ITEMS(fast)
     for i in range(PySequence_Fast_GET_SIZE(fast)):
         if type(<object>items[i]) is not Value:
             return [item if type(item) is Value else Value(item) for item in fast]
@@ -499,6 +532,7 @@ def linear(x, w):
     cdef Node node
     cdef Edges *edges = NULL
     cdef Edges *factors = NULL
+    reserve(0)
     check(edges_to(PySequence_Fast_ITEMS(inputs), len(inputs), &factors))
     try:
         for row in w:
@@ -510,10 +544,10 @@ def linear(x, w):
             reserve(1)
             check(edges_to(PySequence_Fast_ITEMS(row), terms, &edges))
             node = new_dot(edges, factors)
-            release_edges(edges, NONE)
+            drop_edges(edges)
             result.append(new_value(node))
     finally:
-        free_nodes(release_edges(factors, NONE))
+        drop_edges(factors)
     return result
 
 
@@ -566,7 +600,7 @@ def rmsnorm(x):
     reserve(len(inputs) + 6)  # all that follow
     check(edges_to(PySequence_Fast_ITEMS(inputs), len(inputs), &edges))
     node = new_dot(edges, edges)
-    release_edges(edges, NONE)
+    drop_edges(edges)
     scale = new_value(new_sum(new_product(node, new_leaf(share)), new_leaf(1e-5)))
     scale = new_value(new_power_of(scale, -0.5))
     for value in inputs:

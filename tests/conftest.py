@@ -92,16 +92,13 @@ def backend(request: pytest.FixtureRequest) -> str:
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Make signals work and output plain; if extensions are required, fail without them instead of skipping.
 
-    A shell starts background processes, and so their children, with SIGINT ignored, and nohup does so with SIGHUP. A
-    free-threaded Python turns its GIL on for the compiled modules, and prints so in every process that has not asked
-    for it.
+    A shell starts background processes, and so their children, with SIGINT ignored, and nohup does so with SIGHUP.
     """
     if os.environ.get("MICROGPT_REQUIRE_EXTENSIONS") == "1" and not COMPILED_IS_THERE:
         pytest.exit("MICROGPT_REQUIRE_EXTENSIONS=1, but there is no compiled engine", returncode=1)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    os.environ.setdefault("PYTHON_GIL", "1")
     os.environ["PYTHON_COLORS"] = "0"  # in tracebacks and help, despite FORCE_COLOR
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import random
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ import pytest
 from microgpt import GPT, GPTConfig, Recipe, load, train
 from microgpt.engine.backend import new_generator
 from microgpt.training.train import prepare
+
+from conftest import needs_compiled, needs_processes
 
 SMALL = {"steps": 1, "n_embd": 4, "n_head": 2, "block_size": 4}
 
@@ -97,3 +101,23 @@ def test_states_travel_to_random_and_back(backend) -> None:
 def test_states_that_are_not_states_are_refused(backend, state) -> None:
     with pytest.raises(ValueError, match="state"):
         new_generator(backend, 0).setstate(state)
+
+
+@needs_compiled
+@needs_processes
+def test_threads_that_share_a_generator_are_given_each_number_once() -> None:
+    generator, original = new_generator("compiled", 5), random.Random(5)
+    arrays = [np.zeros(5000 + 37 * i) for i in range(8)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            filled = [pool.submit(generator.fill_gauss, array, 0.5) for array in arrays]
+            drawn = [generator.gauss(0, 0.5) for _ in range(2000)]
+            for future in filled:
+                future.result()
+    finally:
+        sys.setswitchinterval(interval)
+    drawn += [number for array in arrays for number in array.tolist()]
+    assert sorted(drawn) == sorted(original.gauss(0, 0.5) for _ in drawn)
+    assert generator.random() == original.random()

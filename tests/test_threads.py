@@ -68,13 +68,44 @@ def test_threads_may_share_a_model() -> None:
         assert list(pool.map(shared.loss, batches * 25)) == alone * 25
 
 
+def test_threads_may_sample_and_train_one_model_at_once() -> None:
+    """Losses are those of the parameters before or after a whole step, never of some in between."""
+    config, documents = GPTConfig(vocab_size=27), [[26, *range(12), 26]] * 3
+    model = GPT(config, 1)
+    optimizer = Adam(model)
+    alone, expected = GPT(config, 1), []
+    alone_optimizer = Adam(alone)
+    for _ in range(20):
+        expected.append(alone.loss(documents))
+        alone.loss_and_gradients(documents)
+        alone_optimizer.step()
+
+    def train() -> None:
+        for _ in range(20):
+            model.loss_and_gradients(documents)
+            optimizer.step()
+
+    with ThreadPoolExecutor(3) as pool:
+        training = pool.submit(train)
+        losses = [pool.submit(model.loss, documents) for _ in range(50)]
+        samples = [pool.submit(model.generate_tokens, 5, seed=i) for i in range(10)]
+        training.result()
+        assert {future.result() for future in losses} <= {*expected, alone.loss(documents)}
+        assert all(len(future.result()) == 5 for future in samples)
+    assert [array.tobytes() for array in model.state_dict().values()] == [
+        array.tobytes() for array in alone.state_dict().values()
+    ]
+
+
 @pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python always has its GIL")
-def test_a_free_threaded_python_turns_the_gil_on() -> None:
-    """The tape of Values needs it, see csrc/value.pyx."""
-    program = "import sys, microgpt; print(sys._is_gil_enabled())"
+def test_a_free_threaded_python_stays_without_the_gil() -> None:
+    program = (
+        "import sys, microgpt._value, microgpt.engine._engine, microgpt.random._mersenne; print(sys._is_gil_enabled())"
+    )
     environment = {name: value for name, value in os.environ.items() if name != "PYTHON_GIL"}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout == "True\n"
+    command = [sys.executable, "-W", "error", "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_threads_end_with_the_call_that_needed_them() -> None:
