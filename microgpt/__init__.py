@@ -16,6 +16,7 @@ _MODULES = {  # where the public names are defined
     "GPTConfig": "config",
     "HuggingFaceTokenizer": "data.huggingface",
     "Recipe": "training.recipe",
+    "Run": "training.run",
     "Tokenizer": "data.tokenizer",
     "TrainingHistory": "history",
     "TrainingProgress": "history",
@@ -25,6 +26,7 @@ _MODULES = {  # where the public names are defined
     "TuningProgress": "tuning.search",
     "backend_info": "engine.backend",
     "load": "model",
+    "prepare": "training.train",
     "read_documents": "data.documents",
     "read_text": "data.documents",
     "train": "training.train",
@@ -56,7 +58,9 @@ if TYPE_CHECKING:
     from microgpt.reference import rmsnorm as rmsnorm
     from microgpt.reference import softmax as softmax
     from microgpt.training.recipe import Recipe as Recipe
+    from microgpt.training.run import Run as Run
     from microgpt.training.run import TrainingResult as TrainingResult
+    from microgpt.training.train import prepare as prepare
     from microgpt.training.train import train as train
     from microgpt.tuning.result import TuneResult as TuneResult
     from microgpt.tuning.search import Trial as Trial

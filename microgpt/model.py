@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from microgpt import checkpoint
+from microgpt import checkpoint, inspection
 from microgpt.config import DTYPES, GPTConfig
 from microgpt.data.documents import FORMATS, named_documents
 from microgpt.data.tokenizer import Tokenizer
@@ -201,6 +201,15 @@ class GPT:
     def logits(self, tokens: Sequence[int]) -> NDArray[Any]:
         """Logits for the token after each of 1 to block_size tokens, shape (len(tokens), vocab_size)."""
         return self.engine.logits_of(context_array(tokens, self.config.vocab_size, self.config.block_size))
+
+    def attention(self, tokens: Sequence[int]) -> NDArray[np.float64]:
+        """Attention weights on 1 to block_size tokens, shape (n_layer, n_head, len(tokens), len(tokens)).
+
+        Each row is a position, and holds how much the head attends from it to each position: it sums to 1, and is 0
+        for later ones. The weights are computed by NumPy in float64, whatever the engine, and equal its own up to
+        rounding.
+        """
+        return inspection.forward(self, tokens).attention
 
     def evaluate(self, documents: Iterable[str]) -> Evaluation:
         """Measure how well the model predicts these documents: every token of each once, and its end.

@@ -1,11 +1,18 @@
-"""The scripts in examples/: each runs, and shows what it promises."""
+"""The scripts and the notebook in examples/: each runs, and shows what it promises."""
 
 from __future__ import annotations
 
+import ast
+import asyncio
+import inspect
+import json
 import re
 import subprocess
 import sys
+import types
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,3 +72,68 @@ def test_the_rules_of_a_game_are_learnt() -> None:
     assert before < 5
     assert after > 85
     assert len(re.findall(r"^  ( [XO.]){3}$", text, re.MULTILINE)) == 3
+
+
+CELLS = [
+    "".join(cell["source"])
+    for cell in json.loads((EXAMPLES / "microgpt.ipynb").read_text("utf-8"))["cells"]
+    if cell["cell_type"] == "code"
+]
+
+
+def run_cell(source: str, namespace: dict[str, Any]) -> Any:
+    """The value of a cell's last line, if it is an expression, as Jupyter has it."""
+    *rest, last = ast.parse(source).body
+    shown = isinstance(last, ast.Expr)
+    for nodes, mode in ((rest if shown else [*rest, last], "exec"), ([last] if shown else [], "eval")):
+        if nodes:
+            tree = ast.Expression(last.value) if mode == "eval" else ast.Module(nodes, [])
+            code = compile(tree, "cell", mode, ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+            value = eval(code, namespace)
+            if inspect.iscoroutine(value):
+                value = asyncio.run(value)
+    return value if shown else None
+
+
+def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {}
+    values = [run_cell(cell, namespace) for cell in CELLS]
+    text = capsys.readouterr().out
+    assert 8 <= len(CELLS) <= 12
+    assert "<svg " in values[1]._repr_html_()
+    assert numbers(r"guessing: ([\d.]+).*trained: +([\d.]+)", text)[1] < 2.4
+    assert len(re.findall(r"^(?:0\.2|0\.5|1\.0|1\.5)(?: [a-z]+){8}$", text, re.MULTILINE)) == 4
+    assert values[4].shape == (7, 7)
+    assert len(re.findall(r"^ *[\d,]+(?: [a-z]+){6}$", text, re.MULTILINE)) == 8
+    planets = re.findall("[a-z]+", text.splitlines()[-1])
+    assert len(set(planets) & set(namespace["planets"])) >= 4
+    assert values[-2] is True
+    assert values[-1] == (4.0, 0.0, 2.0)
+
+
+def test_the_notebook_installs_the_package_in_a_browser(monkeypatch) -> None:
+    installed = []
+
+    async def install(name: str) -> None:
+        installed.append(name)
+
+    monkeypatch.setattr(sys, "platform", "emscripten")
+    monkeypatch.setitem(sys.modules, "micropip", types.SimpleNamespace(install=install))
+    run_cell(CELLS[0], {})
+    assert installed == ["microgpt-fast"]
+
+
+def test_no_name_is_assigned_in_two_cells_of_the_notebook() -> None:
+    """marimo refuses such notebooks. In any other, cells that run again in another order would mix them up."""
+
+    def assigned(cell: str) -> Iterator[str]:
+        for node in ast.walk(ast.parse(cell)):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                yield node.id
+            elif isinstance(node, ast.Import):
+                yield from (alias.asname or alias.name for alias in node.names)
+
+    names = [name for cell in CELLS for name in set(assigned(cell))]
+    assert len(names) > 10
+    assert len(names) == len(set(names))

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from microgpt import GPT, GPTConfig
-from microgpt.report.inspection import forward, principal_components
+from microgpt.inspection import forward
+from microgpt.report.projection import principal_components
 
 CONFIG = GPTConfig(vocab_size=7, n_layer=3, n_embd=12, block_size=6, n_head=3)
 
@@ -22,7 +23,7 @@ def test_the_logits_are_the_models(backend) -> None:
 
 
 def test_attention_looks_back_and_adds_up_to_one(backend) -> None:
-    weights = forward(GPT(CONFIG, 3, backend=backend), [6, 1, 5, 5]).attention
+    weights = GPT(CONFIG, 3, backend=backend).attention([6, 1, 5, 5])
     assert weights.shape == (3, 3, 4, 4)
     assert np.abs(weights.sum(axis=-1) - 1).max() < 1e-12
     assert not np.triu(weights, 1).any()

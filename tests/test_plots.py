@@ -7,13 +7,17 @@ import re
 import subprocess
 import sys
 import warnings
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from microgpt import train
 from microgpt.commands import cli
-from microgpt.display.plots import check_plot_path, losses_svg, plot_losses
+from microgpt.display.curves import losses_svg, round_numbers
+from microgpt.display.plots import check_plot_path, plot_losses
 from microgpt.history import TrainingHistory
 
 from conftest import needs_processes
@@ -53,20 +57,57 @@ def test_every_history_is_drawn_in_every_format(matplotlib, tmp_path, ending, st
     assert dict(matplotlib.rcParams) == before
 
 
-def test_the_svg_has_the_curves_and_their_names(matplotlib) -> None:
-    svg = losses_svg(history(100))
-    names = {"step", "loss (nats)", "training", "training, mean of 5", "validation"}
-    assert set(re.findall(r"<text[^>]*>([a-z][^<]*)<", svg)) == names
-    assert svg.startswith("<svg ")
+def numbers(svg: str, anchor: str) -> list[float]:
+    """The numbers at an axis: those whose text ends at it, or is in the middle below."""
+    return [float(number.replace(",", "")) for number in re.findall(rf'{anchor}">([\d.,]+)</text>', svg)]
+
+
+def test_the_svg_has_the_curves_their_names_and_the_words(without_matplotlib) -> None:
+    run = history(100)
+    svg = losses_svg(run, guessing=3.3)
+    ElementTree.fromstring(svg)
+    assert re.findall(r"tspan[^>]*>([a-z][^<]*)<", svg) == ["training", "mean of 5", "validation"]
+    assert svg.count("<path ") == 3
     assert svg.endswith("</svg>\n")
-    assert "currentColor" in svg
+    assert f"mean of 5 from {run.losses[:5].mean():.2f} at step 5 to {run.losses[95:].mean():.2f} at step 100" in svg
+    assert "validation from 3.00 at step 0 to 2.80 at step 20; guessing blindly costs 3.30" in svg
+    assert losses_svg(run).count("guessing") == 0
+    assert numbers(svg, "middle") == [0, 25, 50, 75, 100]
+    assert numbers(losses_svg(run, steps=1000), "middle")[-1] == 1000
 
 
-def test_the_peak_of_a_long_run_is_drawn(matplotlib) -> None:
+@pytest.mark.parametrize(("steps", "validations"), [(0, 0), (0, 1), (1, 0), (7, 1), (100_000, 3)])
+def test_every_history_has_an_svg(steps, validations) -> None:
+    run = history(steps, validations)
+    if validations:
+        run.validation_losses.append((steps, np.nan))  # a run that has diverged
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        svg = losses_svg(run)
+    ElementTree.fromstring(svg)
+    assert len(svg) < 50_000
+    assert "nan" not in svg
+    assert len(numbers(svg, "end")) >= 2
+    assert svg.count("<path ") == 2 * (steps > 0) + (validations > 0)
+
+
+def test_the_peak_of_a_long_run_is_drawn() -> None:
     run = history(100_000, 0)
     run.losses[54_321] = 9.0
-    ticks = re.findall(r"<text[^>]*>([\d.]+)<", losses_svg(run))
-    assert {"3", "8"} <= set(ticks)  # the axis reaches from the others, all between 2 and 3, to it
+    levels = numbers(losses_svg(run), "end")
+    assert min(levels) <= 2
+    assert max(levels) >= 9  # the axis reaches from the others, all between 2 and 3, to it
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.floats(-1e6, 1e6), st.floats(0, 1e6), st.integers(3, 9))
+def test_round_numbers_enclose_what_is_drawn(low, span, most) -> None:
+    levels = round_numbers(low, low + span, most)
+    slack = 1e-6 * max(1.0, abs(low), span)
+    assert 2 <= len(levels) <= most + 1
+    assert levels == sorted(set(levels))
+    assert levels[0] <= low + slack
+    assert levels[-1] >= low + span - slack
 
 
 def test_the_command_draws_what_it_trained(matplotlib, tmp_path, capsys, backend) -> None:
@@ -107,7 +148,7 @@ def test_without_matplotlib_the_plot_says_what_to_install(without_matplotlib, tm
     assert os.listdir(tmp_path) == []
 
 
-def test_notebooks_show_a_model_and_its_training(matplotlib, backend) -> None:
+def test_notebooks_show_a_model_and_its_training(without_matplotlib, backend) -> None:
     result = train(**TINY, backend=backend)
     shown = result._repr_html_()
     assert shown.startswith(result.model._repr_html_())
@@ -116,12 +157,6 @@ def test_notebooks_show_a_model_and_its_training(matplotlib, backend) -> None:
     for name, fact in {"parameters": "424", "n_embd": "4", "backend": backend, "tokenizer": "CharTokenizer"}.items():
         assert re.search(f">{name}</th><td[^>]*>{fact}<", shown)
     assert f"{result.losses.mean():.4f} nats, mean of the last 5 steps" in shown
-
-
-def test_notebooks_show_tables_without_matplotlib(without_matplotlib) -> None:
-    shown = train(**TINY)._repr_html_()
-    assert shown.count("<table>") == 2
-    assert "<svg" not in shown
 
 
 @needs_processes

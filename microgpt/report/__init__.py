@@ -1,1 +1,1 @@
-"""A page about a model: `page` combines the results of `inspection` with the drawings of `figures`."""
+"""A page about a model: `page` combines what `microgpt.inspection` computes with the drawings of `figures`."""

@@ -1,19 +1,19 @@
 """SVG drawings of attention and embeddings, in the fonts and colours of their page.
 
-page.html styles their classes.
+display/page.css styles their classes.
 """
 
 from __future__ import annotations
 
 import base64
-import io
 import math
+import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from microgpt.display.curves import TRAINING as ACCENT
 from microgpt.display.html import escaped
-from microgpt.display.plots import TRAINING as ACCENT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -93,12 +93,17 @@ def _opacity(weights: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _png(weights: NDArray[np.float64]) -> str:
-    """A data URL of a picture with a pixel for each weight: the accent colour, more or less opaque."""
-    from matplotlib.image import imsave  # an optional dependency
+    """A data URL of a picture with a pixel for each weight: the accent colour, more or less opaque.
 
-    pixels = np.empty((*weights.shape, 4), np.uint8)
+    Source: PNG (ISO/IEC 15948): rows of 8-bit RGBA, each after its filter, which is 0 for none.
+    """
+    height, width = weights.shape
+    pixels = np.empty((height, width, 4), np.uint8)
     pixels[..., :3] = list(bytes.fromhex(ACCENT[1:]))
     pixels[..., 3] = np.rint(255 * _opacity(weights))
-    content = io.BytesIO()
-    imsave(content, pixels, format="png", metadata={"Software": "microgpt"})  # not the version that drew it
-    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+    rows = np.insert(pixels.reshape(height, 4 * width), 0, 0, axis=1)
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 6, 0, 0, 0])
+    content = b"\x89PNG\r\n\x1a\n"
+    for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 9)), (b"IEND", b"")):
+        content += len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+    return "data:image/png;base64," + base64.b64encode(content).decode()

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from microgpt.display.curves import losses_svg
 from microgpt.display.html import escaped, facts_table
 from microgpt.display.labels import token_labels
-from microgpt.display.plots import TRAINING, losses_svg
 from microgpt.display.summary import describe_model, describe_training
+from microgpt.inspection import forward, softmax
 from microgpt.model import GPT, SEED, tokens_of
 from microgpt.report.figures import attention_axes, attention_legend, attention_map, attention_map_width, token_plane
-from microgpt.report.inspection import forward, principal_components, softmax
+from microgpt.report.projection import principal_components
 from microgpt.sampling import SAMPLES, TEMPERATURE, TEXT_TOKENS
 from microgpt.utils.arguments import ending, integer
 from microgpt.utils.files import check_writable, write_atomically
-from microgpt.utils.optional import require
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,10 +60,8 @@ def report_page(model: GPT, *, text: str | None = None, samples: int = SAMPLES, 
         samples: number of documents to draw at temperature 0.5; from a model of continuous text, 500 tokens are drawn.
         seed: random seed of the samples: the same model and seed give the same page.
 
-    `ValueError` names a character of `text` that the model does not know; `ImportError` says what to install if
-    matplotlib is missing.
+    `ValueError` names a character of `text` that the model does not know.
     """
-    require("matplotlib", "plot")
     model.check_finite("report")
     count = integer("samples", samples, 0)
     documents = model.generate_tokens(max(1, count), TEMPERATURE, seed)
@@ -79,14 +77,17 @@ def report_page(model: GPT, *, text: str | None = None, samples: int = SAMPLES, 
         _section("Attention", _attention(labels, activations.attention)),
         _section("Embedding", _embedding(model)),
     ]
-    return Template(resources.files("microgpt.report").joinpath("page.html").read_text("utf-8")).substitute(
+    return Template(_resource("microgpt.report", "page.html")).substitute(
+        style=_resource("microgpt.display", "page.css"),
         title="A GPT of microgpt",
         lead=f"{model.num_params:,} parameters in {_counted(model.config.n_layer, 'layer')}, "
         f"{_counted(model.config.n_head, 'head')} each, over {_counted(model.config.vocab_size, 'token')}.",
-        accent=TRAINING,
-        map_width=f"{attention_map_width(labels):.2f}rem",
         sections="\n".join(sections),
     )
+
+
+def _resource(folder: str, name: str) -> str:
+    return resources.files(folder).joinpath(name).read_text("utf-8")
 
 
 def _text_tokens(model: GPT, text: str | None, documents: list[list[int]]) -> list[int]:
@@ -122,11 +123,11 @@ def _facts(model: GPT) -> str:
 def _losses(model: GPT) -> str:
     if model.history is None:
         return "<p>The model has no record of its training.</p>\n"
+    guessing = math.log(model.config.vocab_size)
     return (
         "<p>The loss of each step’s documents, before the model learnt from them. Guessing blindly "
-        f"among {_counted(model.config.vocab_size, 'token')} costs {math.log(model.config.vocab_size):.2f} nats.</p>\n"
-        f'<figure class="losses" role="img" aria-label="Loss in nats over the steps of training">\n'
-        f"{losses_svg(model.history)}</figure>\n"
+        f"among {_counted(model.config.vocab_size, 'token')} costs {guessing:.2f} nats.</p>\n"
+        f'<figure class="losses">\n{losses_svg(model.history, guessing=guessing)}</figure>\n'
     )
 
 
@@ -196,7 +197,7 @@ def _attention(labels: list[str], attention: NDArray[np.float64]) -> str:
     layers = min(n_layer, MAPS // heads)
     shown = f" {heads} of {n_head} heads in {layers} of {n_layer} layers are shown."
     maps = "".join(
-        f'<h3>Layer {layer}</h3>\n<div class="heads">\n'
+        f'<h3>Layer {layer}</h3>\n<div class="heads" style="--map-width: {attention_map_width(labels):.2f}rem">\n'
         + "".join(
             f"<figure>{attention_map(labels, attention[layer, head], f'Attention of head {head} in layer {layer}')}"
             f"<figcaption>head {head}</figcaption></figure>\n"

@@ -74,16 +74,13 @@ class TrainingResult:
         return self.history.validation_losses
 
     def _repr_html_(self) -> str:
-        """HTML for notebooks: tables of the model and its training, and with matplotlib its loss curves."""
-        from microgpt.display.html import facts_table  # imported here because only notebooks need it
-        from microgpt.display.plots import losses_svg
+        """HTML for notebooks: tables of the model and its training, and its loss curves."""
+        from microgpt.display.curves import losses_svg  # imported here because only notebooks need it
+        from microgpt.display.html import facts_table
         from microgpt.display.summary import describe_training
 
         tables = self.model._repr_html_() + facts_table("Training", describe_training(self.model))
-        try:
-            return tables + losses_svg(self.history)
-        except ImportError:
-            return tables
+        return tables + losses_svg(self.history, guessing=math.log(self.model.config.vocab_size))
 
 
 def round_interval(steps: int, times: int) -> int:

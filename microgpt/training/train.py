@@ -36,7 +36,11 @@ def prepare(
     threads: int | None = None,
     **options: Unpack[RecipeOptions],
 ) -> Run:
-    """Check every argument of `train`, read the data, shuffle the documents and draw the model's parameters."""
+    """A run that is ready to train: its arguments are checked, the data read, the model's parameters drawn.
+
+    `prepare(...).train()` is `train(...)`, where the arguments are described. A run can be trained in parts, with the
+    same bits, and its model used between them: `run.train(until=100)`.
+    """
     for name in options:
         if name not in Recipe.__dataclass_fields__:
             raise TypeError(f"train() got an unexpected option {name!r}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from microgpt.display.plots import INK, STYLE, TRAINING, VALIDATION, plot_format, rendered
+from microgpt.display.curves import TRAINING, VALIDATION
+from microgpt.display.plots import INK, STYLE, plot_format, rendered
 from microgpt.tuning.search import Trial
 from microgpt.utils.files import write_atomically
 from microgpt.utils.optional import require
