@@ -94,7 +94,7 @@ export class Letters {
       "table",
       { class: heads.length > MOST_ROWS ? "is-tight" : undefined },
       element("caption", { class: "hidden-text" }, "The letters, and how much each head attends to them"),
-      element("thead", {}, element("tr", {}, element("th", { scope: "row" }, ""), ...this.tiles.map((tile) => element("td", {}, tile)))),
+      element("thead", {}, element("tr", {}, element("th", { scope: "row" }, element("span", { class: "hidden-text" }, "letter")), ...this.tiles.map((tile) => element("td", {}, tile)))),
       element("tbody", {}, ...rows),
     );
     table.tHead.addEventListener("keydown", (event) => this.#key(event));
