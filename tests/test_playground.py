@@ -506,10 +506,27 @@ class TestInChromium:
         )
         shown = tab.get("[...document.querySelectorAll('#samples li')].map((item) => item.textContent)")
         assert shown == Handler.current.model.generate(24, 0.5, 1)
+        known = len([text for text in shown if text in microgpt.read_documents()])
+        assert tab.text("known").startswith(f"{known} of these 24 are in the data")
+        assert tab.get("document.querySelectorAll('#samples .known').length") == known
         params = Handler.current.model.num_params
         assert tab.text("params") == f"{params:,} parameters"
         assert tab.messages() == []
         assert all(url.startswith((address.removesuffix("examples/browser/"), "data:")) for url in tab.requests())
+
+    def test_held_out_data_show_what_is_learnt_by_heart(self, browser: Any, address: str) -> None:
+        tab = Tab(browser, address, QUICK + "&data=elements&val_fraction=0.1")
+        tab.click("train")
+        tab.trained("60")
+        validation = Handler.current.playground.run.validation_losses[-1][1]
+        assert tab.text("loss") == f"{validation:.2f}"
+        assert tab.text("loss-words").startswith("On data that it has not seen, it is as unsure as if it chose among ")
+        tab.set("steps", 1500)
+        tab.set("n_embd", "32")
+        tab.set("text", "ab\nba\n" * 9 + "zz\nyy\nxx\nww\n")
+        tab.click("train")
+        tab.trained("1,500")
+        assert tab.text("loss-words").startswith("On data that it has not seen, it does worse than guessing")
 
     def test_letters_show_probabilities_and_attention(self, browser: Any, address: str) -> None:
         tab = Tab(browser, address, QUICK)

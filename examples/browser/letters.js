@@ -86,7 +86,12 @@ export class Letters {
       element(
         "tr",
         {},
-        element("th", { scope: "row" }, isDeep ? `layer ${layer}, head ${head}` : `head ${head}`),
+        element(
+          "th",
+          { scope: "row" },
+          element("span", { class: head > 0 || !isDeep ? "hidden-text" : undefined }, `layer ${layer}, `),
+          `head ${head}`,
+        ),
         ...this.cells[row].map((cell) => element("td", {}, cell)),
       ),
     );

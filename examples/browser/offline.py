@@ -3,11 +3,11 @@
     python examples/browser/offline.py FOLDER --pyodide RELEASE
     python -m http.server --directory FOLDER
 
-RELEASE is a folder with a release of Pyodide (https://github.com/pyodide/pyodide/releases) and the wheels of NumPy,
-safetensors and microgpt-fast for it. The release has the first; the others come from the package index:
+RELEASE is an unpacked release of Pyodide (https://github.com/pyodide/pyodide/releases), which has NumPy and
+safetensors, with the wheel of microgpt-fast beside them, from the package index:
 
     pip download --dest RELEASE --no-deps --only-binary :all: --python-version 3.14 \\
-        --platform pyemscripten_2026_0_wasm32 safetensors microgpt-fast
+        --platform pyemscripten_2026_0_wasm32 microgpt-fast
 """
 
 import argparse

@@ -16,6 +16,7 @@ let model = null; // what the worker says of its model
 let isTraining = false;
 let shouldStop = false;
 let seed = 1; // of the samples
+let data = new Set(); // the lines that the model has learnt from
 
 // The worker, asked one question at a time.
 
@@ -95,7 +96,7 @@ function describe() {
   const fragment = toFragment(values);
   history.replaceState(null, "", fragment ? `#${fragment}` : location.pathname + location.search);
   const text = $("text").value;
-  const lines = text.split("\n").map((line) => line.trim()).filter(Boolean);
+  const lines = linesOf(text);
   const characters = new Set(values.format === "lines" ? lines.join("") : text).size;
   const count = values.format === "lines" ? `${number.format(lines.length)} lines` : `${number.format(text.length)} letters`;
   $("facts").textContent = text ? `${count}, ${characters} different letters` : " ";
@@ -105,6 +106,8 @@ function describe() {
   $("temperature-value").textContent = values.temperature.toFixed(1);
   if (!model && text) guess(Math.log(tokens), tokens);
 }
+
+const linesOf = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean);
 
 function guess(loss, tokens) {
   $("guessing").textContent = `Whoever guesses blindly among ${tokens} has a loss of ${loss.toFixed(2)}`;
@@ -131,11 +134,12 @@ function sums(n) {
 // Training.
 
 async function train() {
-  const { data, temperature, val_fraction, ...options } = settings();
+  const { data: _, temperature, val_fraction, ...options } = settings();
   if (val_fraction) options.val_fraction = val_fraction;
   const text = $("text").value;
   await attempt(async () => {
     showModel(await ask({ do: "start", text, options }));
+    data = new Set(options.format === "lines" ? linesOf(text) : []);
     await keepTraining();
   });
 }
@@ -193,10 +197,10 @@ function showRun(run) {
   document.querySelector(".number").hidden = !isKnown;
   if (isKnown) {
     $("loss").textContent = loss.toFixed(2);
-    const choices = Math.exp(loss);
-    const words = `As unsure as if it chose among ${choices.toFixed(1)} equally likely letters. `;
+    const unsure = `as unsure as if it chose among ${Math.exp(loss).toFixed(1)} equally likely letters`;
+    const heart = "On data that it has not seen, it does worse than guessing: it has learnt the data by heart. ";
     $("loss-words").firstChild.textContent =
-      run.validation === null ? words : `On data that it has not seen, it is as unsure as if it chose among ${choices.toFixed(1)} letters. `;
+      run.validation === null ? `A${unsure.slice(1)}. ` : loss > model.guessing ? heart : `On data that it has not seen, it is ${unsure}. `;
   }
 }
 
@@ -218,9 +222,15 @@ function showSamples(samples) {
     isolated.textContent = text;
     const item = document.createElement("li");
     item.append(isolated);
+    if (data.has(text)) {
+      item.className = "known";
+      item.title = "in the data";
+    }
     list.append(item);
   }
   $("samples").replaceWith(list);
+  const known = samples.filter((text) => data.has(text)).length;
+  $("known").textContent = data.size ? `${known} of these ${samples.length} are in the data, in grey; the others are new.` : "\u00a0";
 }
 
 async function sample() {
@@ -304,6 +314,7 @@ $("open").addEventListener("change", ({ target }) =>
     const content = await toBase64(target.files[0]);
     target.value = "";
     showModel(await ask({ do: "load", content }));
+    data = new Set();
     say("Opened the model", "is-ready");
     buttons();
     await sample();
