@@ -197,6 +197,18 @@ def test_a_model_is_the_same_after_download_and_opening(page: Page) -> None:
         assert other.model.state_dict()[name].tolist() == matrix.tolist()
 
 
+def test_losses_that_are_no_numbers_are_null(page: Page, tmp_path: Path) -> None:
+    model = microgpt.train(NAMES.split(), steps=2, **SMALL).model
+    model.history.losses[:] = np.nan
+    model.history.validation_losses[:] = [(0, 3.0), (2, math.nan)]
+    model.save(tmp_path / "model.safetensors")
+    content = base64.b64encode((tmp_path / "model.safetensors").read_bytes()).decode()
+    answer = page.playground.handle(json.dumps({"do": "load", "content": content}))
+    assert "NaN" not in answer
+    run = json.loads(answer)["run"]
+    assert (run["step"], run["loss"], run["validation"]) == (2, None, None)
+
+
 def test_a_stopped_run_can_be_downloaded_and_goes_on(page: Page) -> None:
     page.ask("start", text=NAMES, options={"steps": 4, **SMALL})
     page.ask("advance", milliseconds=0, temperature=1.0)

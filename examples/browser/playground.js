@@ -24,10 +24,13 @@ const worker = new Worker("worker.js", { type: "module" });
 const waiting = new Map();
 let asked = 0;
 
-/** The worker's answer; an `Error` for the user if it has none. */
+/** What the user asked for is not possible. */
+class Refusal extends Error {}
+
+/** The worker's answer; `Refusal` says why there is none. */
 function ask(request) {
   return new Promise((resolve, reject) => {
-    waiting.set(++asked, (answer) => (answer.error ? reject(new Error(answer.error)) : resolve(answer)));
+    waiting.set(++asked, (answer) => (answer.error ? reject(new Refusal(answer.error)) : resolve(answer)));
     worker.postMessage({ id: asked, request });
   });
 }
@@ -45,9 +48,8 @@ worker.addEventListener("message", ({ data }) => {
 worker.addEventListener("error", (event) => fail(`Python could not be started: ${event.message ?? "see the console"}`));
 
 function fail(message) {
-  say("");
   $("status").hidden = true;
-  report(new Error(message));
+  $("error").textContent = message;
 }
 
 /** Say what is going on, also to screen readers. */
@@ -56,15 +58,14 @@ function say(text, state = "is-busy") {
   $("status-text").textContent = text;
 }
 
-const report = (error) => ($("error").textContent = error ? error.message : "");
-
-/** Do what may fail with a message for the user. */
+/** Do what may be refused, and then tell the user why. */
 async function attempt(task) {
-  report(null);
+  $("error").textContent = "";
   try {
-    return await task();
+    await task();
   } catch (error) {
-    report(error);
+    if (!(error instanceof Refusal)) throw error;
+    $("error").textContent = error.message;
     say("Ready", "is-ready");
   }
 }
@@ -163,9 +164,10 @@ async function keepTraining() {
     buttons(!is_over);
     await sample();
     await draw(false);
-  } finally {
+  } catch (error) {
     isTraining = false;
-    if (shouldStop === false) buttons();
+    buttons();
+    throw error;
   }
 }
 

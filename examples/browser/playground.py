@@ -32,6 +32,7 @@ import numpy as np
 import microgpt
 from microgpt.display.curves import losses_svg
 from microgpt.display.labels import token_labels
+from microgpt.utils.files import to_json
 
 SAMPLES = 24  # documents shown while a model trains
 TEXT_TOKENS = 300  # of a continuous text
@@ -58,7 +59,7 @@ class Playground:
             answer = getattr(self, f"_{request.pop('do')}")(**request)
         except (ValueError, TypeError, MemoryError) as error:
             answer = {"error": str(error).replace(f"{self._folder}/", "") or type(error).__name__}
-        return json.dumps(answer)
+        return to_json(answer)
 
     def _describe(self) -> dict[str, Any]:
         info = microgpt.backend_info()
