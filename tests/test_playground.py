@@ -273,12 +273,13 @@ class Parsed(HTMLParser):
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, {name: value or "" for name, value in attributes}))
         self.around.append(list(self._open))
-        if tag not in ("meta", "link", "input"):
-            self._open.append(tag)
+        self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attributes)
+        self._open.pop()
 
     def handle_endtag(self, tag: str) -> None:
-        if tag == "option":  # the page closes each
-            assert self._open[-1] == "option"
         assert self._open.pop() == tag
 
 

@@ -48,7 +48,8 @@ export class Letters {
 
   /** Draw the letters after the selected one, or all again if it is the last. */
   play() {
-    if (this.selected === this.drawing.steps.length) this.#select(Math.min(this.drawing.first, this.selected) || 1, true);
+    if (this.selected === this.drawing.steps.length)
+      this.#select(Math.min(this.drawing.first, this.selected) || 1, true);
     this.#playing(true);
     this.#timer = setInterval(() => {
       if (this.selected < this.drawing.steps.length) this.#select(this.selected + 1, true);
@@ -73,7 +74,8 @@ export class Letters {
     const { labels, first, steps } = this.drawing;
     this.tiles = [...labels, steps.at(-1).label].map((label, i) => {
       const classes = ["tile", i < first && "is-given", label.length > 2 && "is-long"].filter(Boolean).join(" ");
-      if (i === 0) return element("span", { class: classes, style: "display: inline-grid; place-items: center" }, label);
+      if (i === 0)
+        return element("span", { class: classes, style: "display: inline-grid; place-items: center" }, label);
       const name = `${label}, letter ${i}: ${i < first ? "given" : percent(steps[i - 1].probability)}`;
       const tile = element("button", { class: classes, type: "button", "aria-label": name }, element("bdi", {}, label));
       tile.addEventListener("click", () => this.#choose(i));
@@ -99,7 +101,16 @@ export class Letters {
       "table",
       { class: heads.length > MOST_ROWS ? "is-tight" : undefined },
       element("caption", { class: "hidden-text" }, "The letters, and how much each head attends to them"),
-      element("thead", {}, element("tr", {}, element("th", { scope: "row" }, element("span", { class: "hidden-text" }, "letter")), ...this.tiles.map((tile) => element("td", {}, tile)))),
+      element(
+        "thead",
+        {},
+        element(
+          "tr",
+          {},
+          element("th", { scope: "row" }, element("span", { class: "hidden-text" }, "letter")),
+          ...this.tiles.map((tile) => element("td", {}, tile)),
+        ),
+      ),
       element("tbody", {}, ...rows),
     );
     table.tHead.addEventListener("keydown", (event) => this.#key(event));
@@ -150,9 +161,15 @@ export class Letters {
         cell.replaceChildren(element("span", { class: "hidden-text" }, k < i ? percent(weight) : ""));
       }),
     );
-    const before = labels.slice(0, i).slice(labels[0] === "BOS" ? 1 : 0).join("");
+    const before = labels
+      .slice(0, i)
+      .slice(labels[0] === "BOS" ? 1 : 0)
+      .join("");
     const came = i < first ? `${step.label} was given` : `${step.label} was drawn`;
-    this.after.replaceChildren(before ? `After “${before}”` : "At the beginning", element("span", { class: "hidden-text" }, `: ${came}, ${percent(step.probability)}`));
+    this.after.replaceChildren(
+      before ? `After “${before}”` : "At the beginning",
+      element("span", { class: "hidden-text" }, `: ${came}, ${percent(step.probability)}`),
+    );
     const shown = [...step.candidates];
     if (!shown.some(([label]) => label === step.label)) shown[shown.length - 1] = [step.label, step.probability];
     this.next.replaceChildren(

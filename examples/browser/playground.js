@@ -99,7 +99,8 @@ function describe() {
   const text = $("text").value;
   const lines = linesOf(text);
   const characters = new Set(values.format === "lines" ? lines.join("") : text).size;
-  const count = values.format === "lines" ? `${number.format(lines.length)} lines` : `${number.format(text.length)} letters`;
+  const count =
+    values.format === "lines" ? `${number.format(lines.length)} lines` : `${number.format(text.length)} letters`;
   $("facts").textContent = text ? `${count}, ${characters} different letters` : " ";
   const tokens = characters + (values.format === "lines" || !text.includes("\n") ? 1 : 0);
   const params = (2 * tokens + values.block_size) * values.n_embd + 12 * values.n_layer * values.n_embd ** 2;
@@ -108,7 +109,11 @@ function describe() {
   if (!model && text) guess(Math.log(tokens), tokens);
 }
 
-const linesOf = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean);
+const linesOf = (text) =>
+  text
+    .split("\n")
+    .map((line) => line.trim())
+    .filter(Boolean);
 
 function guess(loss, tokens) {
   $("guessing").textContent = `Whoever guesses blindly among ${tokens} has a loss of ${loss.toFixed(2)}`;
@@ -159,7 +164,10 @@ async function keepTraining() {
     } while (!answer.run.is_over && !shouldStop);
     const { step, seconds, is_over } = answer.run;
     const time = seconds < 1 ? `${Math.max(1, Math.round(1000 * seconds))} ms` : `${seconds.toFixed(1)} s`;
-    say(`${is_over ? "Trained" : "Stopped after"} ${number.format(step)} steps in ${time}, loss ${$("loss").textContent}`, "is-ready");
+    say(
+      `${is_over ? "Trained" : "Stopped after"} ${number.format(step)} steps in ${time}, loss ${$("loss").textContent}`,
+      "is-ready",
+    );
     isTraining = false;
     buttons(!is_over);
     await sample();
@@ -202,7 +210,11 @@ function showRun(run) {
     const unsure = `as unsure as if it chose among ${Math.exp(loss).toFixed(1)} equally likely letters`;
     const heart = "On data that it has not seen, it does worse than guessing: it has learnt the data by heart. ";
     $("loss-words").firstChild.textContent =
-      run.validation === null ? `A${unsure.slice(1)}. ` : loss > model.guessing ? heart : `On data that it has not seen, it is ${unsure}. `;
+      run.validation === null
+        ? `A${unsure.slice(1)}. `
+        : loss > model.guessing
+          ? heart
+          : `On data that it has not seen, it is ${unsure}. `;
   }
 }
 
@@ -232,7 +244,9 @@ function showSamples(samples) {
   }
   $("samples").replaceWith(list);
   const known = samples.filter((text) => data.has(text)).length;
-  $("known").textContent = data.size ? `${known} of these ${samples.length} are in the data, in grey; the others are new.` : "\u00a0";
+  $("known").textContent = data.size
+    ? `${known} of these ${samples.length} are in the data, in grey; the others are new.`
+    : "\u00a0";
 }
 
 async function sample() {

@@ -17,8 +17,18 @@ export const SETTINGS = {
 };
 
 export const DEFAULTS = {
-  data: "names", format: "lines", n_embd: 16, n_layer: 1, n_head: 4, block_size: 16, steps: 5000, batch_size: 1,
-  learning_rate: 0.01, dtype: "float64", val_fraction: 0, temperature: 0.5,
+  data: "names",
+  format: "lines",
+  n_embd: 16,
+  n_layer: 1,
+  n_head: 4,
+  block_size: 16,
+  steps: 5000,
+  batch_size: 1,
+  learning_rate: 0.01,
+  dtype: "float64",
+  val_fraction: 0,
+  temperature: 0.5,
 };
 
 /** The fragment for these settings, without #. A text of one's own is not in it. */

@@ -11,7 +11,10 @@ async function start() {
   postMessage({ stage: "Loading NumPy and microgpt …" });
   const quiet = { messageCallback: () => {} };
   if (sources.wheels) {
-    await pyodide.loadPackage(sources.wheels.map((name) => new URL(name, base).href), quiet);
+    await pyodide.loadPackage(
+      sources.wheels.map((name) => new URL(name, base).href),
+      quiet,
+    );
   }
   if (sources.install) {
     await pyodide.loadPackage("micropip", quiet);
@@ -25,13 +28,28 @@ async function start() {
 }
 
 const started = start();
-started.catch((error) => postMessage({ failed: String(error.message ?? error).trim().split("\n").at(-1) }));
+started.catch((error) =>
+  postMessage({
+    failed: String(error.message ?? error)
+      .trim()
+      .split("\n")
+      .at(-1),
+  }),
+);
 
 onmessage = async ({ data: { id, request } }) => {
   const handle = await started;
   try {
     postMessage({ id, answer: handle(request) });
   } catch (error) {
-    postMessage({ id, answer: { error: String(error.message ?? error).trim().split("\n").at(-1) } });
+    postMessage({
+      id,
+      answer: {
+        error: String(error.message ?? error)
+          .trim()
+          .split("\n")
+          .at(-1),
+      },
+    });
   }
 };
