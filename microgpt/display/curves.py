@@ -30,7 +30,7 @@ class Curve:
     name: str
     colour: str
     is_faint: bool
-    steps: NDArray[np.int64]
+    steps: NDArray[np.intp]
     losses: NDArray[np.float64]
 
 
@@ -88,7 +88,7 @@ def losses_svg(history: TrainingHistory, *, steps: int | None = None, guessing: 
 
 def _curves(history: TrainingHistory) -> list[Curve]:
     """The curves that have any points."""
-    evaluated = np.array([step for step, _ in history.validation_losses], np.int64)
+    evaluated = np.array([step for step, _ in history.validation_losses], np.intp)
     validation = np.array([loss for _, loss in history.validation_losses], np.float64)
     ends, means, window = running_mean(history.losses)
     curves = [
@@ -166,20 +166,20 @@ def round_numbers(low: float, high: float, most: int) -> list[float]:
     return [round(i * distance, digits) for i in range(first, max(last, first + 1) + 1)]
 
 
-def outline(losses: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def outline(losses: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     """Steps and losses of a line that looks like all of them: if there are many, the extremes of each interval."""
     if len(losses) <= DRAWN_POINTS:
         return np.arange(1, len(losses) + 1), losses
-    starts = np.arange(DRAWN_POINTS // 2, dtype=np.int64) * len(losses) // (DRAWN_POINTS // 2)
+    starts = (np.arange(DRAWN_POINTS // 2, dtype=np.int64) * len(losses) // (DRAWN_POINTS // 2)).astype(np.intp)
     bounds = [np.minimum.reduceat(losses, starts), np.maximum.reduceat(losses, starts)]
     return np.repeat(starts + 1, 2), np.stack(bounds, axis=1).ravel()
 
 
-def running_mean(losses: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64], int]:
+def running_mean(losses: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64], int]:
     """Steps, the mean loss of a window that ends at each, and the window: a twentieth of all steps."""
     window = max(1, len(losses) // 20)
     if not len(losses):
-        return np.zeros(0, np.int64), np.zeros(0), window
-    ends = np.unique(np.linspace(window, len(losses), DRAWN_POINTS).astype(np.int64))
+        return np.zeros(0, np.intp), np.zeros(0), window
+    ends = np.unique(np.linspace(window, len(losses), DRAWN_POINTS).astype(np.intp))
     sums = np.concatenate([[0.0], np.cumsum(losses)])
     return ends, (sums[ends] - sums[ends - window]) / window, window
