@@ -132,6 +132,16 @@ def test_the_page_sees_steps_losses_and_samples_of_a_run(page: Page) -> None:
     assert len(answer["samples"]) == PLAYGROUND.SAMPLES
 
 
+def test_the_axis_grows_with_the_curve(page: Page) -> None:
+    def end(curve: str) -> int:
+        return max(int(number.replace(",", "")) for number in re.findall(r'middle">([\d,]+)</text>', curve))
+
+    page.ask("start", text=NAMES, options={"steps": 8000, **SMALL})
+    assert end(page.ask("advance", milliseconds=0, temperature=1.0)["run"]["curve"]) == 1000
+    page.ask("start", text=NAMES, options={"steps": 600, **SMALL})
+    assert end(page.ask("advance", milliseconds=0, temperature=1.0)["run"]["curve"]) == 600
+
+
 def test_samples_are_those_of_the_model(page: Page) -> None:
     page.train()
     assert page.ask("sample", n=5, temperature=0.7, prompt="an", seed=3)["samples"] == page.model.generate(

@@ -40,6 +40,7 @@ SEED = 1  # of the samples: the same random numbers from step to step, so that o
 SAMPLING_SHARE = 0.1  # of the time of training
 CANDIDATES = 10  # for the next letter
 EVAL_TOKENS = 2048  # for each validation
+SHORT = 500  # steps of a curve that is not stretched
 
 
 class Playground:
@@ -185,7 +186,9 @@ class Playground:
         if history is None:
             return {"step": 0, "steps": 0, "is_over": True, "curve": ""}
         step = len(history.losses)
-        steps = self.run.steps if self.run else step
+        steps = end = self.run.steps if self.run else step
+        while end > 2 * max(step, SHORT):  # the axis grows with the curve
+            end //= 2
         recent = history.losses[-100:]
         return {
             "step": step,
@@ -194,5 +197,5 @@ class Playground:
             "seconds": history.seconds,
             "loss": float(recent.mean()) if step else None,
             "validation": history.validation_losses[-1][1] if history.validation_losses else None,
-            "curve": losses_svg(history, steps=steps, guessing=math.log(model.config.vocab_size)),
+            "curve": losses_svg(history, steps=end, guessing=math.log(model.config.vocab_size)),
         }
