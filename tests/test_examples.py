@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-import asyncio
+import contextlib
 import inspect
 import json
 import re
@@ -91,11 +91,24 @@ def run_cell(source: str, namespace: dict[str, Any]) -> Any:
             code = compile(tree, "cell", mode, ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
             value = eval(code, namespace)
             if inspect.iscoroutine(value):
-                value = asyncio.run(value)
+                with contextlib.suppress(StopIteration):
+                    value.send(None)
     return value if shown else None
 
 
-def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path, monkeypatch, capsys) -> None:
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The packages that a cell installs, as in a browser."""
+    names: list[str] = []
+
+    async def install(name: str) -> None:
+        names.append(name)
+
+    monkeypatch.setitem(sys.modules, "micropip", types.SimpleNamespace(install=install))
+    return names
+
+
+def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path, monkeypatch, capsys, installed) -> None:
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {}
     values = [run_cell(cell, namespace) for cell in CELLS]
@@ -111,14 +124,8 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path, monkeypatch, capsy
     assert values[-1] == (4.0, 0.0, 2.0)
 
 
-def test_the_notebook_installs_the_package_in_a_browser(monkeypatch) -> None:
-    installed = []
-
-    async def install(name: str) -> None:
-        installed.append(name)
-
+def test_the_notebook_installs_the_package_in_a_browser(monkeypatch, installed) -> None:
     monkeypatch.setattr(sys, "platform", "emscripten")
-    monkeypatch.setitem(sys.modules, "micropip", types.SimpleNamespace(install=install))
     run_cell(CELLS[0], {})
     assert installed == ["microgpt-fast"]
 
