@@ -142,6 +142,24 @@ def test_training_shows_a_terminal_its_samples_and_files(
 
 
 @pytest.mark.usefixtures("stored")
+@pytest.mark.parametrize("prompt", ["", "bad"])
+def test_next_prints_the_likeliest_tokens(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tokenizer: CharTokenizer, prompt: str
+) -> None:
+    expected = new_model(tokenizer).next_token_probabilities(prompt)
+    lines = [f"{text!r:4} {share:.3%}".replace("'", "") for text, share in expected.items()]
+    printed = output(capsys, "next", "model", *[prompt] * bool(prompt), "-n3").splitlines()
+    assert [" ".join(line.split()) for line in printed] == [" ".join(line.split()) for line in lines[:3]]
+    assert len(output(capsys, "next", "model", prompt).splitlines()) == CONFIG.vocab_size
+    for options, n in [((), CONFIG.vocab_size), (("-n2",), 2)]:
+        answer = json.loads(output(capsys, "next", "model", prompt, "--json", *options))
+        assert answer == {"prompt": prompt, "probabilities": dict([*expected.items()][:n])}
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    assert main(["next", "model", prompt, "-n1"]) == 0
+    assert sys.stdout.getvalue().split() == [*printed[0].split(), "█" * round(40 * max(expected.values()))]
+
+
+@pytest.mark.usefixtures("stored")
 def test_eval_prints_what_evaluate_gives(
     capsys: pytest.CaptureFixture[str], tokenizer: CharTokenizer, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ from microgpt import __version__
 from microgpt.commands.exit_status import USAGE, exit_status
 from microgpt.utils.text import visible
 
-COMMANDS = ("train", "tune", "sample", "eval", "report", "info", "bench")  # modules of this package
+COMMANDS = ("train", "tune", "sample", "next", "eval", "report", "info", "bench")  # modules of this package
 
 GUIDE = """\
 microgpt trains and samples tiny GPTs, with the numbers of microgpt.
@@ -21,6 +21,7 @@ microgpt trains and samples tiny GPTs, with the numbers of microgpt.
   microgpt train FILE --out MODEL.safetensors        train on your own file, one document a line, and keep the model
   microgpt tune FILE --out MODEL.safetensors         search for the options that suit it best
   microgpt sample MODEL.safetensors --prompt jo      draw from it
+  microgpt next MODEL.safetensors jo                 show what it expects after that
   microgpt eval MODEL.safetensors FILE               measure how well it predicts
   microgpt report MODEL.safetensors                  write a page that shows what is inside
   microgpt info MODEL.safetensors                    show its size, tokenizer and training

@@ -29,6 +29,11 @@ def _token_label(model: GPT, token: int) -> str:
         return "BOS"
     if not text or "\ufffd" in text:
         return f"#{token}"
+    return text_label(text)
+
+
+def text_label(text: str) -> str:
+    """The same for the text of a token."""
     label = "".join(c if c.isprintable() else spelled(c) for c in text).replace(" ", "␣")
     if unicodedata.category(label[0]).startswith("M"):  # a combining mark needs a base
         label = "◌" + label
