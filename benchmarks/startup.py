@@ -36,13 +36,19 @@ def main() -> None:
 
     train = ["-m", "microgpt", "train", *arguments.file]
     turns = [
-        (seconds("-c", "import numpy"), seconds("-c", "from microgpt import train"), seconds(*train))
+        (
+            seconds("-c", "import numpy"),
+            seconds("-c", "import numpy, microgpt"),
+            seconds("-c", "from microgpt import train"),
+            seconds(*train),
+        )
         for _ in range(arguments.repeats)
     ]
-    extra = median(microgpt - numpy for numpy, microgpt, _ in turns)
-    print(f"import microgpt   {1e3 * extra:.0f} ms over import numpy")
-    print(f"microgpt train    {median(turn[2] for turn in turns):.2f} s from process start to last sample")
-    print(f"its peak memory   {peak_megabytes(*train):.0f} MB")
+    for i, statement in enumerate(["import microgpt", "from microgpt import train"], start=1):
+        extra = median(turn[i] - turn[0] for turn in turns)
+        print(f"{statement:<28}{1e3 * extra:.0f} ms over import numpy")
+    print(f"{'microgpt train':<28}{median(turn[3] for turn in turns):.2f} s from process start to last sample")
+    print(f"{'its peak memory':<28}{peak_megabytes(*train):.0f} MB")
 
 
 if __name__ == "__main__":
