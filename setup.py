@@ -3,6 +3,8 @@
 Without a C compiler that can build it, on PyPy, or with MICROGPT_NO_EXTENSIONS=1, there is no compiled half, and the
 package does everything, slower, with its reference engine. MICROGPT_REQUIRE_EXTENSIONS=1 makes anything short of it an
 error. MICROGPT_INSTRUMENT=1, or thread, builds one that is watched while it is tested, see SANITIZERS.
+
+On Windows, clang-cl compiles, or what CC names in its place: Visual Studio's own compiler has no vector extensions.
 """
 
 import contextlib
@@ -50,9 +52,9 @@ if INSTRUMENT not in SANITIZERS:
 COUNTED = INSTRUMENT == "1"
 INSTRUMENTS = ["-O1", "-g1", "-D_Pragma(text)=", *SANITIZERS[INSTRUMENT]] if INSTRUMENT else []
 
-# This processor, and the one to compile for, which sysconfig.get_platform() tells.
+# This processor, and the one to compile for: sysconfig.get_platform() is linux-x86_64, or emscripten_5_0_3_wasm32.
 here = platform.machine().lower()
-target = sysconfig.get_platform().rpartition("-")[2].replace("universal2", here)
+target = re.sub("^.*-|^emscripten_.*_", "", sysconfig.get_platform()).replace("universal2", here)
 HERE, TARGET = ({"amd64": "x86_64", "arm64": "aarch64"}.get(name, name) for name in (here, target))
 CROSS = TARGET != HERE
 if sys.maxsize < 2**32 and not CROSS:
@@ -60,6 +62,8 @@ if sys.maxsize < 2**32 and not CROSS:
 
 
 def is_clang():
+    if os.name == "nt":
+        return True  # see arithmetic.h
     command = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
     try:
         return "clang" in subprocess.run([*command, "--version"], capture_output=True, text=True, check=False).stdout
@@ -95,6 +99,8 @@ INSTRUCTION_SETS = {
         "avx512": ["-mavx2", "-mfma", "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl"],
     },
     "aarch64": {"neon": []},
+    # No "relaxed" instructions, whose results are the browser's choice, and which not every browser has.
+    "wasm32": {"simd128": ["-msimd128", "-mno-relaxed-simd"]},
 }.get(TARGET, {"baseline": []})
 
 FIRST = next(iter(INSTRUCTION_SETS))
@@ -127,6 +133,7 @@ class Build(build_ext):
         import Cython
         from Cython.Build import cythonize
 
+        self.use_clang_cl()
         translated = cythonize(
             self.extensions,
             # The report of coverage looks for the C code beside its source, and in it for what would trace lines.
@@ -139,9 +146,28 @@ class Build(build_ext):
             ext.depends.append(commands)
         super().build_extensions()
 
+    def use_clang_cl(self):
+        """Put clang-cl in the place of Visual Studio's compiler, and spell the flags as it takes them."""
+        if self.compiler.compiler_type != "msvc":
+            return
+        if not self.compiler.initialized:
+            self.compiler.initialize(self.plat_name)
+        # Where LLVM's installer puts it, and that of Visual Studio, if it is to install it.
+        folders = [os.environ["PATH"], r"C:\Program Files\LLVM\bin", getattr(self.compiler, "_paths", "")]
+        found = shutil.which(os.environ.get("CC") or "clang-cl", path=os.pathsep.join(folders))
+        if not found:
+            raise PlatformError("there is no clang-cl, and Visual Studio's own has no vectors")
+        self.compiler.cc = found
+        self.compiler.compile_options.append(f"--target={TARGET}-pc-windows-msvc")
+        for ext in self.extensions:
+            ext.extra_compile_args, ext.extra_link_args = self.spelled(ext.extra_compile_args), []
+
+    def spelled(self, flags):
+        return [f"/clang:{flag}" for flag in flags] if self.compiler.compiler_type == "msvc" else flags
+
     def commands(self):
         """A file with what compiles and links, written when that has changed: what is compiled depends on it."""
-        commands = [getattr(self.compiler, name, None) for name in ("compiler_so", "linker_so")]
+        commands = [getattr(self.compiler, name, None) for name in ("compiler_so", "linker_so", "cc", "linker")]
         searched = {name: os.environ.get(name) for name in ("CPATH", "C_INCLUDE_PATH", "LIBRARY_PATH")}
         path, text = Path(self.build_temp, "commands.txt"), f"{commands}\n{searched}\n"
         if not path.exists() or path.read_text(encoding="utf-8") != text:
@@ -163,7 +189,7 @@ class Build(build_ext):
         if self.force or newer_group(ext.depends, compiled, "newer"):
             flags = [*POLICIES[dtype], *INSTRUCTION_SETS[instruction_set], *flags]
             flags.append(f"-DMICROGPT_INSTRUCTION_SET={instruction_set}")
-            self.compiler.compile(sources, folder, extra_postargs=flags, depends=ext.depends)
+            self.compiler.compile(sources, folder, extra_postargs=self.spelled(flags), depends=ext.depends)
         return compiled
 
 
@@ -171,6 +197,7 @@ class Probe(Build):
     """Builds the module of csrc/probe.c and, in a moment because unoptimized, kernels; all of it is thrown away."""
 
     def build_extensions(self):
+        self.use_clang_cl()
         super(Build, self).build_extensions()
 
     def build_extension(self, ext):

@@ -3,6 +3,7 @@
  * policy says. A flag may come from where setup.py cannot see it, such as from inside a compiler that is a script. */
 #include <Python.h>
 
+#include "kernels/cpu.h"
 #include "kernels/peak.h"
 #include "kernels/exponential.h"
 #include "team.h"
@@ -13,7 +14,7 @@ static volatile double large = 1e16, infinity = INFINITY, not_a_number = NAN, ex
 static double (*volatile library_pow)(double, double) = pow;
 
 #if defined(__x86_64__)
-#define CAN_FUSE __builtin_cpu_supports("fma")
+#define CAN_FUSE has_avx2()
 __attribute__((target("fma")))
 #else
 #define CAN_FUSE 1
@@ -55,9 +56,6 @@ static const char *fault(void) {
     if (sums[0] != 1 || sums[1] != 0 || large + 2.99999 != large + two)
         return "the compiler's flags add numbers in another order or precision";
     if (forty_nine / 49.0 != 1 || 1 / (one / three) != 3) return "the compiler's flags divide by multiplying";
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-#endif
     if (CAN_FUSE && multiply_add(one + b, one + b, -(one + 2 * b)) != 0)
         return "the compiler's flags fuse multiply and add";
     if (!pow_is_the_library_s()) return "the compiler's flags compute pow in another way than the C library";

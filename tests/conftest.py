@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,6 +123,22 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
     os.environ["PYTHON_COLORS"] = "0"  # in tracebacks and help, despite FORCE_COLOR
+
+
+ABSENT_IN_WEBASSEMBLY = ("can't start new thread", "does not support processes", "lacks multiprocessing.synchronize")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In WebAssembly, skip tests from where they start a thread or a process."""
+    report = yield
+    error = str(call.excinfo.value) if call.excinfo else ""
+    if sys.platform == "emscripten" and any(absent in error for absent in ABSENT_IN_WEBASSEMBLY):
+        report.outcome = "skipped"
+        report.longrepr = (str(item.path), 0, "Skipped: WebAssembly has no processes and no threads")
+    return report
 
 
 def sequences(packed: PackedSequences) -> list[list[int]]:

@@ -38,6 +38,7 @@ def test_the_ladder_says_what_it_needs(tmp_path: Path) -> None:
     assert re.search(r"error: there is no .*original\.py$", done.stderr.strip())
 
 
+@needs_processes
 @pytest.mark.parametrize("has_engine", [False, pytest.param(True, marks=needs_compiled)])
 def test_bench_prints_each_backend_beside_the_floor(capsys, monkeypatch, has_engine: bool) -> None:
     for cases in ("RECIPE", "CASES"):
@@ -70,6 +71,7 @@ def test_bench_needs_threads_to_measure_what_they_do_at_most(capsys, monkeypatch
     assert capsys.readouterr().err == expected
 
 
+@needs_processes
 @needs_compiled
 def test_a_profile_says_where_the_time_of_a_step_goes(capsys, monkeypatch) -> None:
     monkeypatch.setattr(

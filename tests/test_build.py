@@ -9,11 +9,14 @@ from __future__ import annotations
 import os
 import platform
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -22,6 +25,9 @@ from microgpt.engine import backend as backends
 from conftest import needs_processes
 
 pytest.importorskip("setuptools", "77")
+from setuptools import Distribution
+from setuptools.errors import PlatformError
+
 pytestmark = [needs_processes, pytest.mark.long]
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -159,6 +165,55 @@ def test_what_cannot_be_built_right_is_refused_in_a_line(clone: Path, variable: 
     assert done.returncode == 1
     assert done.stdout == ""
     assert re.fullmatch(f"microgpt: MICROGPT_REQUIRE_EXTENSIONS=1, but: {reason}.*\n", done.stderr)
+
+
+def setup_for(target: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What setup.py defines when it compiles for this platform."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("setuptools.setup", lambda **options: None)
+    for name, value in {"_PYTHON_HOST_PLATFORM": target, "MICROGPT_NO_EXTENSIONS": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MICROGPT_REQUIRE_EXTENSIONS", raising=False)
+    return runpy.run_path("setup.py")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere, the platform is that of the machine")
+@pytest.mark.parametrize(
+    ("target", "instruction_sets"),
+    [
+        ("linux-x86_64", ["baseline", "avx2", "avx512"]),
+        ("win-amd64", ["baseline", "avx2", "avx512"]),
+        ("win-arm64", ["neon"]),
+        ("emscripten_5_0_3_wasm32", ["simd128"]),
+        ("emscripten-6.0.5-wasm32", ["simd128"]),
+        ("linux-riscv64", ["baseline"]),
+    ],
+)
+def test_the_instruction_sets_are_those_of_the_target(
+    target: str, instruction_sets: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert list(setup_for(target, monkeypatch)["INSTRUCTION_SETS"]) == instruction_sets
+
+
+@needs_compiler
+def test_clang_cl_takes_the_place_of_visual_studio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = setup_for("win-amd64", monkeypatch)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", "")
+    build = setup["Build"](Distribution({"ext_modules": [setup["extension"]("probe", "csrc/probe.c", "-mno-sse3")]}))
+    build.extensions = build.distribution.ext_modules
+    build.compiler = SimpleNamespace(
+        compiler_type="msvc", initialized=True, compile_options=["/MD"], _paths=str(tmp_path)
+    )
+    with pytest.raises(PlatformError, match="there is no clang-cl, and Visual Studio's own has no vectors"):
+        build.use_clang_cl()
+    (tmp_path / "clang-cl").touch(0o755)
+    build.use_clang_cl()
+    assert build.compiler.cc == str(tmp_path / "clang-cl")
+    assert build.compiler.compile_options == ["/MD", "--target=x86_64-pc-windows-msvc"]
+    assert build.extensions[0].extra_link_args == []
+    assert build.extensions[0].extra_compile_args[-1] == "/clang:-mno-sse3"
+    assert "/clang:-ffp-contract=off" in build.extensions[0].extra_compile_args
 
 
 def test_a_pure_package_knows_why_it_is_one(clone: Path) -> None:

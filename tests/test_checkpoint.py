@@ -619,6 +619,7 @@ def test_a_failing_write_leaves_the_previous_checkpoint(tmp_path: Path, monkeypa
 
 
 @needs_compiled
+@needs_processes
 @pytest.mark.long
 def test_a_run_that_is_killed_ten_times_ends_with_the_same_bits(tmp_path: Path) -> None:
     names = read_documents()
@@ -736,10 +737,10 @@ def array(key: str, value: Any) -> Any:
         ),
         (text("config", "[]"), "config must be a dict"),
         (text("config", "{"), "Expecting property name|Key name must be"),
-        (text("config", "[" * 100_000), "nested too deeply"),
+        (text("config", "[" * 100_000), "nested too deeply|column 100001"),  # some Pythons read them all
         (replaced("config", n_layer=10**9), "config has n_layer 1000000000, but there are only"),
         (replaced("config", n_layer="1"), "n_layer must be a whole number, got '1'"),
-        (replaced("config", vocab_size=10**12), r"wte must be float64 of shape \(1000000000000, 4\)"),
+        (replaced("config", vocab_size=10**12), r"shape \(1000000000000, 4\)|at most 2147483647"),  # on 32 bits
         (replaced("config", n_embd=-4), "n_embd must be at least 1, got -4"),
         (replaced("config", colour=1), "config must have vocab_size"),
         (replaced("config", activation="sine"), "activation must be 'relu' or "),

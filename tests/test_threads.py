@@ -18,7 +18,7 @@ from microgpt import GPT, Adam, GPTConfig, train
 from microgpt.commands._progress import live_line
 from microgpt.training.train import prepare
 
-from conftest import needs_compiled
+from conftest import needs_compiled, needs_processes
 
 pytestmark = needs_compiled
 
@@ -114,6 +114,7 @@ def test_threads_end_with_the_call_that_needed_them() -> None:
     assert threading.active_count() == before
 
 
+@needs_processes
 @pytest.mark.parametrize("method", ["start", "join"])
 def test_a_team_interrupted_at_its_start_or_end_starts_again(method: str, monkeypatch) -> None:
     model, documents = GPT(GPTConfig(vocab_size=27, n_embd=64), threads=2), [[1] * 17] * 60
@@ -164,6 +165,7 @@ def test_a_terminal_shows_progress_where_no_thread_can_be_started(capsys, monkey
     assert "step 0/3 |" in capsys.readouterr().err
 
 
+@needs_processes
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_forked_process_trains_on() -> None:
     expected = trained(*CASES[1], "float32", 2)
@@ -191,6 +193,7 @@ os._exit(os.waitpid(child, 0)[1] != 0)
 """
 
 
+@needs_processes
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_process_forked_during_a_computation_can_use_the_model() -> None:
     subprocess.run([sys.executable, "-c", FORKED_IN_A_CALL], check=True)

@@ -29,7 +29,7 @@ def test_a_file_is_written_and_replaced(tmp_path) -> None:
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_a_failure_leaves_the_old_content_and_nothing_else(tmp_path, monkeypatch, step) -> None:
     def fail(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     file = tmp_path / "page"
     file.write_bytes(b"old")

@@ -9,6 +9,10 @@
 #error "the compiler's flags change numbers, as -ffast-math and -Ofast do"
 #endif
 
+#if defined(_WIN32) && !defined(__clang__)
+#error "compilers for Windows other than Clang have no vectors, or misalign them on the stack, as GCC does"
+#endif
+
 #if FLT_EVAL_METHOD < 0 || FLT_EVAL_METHOD == 2 || FLT_EVAL_METHOD > 64
 #error "doubles are computed in another precision than their own, as the x87 does"
 #endif

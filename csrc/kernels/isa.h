@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "cpu.h"
 #include "interface.h"
 
 /* The kernels for one instruction set. */
@@ -18,23 +19,24 @@ typedef struct {
 #if defined(__x86_64__)
 DECLARE(avx512)
 DECLARE(avx2)
+DECLARE(baseline)
 #elif defined(__aarch64__)
 DECLARE(neon)
-#endif
-#if !defined(__aarch64__)
+#elif defined(__wasm__)
+DECLARE(simd128)
+#else
 DECLARE(baseline)
 #endif
 
 /* The i-th of those that this processor supports, best first; NULLs beyond the last. */
 static inline Variant supported_variant(int i) {
 #if defined(__x86_64__)
-    __builtin_cpu_init();
-    const int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    const int avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")
-                       && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-    const Variant variants[] = {VARIANT(avx512, avx512), VARIANT(avx2, avx2), VARIANT(baseline, 1), {NULL, NULL, 0}};
+    const Variant variants[] = {VARIANT(avx512, has_avx512()), VARIANT(avx2, has_avx2()), VARIANT(baseline, 1),
+                                {NULL, NULL, 0}};
 #elif defined(__aarch64__)
     const Variant variants[] = {VARIANT(neon, 1), {NULL, NULL, 0}};
+#elif defined(__wasm__)
+    const Variant variants[] = {VARIANT(simd128, 1), {NULL, NULL, 0}};
 #else
     const Variant variants[] = {VARIANT(baseline, 1), {NULL, NULL, 0}};
 #endif

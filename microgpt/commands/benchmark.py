@@ -101,6 +101,8 @@ def measure_peak(dtype: str, threads: int = 1, seconds: float = 0.02) -> Peak:
             iterations *= 2
 
     def rates(loop: Callable[[str, str | None, int], int]) -> float:
+        if threads == 1:
+            return rate(loop)  # in this thread: WebAssembly has no other
         with ThreadPoolExecutor(threads) as pool:
             try:
                 return sum(pool.map(rate, [loop] * threads))

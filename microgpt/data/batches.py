@@ -82,7 +82,7 @@ class DocumentBatches:
     def batch(self, first_step: int, steps: int, batch_size: int) -> PackedSequences:
         """See `Batches`."""
         _check_room(steps, batch_size)
-        numbers = np.arange(first_step * batch_size, (first_step + steps) * batch_size)
+        numbers = np.arange(first_step * batch_size, (first_step + steps) * batch_size, dtype=np.int64)
         return self._training.select(numbers % len(self._training))
 
     def rewind(self, step: int, batch_size: int) -> None:
@@ -190,7 +190,7 @@ class TextBatches:
     def held_out(self, most_tokens: int) -> PackedSequences:
         """See `Batches`. A text of its own, which starts after BOS. A selection of its pieces is spread evenly."""
         context, start, end = self._length - 1, self._held_out_start(), len(self._corpus.tokens)
-        starts = np.arange(start, end - 1, context)
+        starts = np.arange(start, end - 1, context, dtype=np.int64)
         if self.held_out_tokens() > most_tokens:
             count = max(1, most_tokens // context)
             starts = starts[np.arange(count, dtype=np.int64) * len(starts) // count]
