@@ -10,6 +10,7 @@ import platform
 import random
 import subprocess
 import sys
+import sysconfig
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
@@ -280,6 +281,8 @@ def test_what_is_not_finite_is_passed_on(scalars, data):
 
 
 def test_the_constructor_tells_what_it_takes(scalars):
+    if scalars is not reference and sysconfig.get_config_var("WITH_DOC_STRINGS") == 0:
+        pytest.skip("this Python was built without the docstrings of compiled types")
     required = inspect.Parameter.empty
     assert defaults_of(scalars.Value) == {
         "data": required, "children": (), "local_grads": (), "op": "", "label": "",
@@ -794,6 +797,7 @@ def test_adam_errors(scalars):
 def test_memory_is_given_back(scalars):
     tracemalloc = pytest.importorskip("tracemalloc", reason="PyPy does not count its memory so")
     a, x = scalars.Value(0.5), [scalars.Value(0.1 * i) for i in range(10)]
+    cycles = 500  # without the GIL, Python itself keeps 2 kB, after however many
 
     def cycle():
         loss = sum(scalars.softmax(scalars.linear(scalars.rmsnorm(x), [x, x[::-1]]))) * a + (a**2).log() - a / 3
@@ -813,13 +817,13 @@ def test_memory_is_given_back(scalars):
         gc.collect()
         for _ in range(3):  # other threads allocate as well, such as the one that pytest-xdist listens with
             before = tracemalloc.get_traced_memory()[0]
-            for _ in range(100):
+            for _ in range(cycles):
                 cycle()
             gc.collect()
             grown.append(tracemalloc.get_traced_memory()[0] - before)
     finally:
         tracemalloc.stop()
-    assert min(grown) < 1000
+    assert min(grown) < 10 * cycles
 
 
 @needs_processes
