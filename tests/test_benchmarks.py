@@ -67,7 +67,7 @@ def test_bench_needs_threads_to_measure_what_they_do_at_most(capsys, monkeypatch
 
     monkeypatch.setattr(threading.Thread, "start", refused)
     assert main(["bench", "--repeats=1"]) == 2
-    expected = "microgpt: error: cannot measure the peak of threads=1: can't start new thread\n"
+    expected = "microgpt: error: cannot measure the peak of threads=2: can't start new thread\n"
     assert capsys.readouterr().err == expected
 
 
