@@ -10,6 +10,7 @@ import json
 import math
 import os
 import random
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,7 +21,7 @@ from microgpt.config import DTYPES, GPTConfig
 from microgpt.data.documents import FORMATS
 from microgpt.data.tokenizer import Tokenizer
 from microgpt.engine.arrays import not_finite
-from microgpt.history import TrainingHistory
+from microgpt.history import Origin, TrainingHistory
 from microgpt.utils.arguments import choice, file_name, integer, number, shown, shown_path
 from microgpt.utils.files import errors_named, to_json, write_atomically
 from microgpt.utils.text import one_line
@@ -105,6 +106,8 @@ def save(
             "validation_tokens": model.history.validation_tokens,
             "held_out_tokens": model.history.held_out_tokens,
         }
+        if model.history.init_from is not None:
+            metadata["history"]["init_from"] = asdict(model.history.init_from)
     if optimizer is not None:
         for prefix, moments in ((MEAN, optimizer.m), (MEAN_SQUARE, optimizer.v)):
             arrays |= {prefix + name: array for name, array in model.by_name(moments).items()}
@@ -181,7 +184,8 @@ def _interpret(arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Checkp
         ]
         counts = {name: integer(name, stored.get(name, 0), 0) for name in ("validation_tokens", "held_out_tokens")}
         options = NEW_FIELDS.get(version, {}) | _typed("options", stored["options"], dict)
-        history = TrainingHistory(losses, pairs, options, float(stored["seconds"]), **counts)
+        init_from = _origin(stored["init_from"]) if "init_from" in stored else None
+        history = TrainingHistory(losses, pairs, options, float(stored["seconds"]), **counts, init_from=init_from)
     if "progress" in metadata:
         stored = _typed("progress", metadata["progress"], dict)
         progress = Progress(
@@ -199,6 +203,14 @@ def _interpret(arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Checkp
         format = choice("text_format", format, FORMATS)
     state = _generator_state(metadata["generator"])
     return Checkpoint(config, tokenizer, dtype, format, parameters, state, history, progress)
+
+
+def _origin(value: Any) -> Origin:
+    stored = _typed("init_from", value, dict)
+    file = None if stored["file"] is None else shown_path(_typed("init_from", stored["file"], str))
+    if not re.fullmatch("[0-9a-f]{32}", _typed("init_from", stored["parameters"], str)):
+        raise ValueError(f"init_from must have a hash of 32 hexadecimal digits, got {shown(stored['parameters'])}")
+    return Origin(file, stored["parameters"])
 
 
 def _generator_state(value: Any) -> tuple[Any, ...]:
@@ -225,6 +237,11 @@ def _typed(name: str, value: Any, kind: type[T]) -> T:
     if not isinstance(value, kind):
         raise TypeError(f"{name} must be a {kind.__name__}, got {shown(value)}")
     return value
+
+
+def parameters_hash(parameters: Mapping[str, NDArray[Any]]) -> str:
+    """A hash of arrays by name, 32 hexadecimal digits; it depends on their dtype."""
+    return _checksum(parameters, {})
 
 
 def _checksum(arrays: Mapping[str, NDArray[Any]], texts: Mapping[str, str]) -> str:

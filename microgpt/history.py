@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,6 +22,22 @@ def lowest_validation_loss(pairs: list[tuple[int, float]]) -> tuple[int, float]:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The model whose parameters a run began with. Two are equal if the parameters are.
+
+    Attributes:
+        file: its path, as it was given; None for a model in memory.
+        parameters: a hash of its parameters, 32 hexadecimal digits.
+    """
+
+    file: str | None = field(compare=False)
+    parameters: str
+
+    def __str__(self) -> str:
+        return f"{self.file or 'a model'} (parameters {self.parameters[:8]})"
+
+
+@dataclass(frozen=True)
 class TrainingHistory:
     """The history of a model's training.
 
@@ -33,6 +49,7 @@ class TrainingHistory:
         seconds: duration of training.
         validation_tokens: number of tokens that each validation predicted.
         held_out_tokens: number of tokens to predict in the held-out data; if there are more, the losses are estimates.
+        init_from: the model whose parameters training began with, or None if they were drawn.
     """
 
     losses: NDArray[np.float64]
@@ -41,6 +58,7 @@ class TrainingHistory:
     seconds: float
     validation_tokens: int = 0
     held_out_tokens: int = 0
+    init_from: Origin | None = None
 
 
 @dataclass(frozen=True)

@@ -425,10 +425,15 @@ def from_checkpoint(
     if dtype is None:
         dtype = content.dtype if backends.choose(backend) == "compiled" else "float64"
     model = GPT(content.config, 0, dtype, backend, threads, content.tokenizer, content.format)
-    with np.errstate(over="ignore"):
-        model.load_state_dict(content.parameters)
-    if not model.is_finite():
-        raise ValueError("dtype must be 'float64' for a model with parameters beyond the largest float32")
+    copy_parameters(model, content.parameters)
     model.generator.setstate(content.generator)
     model.history = content.history
     return model
+
+
+def copy_parameters(model: GPT, parameters: Mapping[str, NDArray[Any]]) -> None:
+    """Copy finite parameters of either dtype into a model. `ValueError` if float32 cannot hold them."""
+    with np.errstate(over="ignore"):
+        model.load_state_dict(parameters)
+    if not model.is_finite():
+        raise ValueError("dtype must be 'float64' for a model with parameters beyond the largest float32")

@@ -11,9 +11,11 @@ from typing import Any
 from mpi4py import MPI
 
 import microgpt
+from microgpt.checkpoint import parameters_hash
 from microgpt.training import distributed
 
 WORLD = MPI.COMM_WORLD
+OTHERS = ["zoë", "ana", "bodo", "chloé", "na-na"]
 NAMES = microgpt.read_documents()[:60]
 SIZES = {"n_embd": 4, "n_head": 2, "block_size": 4}  # small enough for the reference
 OPTIONS: dict[str, Any] = SIZES | {"steps": 6, "batch_size": 8, "shards": 8, "val_fraction": 0.1, "eval_tokens": 16}
@@ -61,6 +63,22 @@ def wrong_communicator() -> None:
         microgpt.train(NAMES, communicator=42, **OPTIONS)
     except TypeError as error:
         print(error)
+
+
+def warm_start(path: str) -> None:
+    """Train from a model's file, and from the model in memory; then from another model on each rank."""
+    options: dict[str, Any] = {"extend_vocabulary": True, "steps": 3, "batch_size": 4, "shards": 2}
+    for start in (path, microgpt.load(path)):
+        result = microgpt.train(OTHERS, init_from=start, communicator=WORLD, **options)
+        for digest in WORLD.gather(parameters_hash(result.model.state_dict())) or []:
+            print(digest)
+    model = microgpt.load(path)
+    model.state_dict()["wte"][0, 0] += WORLD.rank
+    try:
+        microgpt.train(OTHERS, init_from=model, communicator=WORLD, **options)
+    except ValueError as error:
+        if WORLD.rank == 1:
+            print(error)
 
 
 def failing_callback() -> None:

@@ -52,6 +52,30 @@ def test_a_character_can_be_bos() -> None:
             CharTokenizer("abc", bos=bos)
 
 
+@pytest.mark.parametrize("bos", [None, "b"])
+def test_an_extended_tokenizer_keeps_its_ids(bos: str | None) -> None:
+    tokenizer = CharTokenizer("nab", bos)
+    first = tokenizer.extended("zän")
+    extended = first.extended(["z!", "é"])
+    size = tokenizer.vocab_size
+    assert (extended.characters, extended.added, extended.vocab_size) == ("abn", "zä!é", size + 4)
+    assert (extended.bos, extended.bos_is_text) == (tokenizer.bos, tokenizer.bos_is_text)
+    assert extended.encode("ban") == tokenizer.encode("ban")
+    assert extended.encode("zä!é") == [size, size + 1, size + 2, size + 3]
+    assert extended.decode(extended.encode("zän!é")) == "zän!é"
+    assert extended.decode([tokenizer.bos]) == (bos or "")
+    assert extended.encode_lines("é\na\n")[0].tolist() == [size + 3, tokenizer.bos, 0, tokenizer.bos]
+    assert Tokenizer.from_json(json.loads(json.dumps(extended.to_json()))) == extended != tokenizer
+    assert eval(repr(extended)) == extended
+    assert tokenizer.extended("ab") == tokenizer == Tokenizer.from_json({**tokenizer.to_json(), "added": ""})
+    assert "added" not in tokenizer.to_json()
+    with pytest.raises(ValueError, match="character 'x' at position 1 is not one the tokenizer knows"):
+        extended.encode("éx")
+    for added in ("a", "xx"):
+        with pytest.raises(ValueError, match="added must be characters without a token, each once, got '"):
+            CharTokenizer("ab", added=added)
+
+
 def test_unknown_characters_and_tokens_are_named() -> None:
     tokenizer = CharTokenizer("abc")
     with pytest.raises(ValueError, match="character 'x' at position 2 is not one the tokenizer knows"):

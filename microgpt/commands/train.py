@@ -3,6 +3,7 @@
 examples:
   microgpt train names.txt --steps 5000 --n-embd 32
   microgpt train names.txt --val-fraction 0.1 --out names.safetensors --resume
+  microgpt train villages.txt --init-from towns.safetensors --extend-vocabulary
   xzcat words.xz | microgpt train - more-words.txt.gz --tokenizer bytes
   microgpt train text.txt --format text --dtype float32 --block-size 64 --batch-size 12 --time 60s
   mpiexec -n 4 microgpt train text.txt --batch-size 64 --shards 8 --mpi --out text.safetensors
@@ -23,11 +24,12 @@ from microgpt.commands._progress import live_line, printed_lines
 from microgpt.commands.exit_status import USAGE
 from microgpt.commands.output import printed
 from microgpt.config import ACTIVATIONS
+from microgpt.data.tokenizer import CharTokenizer
 from microgpt.display.plots import check_plot_path, plot_losses
 from microgpt.display.summary import describe_held_out
 from microgpt.history import TrainingProgress, lowest_validation_loss
 from microgpt.sampling import SAMPLES, TEMPERATURE, Sampler
-from microgpt.training.recipe import defaults_of
+from microgpt.training.recipe import Recipe, defaults_of
 from microgpt.training.run import VALIDATIONS, Run, TrainingResult
 from microgpt.training.train import prepare, train_with_ranks
 from microgpt.utils.arguments import integer, shown_path
@@ -71,6 +73,8 @@ OPTIONS: dict[str, dict[str, Option]] = {
         "activation": (str, f"activation of the MLP: {', '.join(ACTIVATIONS)}"),
         "init_std": (number_or_scaled, "standard deviation of initial parameters, or scaled: by fan-in and depth"),
         "dtype": (str, "float64: the numbers of microgpt, bit for bit; float32: faster"),
+        "init_from": (Path, "warm start: begin with the parameters, sizes and tokenizer of this model"),
+        "extend_vocabulary": (None, "give characters that --init-from does not know tokens"),
     },
     "training": {
         "steps": (int, "number of optimizer steps; default: 1000, unless --epochs or --time is given"),
@@ -117,8 +121,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         for name, (kind, text) in options.items():
             if kind is None:
                 group.add_argument(option(name), action="store_true", help=text)
-            else:
-                group.add_argument(option(name), type=kind, default=defaults[name], metavar=METAVARS[kind], help=text)
+                continue
+            default = defaults[name]
+            if name in Recipe.__dataclass_fields__:  # --init-from asks whether it was given
+                text += "" if default is None else f" (default: {default})"
+                default = argparse.SUPPRESS
+            group.add_argument(option(name), type=kind, default=default, metavar=METAVARS[kind], help=text)
     machine = add_machine_arguments(parser)
     machine.add_argument("--mpi", action="store_true", help="share each step among the processes of mpiexec")
     group = parser.add_argument_group("output")
@@ -144,7 +152,7 @@ def run(parsed: argparse.Namespace) -> None:
     integer("samples", parsed.samples, 0), Sampler(parsed.temperature)  # fail before training, not after it
     if parsed.plot is not None:
         check_plot_path(parsed.plot)
-    options: Any = {name: getattr(parsed, name) for group in OPTIONS.values() for name in group}
+    options: Any = {name: getattr(parsed, name) for group in OPTIONS.values() for name in group if name in parsed}
     options |= {"backend": parsed.backend, "threads": parsed.threads}
     data, (rank, processes) = parsed.files or None, launched()
     try:
@@ -217,15 +225,19 @@ def human_report(parsed: argparse.Namespace, run: Run) -> None:
 def print_setup(parsed: argparse.Namespace, run: Run) -> None:
     """Print the data, the model and how it is evaluated."""
     config, model = run.model.config, run.model
-    kind = "documents" if parsed.format == "lines" else "characters"
-    count = len(run.corpus) if parsed.format == "lines" else run.corpus.characters
-    longer = run.corpus.count_longer(config.block_size) if parsed.format == "lines" else 0
-    cut = f", {longer:,} of them cut to the context" if longer and parsed.long_documents == "cut" else ""
+    is_lines = run.recipe.format == "lines"
+    kind = "documents" if is_lines else "characters"
+    count = len(run.corpus) if is_lines else run.corpus.characters
+    longer = run.corpus.count_longer(config.block_size) if is_lines else 0
+    cut = f", {longer:,} of them cut to the context" if longer and run.recipe.long_documents == "cut" else ""
     print(f"data    {run.corpus.name}: {count:,} {kind}{cut}, {config.vocab_size} tokens")
     print(
         f"model   {model.num_params:,} parameters: n_layer {config.n_layer}, n_embd {config.n_embd}, "
         f"block_size {config.block_size}, n_head {config.n_head}; {model.dtype}, {model.backend}"
     )
+    if run.origin is not None:
+        added = run.corpus.tokenizer.added if isinstance(run.corpus.tokenizer, CharTokenizer) else ""
+        print(f"start   {run.origin}" + (f", vocabulary extended by {printed(added)}" if added else ""))
     if run.held_out_tokens:
         part = describe_held_out(run.validation_tokens, run.held_out_tokens)
         often = f"every {run.eval_every:,} steps" if run.eval_every is not None else f"{VALIDATIONS} times"

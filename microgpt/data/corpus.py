@@ -13,7 +13,7 @@ import numpy as np
 from microgpt.data.documents import FORMATS, Data, Part, open_source
 from microgpt.data.huggingface import HuggingFaceTokenizer
 from microgpt.data.reading import temporary_folder_named
-from microgpt.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
+from microgpt.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, UnknownCharacterError
 from microgpt.engine.packing import PackedSequences
 from microgpt.utils.arguments import choice, shown
 
@@ -90,6 +90,7 @@ def read_corpus(
     format: str = "lines",
     tokenizer: str | os.PathLike[str] | Tokenizer = "characters",
     in_memory: int = IN_MEMORY,
+    extend_vocabulary: bool = False,
 ) -> Corpus:
     """Read and tokenize documents, or a text, part by part.
 
@@ -99,6 +100,7 @@ def read_corpus(
         tokenizer: "characters" (those of the data), "bytes", a JSON file of Hugging Face's tokenizers or a `Tokenizer`.
             In a text, the line feed is BOS if it occurs and has a token of its own. No token spans two parts.
         in_memory: the most bytes of an array in memory; a longer one is kept in a temporary file.
+        extend_vocabulary: give characters of the data that a `CharTokenizer` lacks tokens, see its `extended`.
 
     `ValueError` or `TypeError` names the argument, file or line that is wrong.
     """
@@ -112,6 +114,8 @@ def read_corpus(
         files.append(("tokenizer", os.fsdecode(tokenizer)))
     has_line_feed = is_text and any("\n" in part.alphabet(set()) for part in parts())
     tokenizer = _tokenizer(tokenizer, "\n" if has_line_feed else None, parts)
+    if extend_vocabulary and isinstance(tokenizer, CharTokenizer):
+        tokenizer = tokenizer.extended(_alphabet(parts))
     tokens, offsets, characters = _GrowingArray(tokenizer.dtype, in_memory), _GrowingArray(np.int64, in_memory), 0
     if not is_text:
         tokens.append(np.array([tokenizer.bos], tokenizer.dtype))
@@ -130,16 +134,20 @@ def _tokenizer(asked_for: Any, bos: str | None, parts: Callable[[], Iterator[Par
     if isinstance(asked_for, Tokenizer):
         return asked_for
     if asked_for == "characters":
-        characters: set[str] = set()
-        for part in parts():
-            characters |= part.alphabet(characters)
-        return CharTokenizer(characters, bos)
+        return CharTokenizer(_alphabet(parts), bos)
     if asked_for == "bytes":
         return ByteTokenizer(bos)
     if _is_tokenizers_file(asked_for):
         return HuggingFaceTokenizer.from_file(asked_for, bos)
     kinds = "'characters', 'bytes', a tokenizers file that ends in .json or a Tokenizer"
     raise ValueError(f"tokenizer must be {kinds}, got {shown(asked_for)}")
+
+
+def _alphabet(parts: Callable[[], Iterator[Part]]) -> set[str]:
+    characters: set[str] = set()
+    for part in parts():
+        characters |= part.alphabet(characters)
+    return characters
 
 
 def _is_tokenizers_file(asked_for: Any) -> TypeGuard[str | os.PathLike[str]]:
@@ -154,6 +162,8 @@ def _encode_part(part: Part, tokenizer: Tokenizer) -> Encoded:
         for place, text in part.places():
             try:
                 tokenizer.encode(text)
+            except UnknownCharacterError as error:
+                raise UnknownCharacterError(f"{place}: {error}") from None
             except ValueError as error:
                 raise ValueError(f"{place}: {error}") from None
         raise

@@ -104,6 +104,10 @@ class Tokenizer(ABC):
         return hash(json.dumps(self.to_json()))
 
 
+class UnknownCharacterError(ValueError):
+    """A text has a character without a token."""
+
+
 class CharTokenizer(Tokenizer):
     """One token per character, in code point order, and after them one that begins and ends a document (BOS).
 
@@ -111,14 +115,16 @@ class CharTokenizer(Tokenizer):
         characters: the characters with a token, in any order, any number of times.
         bos: for a text that does not consist of documents, a character that serves as BOS, such as the line feed:
             samples begin and end there. Then there is no token besides the characters.
+        added: further characters, each once, whose tokens come after all others, in this order: see `extended`.
 
     Source: the tokenizer of microgpt.
 
     Attributes:
         characters: the characters, sorted; token i is `characters[i]`.
+        added: the characters of the last tokens.
     """
 
-    def __init__(self, characters: Iterable[str], bos: str | None = None) -> None:
+    def __init__(self, characters: Iterable[str], bos: str | None = None, added: str = "") -> None:
         try:
             joined = "".join(characters)
         except TypeError:
@@ -128,20 +134,30 @@ class CharTokenizer(Tokenizer):
             raise ValueError("characters must hold at least one character, got none")
         if bos is not None and (len(string("bos", bos)) != 1 or bos not in self.characters):
             raise ValueError(f"bos must be one of the characters, got {shown(bos)}")
+        self.added = string("added", added)
+        if len({*self.characters, *added}) < len(self.characters) + len(added):
+            raise ValueError(f"added must be characters without a token, each once, got {shown(added)}")
         size = len(self.characters)
         self.bos_is_text = bos is not None
         self.bos = size if bos is None else self.characters.index(bos)
-        self.vocab_size = size + (bos is None)
-        codes = code_points(self.characters)
+        self._texts = [*self.characters, *([""] if bos is None else []), *added]  # by id
+        self.vocab_size = len(self._texts)
+        codes = code_points(self.characters + added)
         # Ids by code point. Characters without a token have an id beyond all others; the last stands for all above.
-        self._ids = np.full(int(codes[-1]) + 2, self.vocab_size, smallest_dtype(self.vocab_size + 1))
-        self._ids[codes] = np.arange(size)
+        self._ids = np.full(int(codes.max()) + 2, self.vocab_size, smallest_dtype(self.vocab_size + 1))
+        self._ids[codes[:size]] = np.arange(size)
+        self._ids[codes[size:]] = np.arange(self.vocab_size - len(added), self.vocab_size)
         self._bytes = self._ids.take(np.arange(256), mode="clip").tobytes() if self._ids.itemsize == 1 else None
 
     @classmethod
     def from_documents(cls, documents: Iterable[str]) -> CharTokenizer:
         """The tokenizer of the characters of these documents."""
         return cls(documents)
+
+    def extended(self, characters: Iterable[str]) -> CharTokenizer:
+        """A tokenizer with tokens for these characters too, sorted; all tokens of this one keep their ids."""
+        new = sorted(set("".join(characters)).difference(self.characters, self.added))
+        return CharTokenizer(self.characters, self._bos_character(), self.added + "".join(new))
 
     def encode_array(self, text: str) -> NDArray[Any]:
         """See `Tokenizer`."""
@@ -162,29 +178,34 @@ class CharTokenizer(Tokenizer):
     def _known(self, ids: NDArray[Any], text: str) -> NDArray[Any]:
         if ids.size and ids.max() == self.vocab_size:
             position = int(ids.argmax())
-            raise ValueError(f"character {text[position]!r} at position {position} is not one the tokenizer knows")
+            character = f"character {text[position]!r} at position {position}"
+            raise UnknownCharacterError(f"{character} is not one the tokenizer knows")
         return ids.astype(self.dtype, copy=False)
 
     def decode(self, tokens: Iterable[int]) -> str:
         """See `Tokenizer`."""
-        return "".join([self.characters[token : token + 1] for token in self._checked(tokens)])
+        return "".join([self._texts[token] for token in self._checked(tokens)])
+
+    def _bos_character(self) -> str | None:
+        return self.characters[self.bos] if self.bos_is_text else None
 
     def to_json(self) -> dict[str, Any]:
         """See `Tokenizer`."""
-        bos = self.characters[self.bos] if self.bos_is_text else None
-        return {"type": "characters", "characters": self.characters, "bos": bos}
+        content = {"type": "characters", "characters": self.characters, "bos": self._bos_character()}
+        return content | ({"added": self.added} if self.added else {})
 
     @classmethod
     def _from_json(cls, content: dict[str, Any]) -> CharTokenizer:
-        characters, bos = strings_of(content, "characters", "bos")
-        tokenizer = cls(characters, bos)
+        characters, bos, added = strings_of({"added": "", **content}, "characters", "bos", "added")
+        tokenizer = cls(characters, bos, added)
         if tokenizer.characters != characters:
             raise ValueError("tokenizer: characters must be in the order of their code points, each once")
         return tokenizer
 
     def __repr__(self) -> str:
-        bos = f", bos={self.characters[self.bos]!r}" if self.bos_is_text else ""
-        return f"CharTokenizer({self.characters!r}{bos})"
+        bos = f", bos={self._bos_character()!r}" if self.bos_is_text else ""
+        added = f", added={self.added!r}" if self.added else ""
+        return f"CharTokenizer({self.characters!r}{bos}{added})"
 
 
 class ByteTokenizer(Tokenizer):

@@ -41,7 +41,8 @@ def describe_training(model: GPT) -> dict[str, str]:
     if history is None:
         return {}
     steps = len(history.losses)
-    facts = {"steps": f"{steps:,}", "seconds": f"{history.seconds:.3g}"}
+    facts = {} if history.init_from is None else {"init_from": str(history.init_from)}
+    facts |= {"steps": f"{steps:,}", "seconds": f"{history.seconds:.3g}"}
     if steps:
         last = history.losses[-100:]
         facts["training loss"] = f"{last.mean():.4f} nats, mean of the last {len(last)} steps"

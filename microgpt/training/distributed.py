@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from microgpt import __version__
+from microgpt.checkpoint import parameters_hash
 from microgpt.config import GPTConfig
 from microgpt.data.documents import Data, open_source
 from microgpt.data.tokenizer import Tokenizer
@@ -371,6 +372,8 @@ def _description(data: Data, options: Mapping[str, Any]) -> dict[str, str]:
     if options.get("dtype") == "float32":  # whose bits depend on it
         described["the instruction set"] = str(backends.instruction_set())
     for name, value in options.items():
+        if isinstance(value, GPT):
+            value = parameters_hash(value.state_dict())
         if name not in OWN_TO_EACH_RANK:
             described[name] = repr(value) if isinstance(value, (int, float, str, type(None))) else _hash(value)
     return described

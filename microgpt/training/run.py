@@ -17,7 +17,7 @@ from microgpt.checkpoint import plain, read
 from microgpt.data.batches import Batches
 from microgpt.data.corpus import Corpus
 from microgpt.evaluation import count_tokens, mean_loss
-from microgpt.history import TrainingHistory, TrainingProgress, falls_below
+from microgpt.history import Origin, TrainingHistory, TrainingProgress, falls_below
 from microgpt.model import GPT
 from microgpt.optimizer import Adam
 from microgpt.training.recipe import Recipe, defaults_of
@@ -96,7 +96,7 @@ class Run:
 
     Attributes:
         recipe: the options that determine the result.
-        model: the model, with freshly drawn parameters or those of the checkpoint.
+        model: the model, with the parameters with which the run begins, or those of the checkpoint.
         corpus: the documents as token ids; a text is a single document.
         steps: number of steps of the whole run; None if a time limit ends it.
         losses: float64, one for each completed step, then room for more; grows during the run.
@@ -110,6 +110,7 @@ class Run:
         saved_step: the step of the latest checkpoint, or None.
         has_saved: whether `train` has written a checkpoint; false if the run was already over.
         ranks: the processes that share each step, or None.
+        origin: the model whose parameters the run began with, or None if they were drawn.
     """
 
     def __init__(
@@ -124,10 +125,11 @@ class Run:
         eval_every: int | None,
         patience: int | None,
         checkpoint_every: int | None,
+        origin: Origin | None,
     ) -> None:
         self.recipe, self.model, self.corpus = recipe, model, corpus
         self.batches, self.optimizer, self.recorder = batches, optimizer, recorder
-        self.patience, self.checkpoint_every = patience, checkpoint_every
+        self.patience, self.checkpoint_every, self.origin = patience, checkpoint_every, origin
         self.steps = recipe.step_count(len(batches))
         if eval_every is None and self.steps is not None:
             eval_every = round_interval(self.steps, VALIDATIONS)
@@ -181,6 +183,7 @@ class Run:
             seconds=self.seconds,
             validation_tokens=self.validation_tokens,
             held_out_tokens=self.held_out_tokens,
+            init_from=self.origin,
         )
 
     def is_over(self) -> bool:
@@ -430,6 +433,9 @@ class Run:
         progress, history = checkpoint.progress, checkpoint.history
         if progress is None or history is None:
             raise ValueError(f"{path} holds a model, but no run to resume")
+        if self.origin != history.init_from:
+            raise ValueError(f"init_from is {self.origin}, but {path} was begun with {history.init_from}")
+        self.origin = history.init_from  # whose file may have another name by now
         if not isinstance(self.recipe.seed, (int, float, str)):
             raise ValueError(f"seed must be a number or a text for a run that is resumed, got {self.recipe.seed!r:.60}")
         begun = defaults_of(Recipe) | history.options  # a file may be older than an option

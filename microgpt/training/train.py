@@ -9,11 +9,13 @@ from typing import Any, TypeVar, Unpack
 from microgpt.data.batches import Batches, DocumentBatches, TextBatches
 from microgpt.data.corpus import Corpus, read_corpus
 from microgpt.data.documents import Data
+from microgpt.data.tokenizer import UnknownCharacterError
 from microgpt.engine import backend as backends
 from microgpt.model import GPT
 from microgpt.training.recipe import Recipe, RecipeOptions, with_arguments_of
 from microgpt.training.recorder import Recorder
 from microgpt.training.run import OnProgress, Run, TrainingResult
+from microgpt.training.warm_start import InitFrom, start_of
 from microgpt.utils.arguments import positive_integer
 from microgpt.utils.files import check_different
 
@@ -24,6 +26,8 @@ Result = TypeVar("Result")
 def prepare(
     data: Data | Corpus = None,
     *,
+    init_from: InitFrom | None = None,
+    extend_vocabulary: bool = False,
     eval_every: int | None = None,
     patience: int | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -44,7 +48,13 @@ def prepare(
     for name in options:
         if name not in Recipe.__dataclass_fields__:
             raise TypeError(f"train() got an unexpected option {name!r}")
-    recipe = Recipe(**options)
+    resumed = out if resume and out is not None and os.path.exists(out) else None
+    start = None if init_from is None else start_of(init_from, backend, resumed)
+    recipe = Recipe(**(options if start is None else start.options(options)))
+    if extend_vocabulary:
+        if start is None:
+            raise ValueError("extend_vocabulary needs init_from, the model with the vocabulary")
+        start.check_extensible()
     if not recipe.val_fraction:
         needed = "validation losses: val_fraction must be more than 0"
         refuse(needed, eval_every=eval_every, patience=patience, keep_best=keep_best or None)
@@ -55,12 +65,20 @@ def prepare(
     checkpoint_every = None if checkpoint_every is None else positive_integer("checkpoint_every", checkpoint_every)
     recorder = Recorder(out, keep_best, log, log_every)
     generator = backends.new_generator(backends.choose(backend), recipe.seed)
-    corpus = read_corpus(data, recipe.format, recipe.tokenizer)
-    check_different(recorder.files, corpus.files)
+    try:
+        corpus = read_corpus(data, recipe.format, recipe.tokenizer, extend_vocabulary=extend_vocabulary)
+    except UnknownCharacterError as error:
+        if start is None:
+            raise
+        raise ValueError(f"{error}: extend_vocabulary gives it a token") from None
+    others = [] if init_from is None or isinstance(init_from, GPT) else [("init_from", init_from)]
+    check_different(recorder.files, [*corpus.files, *others])
     order = generator.permutation(len(corpus)) if recipe.format == "lines" else None
     config = recipe.config(corpus.tokenizer.vocab_size)
     # The model copies the generator after the permutation, so that parameters are drawn next, as in microgpt.
     model = GPT(config, generator, recipe.dtype, backend, threads, corpus.tokenizer, recipe.format)
+    if start is not None:  # all were drawn, so that those of new tokens, and samples, are as in any run
+        start.copy_into(model)
     batches: Batches
     if order is not None:
         batches = DocumentBatches(corpus, order, config.block_size + 1, recipe.val_fraction, recipe.long_documents)
@@ -76,9 +94,10 @@ def prepare(
         eval_every=eval_every,
         patience=patience,
         checkpoint_every=checkpoint_every,
+        origin=None if start is None else start.origin,
     )
-    if resume and out is not None and os.path.exists(out):
-        run.resume(out)
+    if resumed is not None:
+        run.resume(resumed)
     return run
 
 
@@ -92,6 +111,8 @@ def refuse(needed: str, **options: object) -> None:
 class TrainOptions(RecipeOptions, total=False):
     """The `**options` of `train`, for type checkers and editors: the arguments of `prepare`."""
 
+    init_from: InitFrom | None
+    extend_vocabulary: bool
     eval_every: int | None
     patience: int | None
     out: str | os.PathLike[str] | None
@@ -122,6 +143,10 @@ def train(
         communicator: a communicator of mpi4py, such as `MPI.COMM_WORLD`, whose processes share each step; all of them
             make this call, with the same arguments, and get the same result. At most `shards` processes can share a
             step. Only rank 0 reads the data, calls `progress` and writes files.
+        init_from: warm start: a model's file, or a `GPT`, from whose parameters and tokenizer a new run begins. Sizes,
+            `format` and `init_std` are the model's, and so is by default `dtype`.
+        extend_vocabulary: give characters that the tokenizer of `init_from` does not know tokens, after all others,
+            with parameters drawn as in a new model. Without it, they are an error.
         eval_every: steps between validations, which compute the loss of the held-out data. By default there are about
             40 in a run: at round numbers of steps, or with `time`, at regular times.
         patience: early stopping: end after this many validations without a new lowest loss; None: never. Only

@@ -102,8 +102,11 @@ def good_files() -> list[bytes]:
         runs: list[dict[str, Any]] = [{"val_fraction": 0.2, "eval_every": 2}, {"format": "text", "tokenizer": "bytes"}]
         if importlib.util.find_spec("tokenizers"):
             runs.append({"tokenizer": tokenizer})
+        drawn = train(NAMES, steps=0, **SMALL).model
+        runs = [options | SMALL for options in runs]
+        runs.insert(0, {"init_from": drawn, "extend_vocabulary": True})
         for options in runs:
-            result = train(NAMES, steps=3, out=path, **options, **SMALL)
+            result = train([*NAMES, "zoë"] if "init_from" in options else NAMES, steps=3, out=path, **options)
             contents.append(path.read_bytes())
         result.model.save(path)
         contents.append(path.read_bytes())
