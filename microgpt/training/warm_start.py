@@ -107,4 +107,4 @@ def _is_of(asked_for: Any, tokenizer: Tokenizer | None) -> bool:
     content = tokenizer.to_json()
     if isinstance(tokenizer, HuggingFaceTokenizer) and isinstance(asked_for, (str, os.PathLike)):
         return bool(HuggingFaceTokenizer.from_file(asked_for).to_json()["json"] == content["json"])
-    return bool(asked_for == content["type"])
+    return isinstance(asked_for, str) and asked_for == content["type"]
