@@ -86,8 +86,9 @@ INLINE Window window_of(const real *left, const real *right, int64_t heads, ptrd
     return (Window){copies, head_dim * WINDOW, WINDOW};
 }
 
-/* The same without a copy where a neighbour does not exist. What is read instead of it are other features, so this is
- * for numbers that are then masked, or meet weights of 0 in backward, which is run again by rows if one is infinite. */
+/* The same without a copy where a neighbour does not exist. What is read instead of it are other features of the same
+ * rows, so this is for numbers that are then masked, or meet weights of 0 in backward, which is run again by rows if one
+ * is infinite; and not for the features at either end of an array. */
 INLINE Window loose_window_of(const real *left, const real *right, int64_t heads, ptrdiff_t head_stride,
                               int64_t head_dim, real *copies) {
     if (left && right) return window_of(left, right, heads, head_stride, head_dim, copies);
@@ -188,8 +189,8 @@ static void attention_short_backward(const Operation *op, const Workspace *w, in
                                             windows + heads * part);
         const Window queries = loose_window_of(query, has_right ? query + next : NULL, heads, head_stride, head_dim,
                                                windows + 2 * heads * part);
-        const Window d_outputs = loose_window_of(d_output, has_right ? d_output + output_next : NULL, heads,
-                                                 output_stride, head_dim, windows + 3 * heads * part);
+        const Window d_outputs = window_of(d_output, has_right ? d_output + output_next : NULL, heads, output_stride,
+                                           head_dim, windows + 3 * heads * part);
         for (int64_t h = 0; h < 2 * heads; h++) /* d_logits, and weights behind them */
             for (int64_t o = 0; o < n; o++) {
                 real *left = d_logits + h * triangle + o * WINDOW;
