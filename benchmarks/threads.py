@@ -44,7 +44,7 @@ def functions() -> None:
 
 
 def seconds(program: Callable[[], None], threads: int) -> float:
-    """How long the slowest of these threads takes from the moment when all are ready."""
+    """Time that the slowest of these threads takes from the moment when all are ready."""
     barrier, ends = threading.Barrier(threads + 1), []
 
     def run() -> None:

@@ -157,7 +157,7 @@ typedef struct {
 } Span;
 
 struct Writer {
-    /* As above, for the last of the spans that this Writer owns. */
+    /* The same two for the last of the spans that this Writer owns. */
     int64_t room;
     int64_t used;
     /* For all of them. */

@@ -168,7 +168,7 @@ def test_what_cannot_be_built_right_is_refused_in_a_line(clone: Path, variable: 
 
 
 def setup_for(target: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What setup.py defines when it compiles for this platform."""
+    """The names that setup.py defines when it compiles for this platform."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("setuptools.setup", lambda **options: None)
     for name, value in {"_PYTHON_HOST_PLATFORM": target, "MICROGPT_NO_EXTENSIONS": "1"}.items():

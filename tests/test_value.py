@@ -851,7 +851,7 @@ def test_two_threads(scalars):
 
 
 def in_threads(*functions):
-    """What the functions return, called in a thread each, which start together."""
+    """The results of these functions, each called in a thread of its own; all threads start together."""
     barrier = threading.Barrier(len(functions))
 
     def called(function):

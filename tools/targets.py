@@ -75,7 +75,7 @@ class Target:
     runner: tuple[str, ...] | None = ()  # None: nothing runs them here
 
     def flags(self) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-        """Those of setup.py, by dtype and by instruction set."""
+        """The flags of setup.py, by dtype and by instruction set."""
         environment = {"_PYTHON_HOST_PLATFORM": self.platform, "CC": shlex.join(self.compiler)}
         environment |= {"MICROGPT_NO_EXTENSIONS": "1", "MICROGPT_REQUIRE_EXTENSIONS": ""}
         with mock.patch.dict(os.environ, environment), mock.patch("setuptools.setup"), redirect_stderr(io.StringIO()):
@@ -121,7 +121,7 @@ def bits(x: float) -> int:
 
 
 def description(config: GPTConfig, exact: bool) -> str:
-    """What targets.c reads: the model with the places of its arrays, as engine.pyx lays them out, and a batch."""
+    """The input of targets.c: the model with the places of its arrays, as engine.pyx lays them out, and a batch."""
     line = 8 if exact else 16
     net = network(config, line)
     draw = random.Random(config.n_embd)
@@ -163,7 +163,7 @@ def description(config: GPTConfig, exact: bool) -> str:
 
 
 def results(command: list[object], exact: bool) -> list[dict[str, np.ndarray]] | None:
-    """What a program prints for each of CONFIGS, by name; None if this processor cannot run it."""
+    """The numbers that a program prints for each of CONFIGS, by name; None if this processor cannot run it."""
     answers = []
     for config in CONFIGS:
         text = run(command, description(config, exact))

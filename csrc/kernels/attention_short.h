@@ -203,7 +203,8 @@ static void attention_short_backward(const Operation *op, const Workspace *w, in
              * So now: d_weights[o][p] = sum over j, last to first, of value[p - o][j] * d_output[p][j]. */
             for (int64_t h = 0; h < heads; h++) {
                 const real *last_d_output = d_output + (h + 1) * output_stride - LINE + v;
-                const real *last_value = values.first + h * values.head_stride + (head_dim - 1) * values.stride + LINE + v;
+                const real *last_value = values.first + h * values.head_stride + (head_dim - 1) * values.stride
+                                       + LINE + v;
                 real *d_weight = d_logits + h * triangle + v; /* until d_logits replace them */
                 for (int64_t o = 0; o < own; o += TOGETHER)
                     sums_of_products(TOGETHER, last_value - o, -1, -values.stride, last_d_output, -LINE, head_dim,

@@ -1,5 +1,5 @@
-/* What an x86-64 processor can do, and the system lets programs do. The compilers' __builtin_cpu_supports tells the same,
- * from a library that clang-cl does not link with. */
+/* The vectors that an x86-64 processor has and its system lets programs use. __builtin_cpu_supports tells the same, from
+ * a library that clang-cl does not link with. */
 #pragma once
 
 #if defined(__x86_64__)
@@ -21,7 +21,7 @@ enum {
 #endif
 };
 
-/* Whether all these bits are set in the word that tells of AVX2 and AVX-512, if there is FMA, and `registers` are saved. */
+/* Whether all these bits are set in the word that tells of AVX2 and AVX-512, there is FMA, and `registers` are saved. */
 static inline int has_vectors(unsigned bits, unsigned registers) {
     unsigned a, b, c, d;
     if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE) || !(c & bit_FMA)) return 0;

@@ -49,8 +49,7 @@ INLINE DoubleDouble precise_exponential(vec x) {
 /* exp(x) for x <= 0, NaN for NaN: the bits of the C library, called where the result is uncertain or x < -40. */
 INLINE vec exponential(vec x) {
     DoubleDouble result = precise_exponential(x);
-    const vec other = other_rounding(result.value, result.residual, MIDPOINT_MARGIN);
-    int uncertain = negative_lanes(differ(result.value, other) | larger(-x, 40));
+    int uncertain = negative_lanes(near_midpoint(result) | larger(-x, 40));
     for (; __builtin_expect(uncertain, 0); uncertain &= uncertain - 1)
         result.value[__builtin_ctz(uncertain)] = exp(x[__builtin_ctz(uncertain)]);
     return result.value;

@@ -38,10 +38,11 @@ static void linear_forward(const Operation *op, const Workspace *w, const Range 
 
 /* Backward reads weights along their columns; for large matrices, from a transposed copy [n_in][n_out]. */
 static void linear_transpose(const Operation *op, const Workspace *w, const Range *range) {
+    const real *weights = weights_of(op, w);
     real *transposed = array(w, op->transposed);
     for (int64_t o = range->begin * LINE; o < range->end * LINE; o += LINE)
         for (int64_t i = 0; i < op->n_in; i += LINE)
-            transpose_lines(weights_of(op, w) + o * op->n_in + i, op->n_in, transposed + i * op->n_out + o, op->n_out, LINE);
+            transpose_lines(weights + o * op->n_in + i, op->n_in, transposed + i * op->n_out + o, op->n_out, LINE);
 }
 
 /* d_input[r][i] = sum over o, last to first, of weight[o][i] * d_output[r][o] */

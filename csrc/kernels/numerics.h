@@ -52,7 +52,7 @@ INLINE bits differ(vec a, vec b) {
 /* Where a > b; anything for NaN. */
 INLINE bits larger(vec a, real b) { return (bits)(b - a); }
 
-/* What `divide` knows of a divisor: its rounded reciprocal, and the residual of that. */
+/* A divisor for `divide`, with its rounded reciprocal, and the residual of that. */
 typedef struct {
     real divisor, reciprocal, residual;
 } Divisor;
@@ -75,6 +75,11 @@ INLINE vec divide(vec a, Divisor d) {
 typedef struct {
     vec value, residual;
 } DoubleDouble;
+
+/* Where it is near the midpoint between its value and a neighbour; a mask in the sign bits. */
+INLINE bits near_midpoint(DoubleDouble x) {
+    return differ(x.value, other_rounding(x.value, x.residual, MIDPOINT_MARGIN));
+}
 
 /* large + small exactly, where |large| >= |small| or large is 0 (Dekker, 1971). */
 INLINE DoubleDouble fast_two_sum(vec large, vec small) {
@@ -125,8 +130,7 @@ INLINE DoubleDouble precise_reciprocal_cubed_root(vec x) {
 #define POWER(name, exponent) \
     INLINE vec name(vec x) { \
         DoubleDouble result = precise_##name(x); \
-        const vec other = other_rounding(result.value, result.residual, MIDPOINT_MARGIN); \
-        int uncertain = negative_lanes(differ(result.value, other) | larger(x, 0x1p60)); \
+        int uncertain = negative_lanes(near_midpoint(result) | larger(x, 0x1p60)); \
         for (; __builtin_expect(uncertain, 0); uncertain &= uncertain - 1) \
             result.value[__builtin_ctz(uncertain)] = power(x[__builtin_ctz(uncertain)], exponent); \
         return result.value; \

@@ -180,7 +180,7 @@ class Playground:
         }
 
     def _progress(self) -> dict[str, Any]:
-        """Where the run is, and its curve as SVG; of a loaded model, where it ended."""
+        """The state of the run, and its curve as SVG; of a loaded model, the state in which it ended."""
         model = self._made()
         history = self.run.history if self.run else model.history
         if history is None:

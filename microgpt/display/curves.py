@@ -145,7 +145,7 @@ def _guessing(axes: Axes, loss: float) -> str:
 
 
 def _in_words(curves: list[Curve], guessing: float | None) -> str:
-    """What the figure shows, for readers who cannot see it."""
+    """A description of the figure, for readers who cannot see it."""
     facts = [
         f"{curve.name} from {curve.losses[0]:.2f} at step {curve.steps[0]:,} to {curve.losses[-1]:.2f} at step "
         f"{curve.steps[-1]:,}"
