@@ -14,12 +14,14 @@ import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 import microgpt
+from microgpt import reference
 from microgpt.engine import backend as backends
 from microgpt.engine.packing import PackedSequences
 
@@ -112,6 +114,14 @@ def backend(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+@pytest.fixture(params=["reference", "compiled"])
+def scalars(request: pytest.FixtureRequest) -> ModuleType:
+    """The module with `Value` and the functions on lists of them, once for each twin."""
+    if request.param == "reference":
+        return reference
+    return pytest.importorskip("microgpt._value", reason="the compiled half is not built")
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Make signals work and output plain; if extensions are required, fail without them instead of skipping.
 
@@ -139,6 +149,11 @@ def pytest_runtest_makereport(
         report.outcome = "skipped"
         report.longrepr = (str(item.path), 0, "Skipped: WebAssembly has no processes and no threads")
     return report
+
+
+def numbers(values: Iterable[microgpt.Value]) -> list[tuple[float, float]]:
+    """Data and gradient of each."""
+    return [(value.data, value.grad) for value in values]
 
 
 def sequences(packed: PackedSequences) -> list[list[int]]:
