@@ -43,7 +43,7 @@ def batches(config: GPTConfig) -> list[list[list[int]]]:
     lengths = [2, 3, config.block_size + 1, config.block_size + 4]
     documents = [[draw.randrange(config.vocab_size) for _ in range(n)] for n in lengths]
     documents.append([1] * (config.block_size + 1))
-    return [[document] for document in documents] + [documents, documents[::-1] + documents[1:3]]
+    return [[document] for document in documents] + [documents[::-1] + documents[1:3]]
 
 
 def both(config: GPTConfig, seed: int = 1) -> tuple[GPT, GPT]:
@@ -81,7 +81,7 @@ def test_losses_and_gradients_are_the_references(config: GPTConfig) -> None:
 def test_training_steps_are_the_references(config: GPTConfig, options: dict[str, float]) -> None:
     models = both(config)
     optimizers = [Adam(model, learning_rate=0.02, beta1=0.8, beta2=0.95, **options) for model in models]
-    for documents in batches(config)[::3]:  # one alone, another, and seven
+    for documents in batches(config)[1::2]:  # one alone, another, and seven
         for model, optimizer in zip(models, optimizers):
             model.loss_and_gradients(documents)
             optimizer.step()
