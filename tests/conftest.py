@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -120,6 +121,17 @@ def scalars(request: pytest.FixtureRequest) -> ModuleType:
     if request.param == "reference":
         return reference
     return pytest.importorskip("microgpt._value", reason="the compiled half is not built")
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[microgpt.TuneResult, list[str]]:
+    """The search of searches.py, one trial after the other, and its log."""
+    from searches import FEW, NAMES, lines
+
+    log = tmp_path_factory.mktemp("whole") / "log"
+    with ThreadPoolExecutor(1) as executor:
+        result = microgpt.tune(NAMES, executor=executor, log=log, **FEW)
+    return result, lines(log)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
