@@ -147,6 +147,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     os.environ["PYTHON_COLORS"] = "0"  # in tracebacks and help, despite FORCE_COLOR
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests that open pages in a browser."""
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker("browser")
+
+
 ABSENT_IN_WEBASSEMBLY = ("can't start new thread", "does not support processes", "lacks multiprocessing.synchronize")
 
 
