@@ -14,6 +14,7 @@ import pytest
 
 from microgpt import GPT, Adam, CharTokenizer, GPTConfig
 from microgpt.engine import backend as backends
+from microgpt.engine.network import network
 from microgpt.reference import draw_state_dict, sample_document
 
 from conftest import needs_compiled
@@ -51,8 +52,10 @@ def both(config: GPTConfig, seed: int = 1) -> tuple[GPT, GPT]:
 
 
 @needs_compiled
-def test_matrices_that_backward_transposes_give_the_same_bits() -> None:
-    config, documents = GPTConfig(vocab_size=3, n_embd=128, block_size=1, n_head=2), [[2, 1]]
+def test_matrices_that_backward_transposes_give_the_same_bits(monkeypatch) -> None:
+    config, documents = GPTConfig(vocab_size=3, n_embd=16, block_size=2, n_head=2), [[2, 1], [0, 2, 2]]
+    monkeypatch.setattr("microgpt.engine.network.TRANSPOSED_WIDTH", config.n_embd)
+    assert any(operation.transposed for operation in network(config, 8).operations)
     (loss, gradients), (expected_loss, expected) = (
         GPT(config, 1, backend=backend).loss_and_gradients(documents) for backend in ("compiled", "reference")
     )

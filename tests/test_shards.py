@@ -110,7 +110,7 @@ def test_any_number_of_ranks_gives_the_bits_of_one(backend: str, dtype: str, siz
 
 @needs_compiled
 @pytest.mark.parametrize("shards", [1, 2, 3, 6])
-def test_both_engines_add_shards_alike(shards: int) -> None:
+def test_both_backends_add_shards_alike(shards: int) -> None:
     reference, compiled = (trained(backend, "float64", shards) for backend in ("reference", "compiled"))
     assert reference[0] == compiled[0]
     assert np.array_equal(reference[1], compiled[1])
