@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -107,6 +108,78 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     browser.get("about:blank")
     yield browser
     browser.quit()
+
+
+class Tab:
+    """A page in Chromium. `ready` is what the page sets in the `data-` attributes of its root when it can be used."""
+
+    def __init__(self, browser: Any, address: str, fragment: str, ready: str) -> None:
+        self.browser = browser
+        browser.get("about:blank")
+        for log in ("browser", "performance"):
+            browser.get_log(log)  # discard earlier entries
+        browser.get(address + fragment)
+        self.wait(f"document.documentElement.dataset.{ready}")
+
+    def get(self, expression: str) -> Any:
+        """The value of an expression of JavaScript."""
+        return self.browser.execute_script(f"return {expression}")
+
+    def wait(self, expression: str) -> None:
+        """Wait until an expression is true."""
+        deadline = time.monotonic() + HANGS
+        while not self.get(expression):
+            assert time.monotonic() < deadline, (expression, self.get("document.body.innerText"))
+            time.sleep(0.05)
+
+    def text(self, id: str) -> str:
+        return self.get(f"document.getElementById('{id}').textContent")
+
+    def value(self, id: str) -> str:
+        return self.get(f"document.getElementById('{id}').value")
+
+    def heading(self) -> str:
+        """What `Letters` says about the letters before the selected one."""
+        return self.get("document.querySelector('.letters h3').firstChild.textContent")
+
+    def press_button(self, text: str) -> None:
+        """Press the enabled button with this text."""
+        buttons = f"[...document.querySelectorAll('button:enabled')].filter((each) => each.textContent === '{text}')"
+        assert self.get(f"{buttons}.length") == 1
+        self.get(f"{buttons}[0].click()")
+
+    def click(self, id: str) -> None:
+        self.browser.execute_script(f"document.getElementById('{id}').click()")
+
+    def set(self, id: str, value: object) -> None:
+        """Change a field as a user does."""
+        self.browser.execute_script(
+            "const [id, value] = arguments, field = document.getElementById(id);"
+            "field[field.type === 'checkbox' ? 'checked' : 'value'] = value;"
+            "for (const name of ['input', 'change']) field.dispatchEvent(new Event(name, {bubbles: true}))",
+            id,
+            value,
+        )
+
+    def press(self, *keys: str) -> None:
+        from selenium.webdriver import ActionChains
+
+        ActionChains(self.browser).send_keys(*keys).perform()
+
+    def tab_to(self, id: str) -> None:
+        """Press Tab until this element has the focus."""
+        for _ in range(60):
+            if self.get("document.activeElement.id") == id:
+                return
+            self.press("\ue004")
+        raise AssertionError(f"the Tab key does not reach {id}")
+
+    def messages(self) -> list[str]:
+        return [entry["message"] for entry in self.browser.get_log("browser")]
+
+    def requests(self) -> list[str]:
+        events = [json.loads(entry["message"])["message"] for entry in self.browser.get_log("performance")]
+        return [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
 
 
 @pytest.fixture(params=["reference", compiled])

@@ -193,7 +193,7 @@ def test_imports_lead_down() -> None:
 
 def test_the_architecture_page_says_what_every_file_holds() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    sources = {".py", ".pyi", ".pyx", ".h", ".c", ".txt", ".html", ".css"}
+    sources = {".py", ".pyi", ".pyx", ".h", ".c", ".txt", ".html", ".css", ".js"}
     files = [
         path.relative_to(ROOT / top).as_posix()
         for top in ("microgpt", "csrc")

@@ -32,6 +32,7 @@ import pytest
 import microgpt
 from microgpt.training.recipe import Recipe, defaults_of
 
+import conftest
 from conftest import COMPILED_IS_THERE, HANGS, needs_compiled, needs_processes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -335,8 +336,9 @@ def test_nothing_comes_from_elsewhere_but_pyodide() -> None:
                 assert address.startswith(("#", "https://"))
             else:
                 assert address == "data:," or (BROWSER / address).is_file(), address
-    for name in ("playground.js", "letters.js", "settings.js", "worker.js", "style.css"):
+    for name in ("playground.js", "settings.js", "worker.js", "style.css"):
         assert "://" not in javascript(name), name
+    assert (BROWSER / re.search(r'Letters } from "(.*)"', javascript("playground.js"))[1]).is_file()
     sources = json.loads(javascript("sources.json"))
     assert re.fullmatch(r"https://cdn\.jsdelivr\.net/pyodide/v[\d.]+/full/", sources["pyodide"])
     assert sources["install"] == ["microgpt-fast"]
@@ -443,67 +445,15 @@ def address(browser: Any) -> Iterator[str]:
         yield f"{server}/examples/browser/"
 
 
-class Tab:
+class Tab(conftest.Tab):
     """The page in Chromium."""
 
     def __init__(self, browser: Any, address: str, fragment: str = "") -> None:
-        self.browser = browser
-        browser.get("about:blank")
-        for log in ("browser", "performance"):
-            browser.get_log(log)  # discard earlier entries
-        browser.get(address + fragment)
-        self.wait("document.documentElement.dataset.ready")
-
-    def get(self, expression: str) -> Any:
-        """The value of an expression of JavaScript."""
-        return self.browser.execute_script(f"return {expression}")
-
-    def wait(self, expression: str) -> None:
-        """Wait until an expression is true."""
-        deadline = time.monotonic() + HANGS
-        while not self.get(expression):
-            assert time.monotonic() < deadline, (expression, self.get("document.body.innerText"))
-            time.sleep(0.05)
-
-    def text(self, id: str) -> str:
-        return self.get(f"document.getElementById('{id}').textContent")
-
-    def click(self, id: str) -> None:
-        self.browser.execute_script(f"document.getElementById('{id}').click()")
-
-    def set(self, id: str, value: object) -> None:
-        """Change a field as a user does."""
-        self.browser.execute_script(
-            "const [id, value] = arguments, field = document.getElementById(id);"
-            "field[field.type === 'checkbox' ? 'checked' : 'value'] = value;"
-            "for (const name of ['input', 'change']) field.dispatchEvent(new Event(name, {bubbles: true}))",
-            id,
-            value,
-        )
-
-    def press(self, *keys: str) -> None:
-        from selenium.webdriver import ActionChains
-
-        ActionChains(self.browser).send_keys(*keys).perform()
-
-    def tab_to(self, id: str) -> None:
-        """Press Tab until this element has the focus."""
-        for _ in range(60):
-            if self.get("document.activeElement.id") == id:
-                return
-            self.press("\ue004")
-        raise AssertionError(f"the Tab key does not reach {id}")
+        super().__init__(browser, address, fragment, "ready")
 
     def trained(self, steps: str) -> None:
         self.wait(f"document.getElementById('status-text').textContent.startsWith('Trained {steps} steps')")
         self.wait("document.querySelectorAll('#letters .tile').length")
-
-    def messages(self) -> list[str]:
-        return [entry["message"] for entry in self.browser.get_log("browser")]
-
-    def requests(self) -> list[str]:
-        events = [json.loads(entry["message"])["message"] for entry in self.browser.get_log("performance")]
-        return [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
 
 
 QUICK = "#steps=60&n_embd=8&n_head=2"
@@ -563,8 +513,9 @@ class TestInChromium:
         assert tab.get("document.querySelector('#letters .next .came bdi').textContent") == step["label"]
         tab.press("\ue004")  # so that the next line starts anywhere but at the letters
         cells = tab.get(
-            "[...document.querySelectorAll('#letters tbody tr')].map((row) => [...row.querySelectorAll('.weight')]"
-            ".filter((cell) => cell.style.visibility === 'visible').map((cell) => parseFloat(cell.textContent) / 100))"
+            "[...document.querySelectorAll('#letters .scroll tbody tr')].map("
+            "(row) => [...row.querySelectorAll('.weight')].map((cell) => cell.textContent).filter(Boolean)"
+            ".map((text) => parseFloat(text.replace('<', '')) / 100))"
         )
         assert np.abs(np.array(cells) - np.array(step["attention"][0])).max() <= 0.0051
         assert np.abs(np.sum(cells, axis=1) - 1).max() < 0.1

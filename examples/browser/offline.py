@@ -17,8 +17,8 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-STYLE = HERE.parents[1] / "microgpt" / "display" / "page.css"  # which the report has, too
-PAGE = ("style.css", "playground.js", "letters.js", "settings.js", "worker.js", "playground.py")
+SHARED = HERE.parents[1] / "microgpt" / "display"  # what the report has, too: page.css and letters.js
+PAGE = ("style.css", "settings.js", "worker.js", "playground.py")
 PYODIDE = ("pyodide.mjs", "pyodide.asm.mjs", "pyodide.asm.wasm", "python_stdlib.zip", "pyodide-lock.json")
 WHEELS = ("numpy", "safetensors", "microgpt_fast")
 
@@ -44,12 +44,13 @@ def main() -> None:
 
     shutil.copytree(HERE / "data", folder / "data", dirs_exist_ok=True)
     (folder / "pyodide").mkdir(exist_ok=True)
-    for file in [HERE / name for name in PAGE] + [STYLE]:
+    for file in [HERE / name for name in PAGE] + [SHARED / "page.css", SHARED / "letters.js"]:
         shutil.copy(file, folder)
     for file in [release / name for name in PYODIDE] + wheels:
         shutil.copy(file, folder / "pyodide")
-    page = (HERE / "index.html").read_text("utf-8")
-    (folder / "index.html").write_text(page.replace(f"../../microgpt/display/{STYLE.name}", STYLE.name), "utf-8")
+    for name in ("index.html", "playground.js"):
+        content = (HERE / name).read_text("utf-8")
+        (folder / name).write_text(content.replace("../../microgpt/display/", "./"), "utf-8")
     sources = {"pyodide": "./pyodide/", "wheels": [file.name for file in wheels]}
     (folder / "sources.json").write_text(json.dumps(sources, indent=2) + "\n", "utf-8")
     print(f"python -m http.server --directory {folder}")

@@ -1,5 +1,5 @@
 // The page: it shows what the worker answers, see playground.py for the messages.
-import { Letters } from "./letters.js";
+import { Letters } from "../../microgpt/display/letters.js";
 import { DEFAULTS, fromFragment, toFragment } from "./settings.js";
 
 const SLICE = 80; // milliseconds of training from one picture to the next

@@ -1,4 +1,4 @@
-"""Write a page about a model: its training, samples, predictions, attention and embedding.
+"""Write a page that plays a model, and shows its training, samples, predictions, attention and embedding.
 
 examples:
   microgpt report names.safetensors

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from importlib import resources
-from string import Template
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +14,9 @@ from microgpt.display.labels import token_labels
 from microgpt.display.summary import describe_model, describe_training
 from microgpt.inspection import forward, softmax
 from microgpt.model import GPT, SEED, tokens_of
+from microgpt.report.document import counted, document, section
 from microgpt.report.figures import attention_axes, attention_legend, attention_map, attention_map_width, token_plane
+from microgpt.report.play import joined, play_section, why_not_playable
 from microgpt.report.projection import principal_components
 from microgpt.sampling import SAMPLES, TEMPERATURE, TEXT_TOKENS
 from microgpt.utils.arguments import ending, integer
@@ -52,7 +52,9 @@ def check_report_path(path: str | os.PathLike[str]) -> None:
 
 
 def report_page(model: GPT, *, text: str | None = None, samples: int = SAMPLES, seed: Any = SEED) -> str:
-    """An HTML page about `model` that needs no other file, no network and no script.
+    """An HTML page about `model`, which runs it, and needs no other file and no network.
+
+    Models of at most 2 million parameters can be played with in it, in JavaScript; the rest of the page needs none.
 
     Args:
         text: the text whose predictions and attention are shown, up to the context or 64 tokens; by default the first
@@ -69,25 +71,23 @@ def report_page(model: GPT, *, text: str | None = None, samples: int = SAMPLES, 
     read = tokens[: min(model.config.block_size, POSITIONS)]
     labels = token_labels(model, read)
     activations = forward(model, read)
+    why_not = why_not_playable(model)
     sections = [
-        _section("Model", _facts(model)),
-        _section("Losses", _losses(model)),
-        _section("Samples", _samples(model, documents[:count], seed)),
-        _section("Next token", _probabilities(model, tokens, labels, softmax(activations.logits))),
-        _section("Attention", _attention(labels, activations.attention)),
-        _section("Embedding", _embedding(model)),
+        section("Play", play_section(model) if why_not is None else f"<p>{why_not}</p>\n"),
+        section("Model", _facts(model)),
+        section("Losses", _losses(model)),
+        section("Samples", _samples(model, documents[:count], seed)),
+        section("Next token", _probabilities(model, tokens, labels, softmax(activations.logits))),
+        section("Attention", _attention(labels, activations.attention)),
+        section("Embedding", _embedding(model)),
     ]
-    return Template(_resource("microgpt.report", "page.html")).substitute(
-        style=_resource("microgpt.display", "page.css"),
+    return document(
         title="A GPT of microgpt",
-        lead=f"{model.num_params:,} parameters in {_counted(model.config.n_layer, 'layer')}, "
-        f"{_counted(model.config.n_head, 'head')} each, over {_counted(model.config.vocab_size, 'token')}.",
-        sections="\n".join(sections),
+        lead=f"{model.num_params:,} parameters in {counted(model.config.n_layer, 'layer')}, "
+        f"{counted(model.config.n_head, 'head')} each, over {counted(model.config.vocab_size, 'token')}.",
+        sections=sections,
+        script="" if why_not else joined(),
     )
-
-
-def _resource(folder: str, name: str) -> str:
-    return resources.files(folder).joinpath(name).read_text("utf-8")
 
 
 def _text_tokens(model: GPT, text: str | None, documents: list[list[int]]) -> list[int]:
@@ -99,15 +99,6 @@ def _text_tokens(model: GPT, text: str | None, documents: list[list[int]]) -> li
     else:
         tokens = tokens_of(model.tokenizer, "text", text)
     return [model.bos, *tokens] if model.reads_bos or not tokens else tokens
-
-
-def _section(heading: str, content: str) -> str:
-    name = heading.lower().replace(" ", "-")
-    return f'<section aria-labelledby="{name}">\n<h2 id="{name}">{heading}</h2>\n{content}</section>'
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _facts(model: GPT) -> str:
@@ -126,7 +117,7 @@ def _losses(model: GPT) -> str:
     guessing = math.log(model.config.vocab_size)
     return (
         "<p>The loss of each step’s documents, before the model learnt from them. Guessing blindly "
-        f"among {_counted(model.config.vocab_size, 'token')} costs {guessing:.2f} nats.</p>\n"
+        f"among {counted(model.config.vocab_size, 'token')} costs {guessing:.2f} nats.</p>\n"
         f'<figure class="losses">\n{losses_svg(model.history, guessing=guessing)}</figure>\n'
     )
 
@@ -142,7 +133,7 @@ def _samples(model: GPT, documents: list[list[int]], seed: Any) -> str:
     width = min(40.0, max(12.0, 0.6 * max(map(len, texts), default=0)))
     items = "".join(f"<li><bdi>{escaped(text)}</bdi></li>\n" for text in texts)
     return (
-        f"<p>{_counted(len(documents), 'document')} drawn at temperature {TEMPERATURE:g} "
+        f"<p>{counted(len(documents), 'document')} drawn at temperature {TEMPERATURE:g} "
         f"with seed {escaped(str(seed))}.</p>\n"
         f'<ol class="samples" style="columns: {width:g}rem">\n{items}</ol>\n'
     )
