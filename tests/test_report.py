@@ -16,7 +16,9 @@ import pytest
 
 from microgpt import GPT, CharTokenizer, GPTConfig
 from microgpt.commands import cli
+from microgpt.commands.report import names_of
 from microgpt.history import TrainingHistory
+from microgpt.report.comparison import comparison_page, write_comparison
 from microgpt.report.page import report_page, write_report
 
 from conftest import needs_compiled
@@ -110,7 +112,7 @@ def test_the_same_model_gives_the_same_page(backend) -> None:
 
 @pytest.mark.parametrize("bos", [None, "\n"])
 def test_hostile_characters_are_escaped_and_shown(bos, capfd, monkeypatch) -> None:
-    monkeypatch.setattr("microgpt.report.page.TEXT_TOKENS", 30)
+    monkeypatch.setattr("microgpt.report.samples.TEXT_TOKENS", 30)
     model = make_model(HOSTILE, bos=bos)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -244,7 +246,7 @@ def test_chromium_shows_every_figure_without_error_or_request(browser, tmp_path,
 
 
 def test_a_model_of_continuous_text_shows_a_text(monkeypatch) -> None:
-    monkeypatch.setattr("microgpt.report.page.TEXT_TOKENS", 40)
+    monkeypatch.setattr("microgpt.report.samples.TEXT_TOKENS", 40)
     model = GPT(
         GPTConfig(vocab_size=7, n_embd=6, block_size=5, n_head=2), 3, tokenizer=CharTokenizer("abcde<\n", bos="\n")
     )
@@ -252,3 +254,112 @@ def test_a_model_of_continuous_text_shows_a_text(monkeypatch) -> None:
     text = "".join(model.stream(temperature=0.5, seed=1, max_tokens=40))
     assert len(text) == 40
     assert f'<p class="text"><bdi>{html.escape(text)}</bdi></p>' in page
+
+
+def make_run(losses: list[float], validations: list[tuple[int, float]], **options: object) -> GPT:
+    model = make_model("abcd")
+    model.history = TrainingHistory(np.array(losses), validations, {"batch_size": 1, **options}, 1.25, 7, 7)
+    return model
+
+
+RUNS = {
+    "first": make_run([3.0, 2.0], [(0, 3.1), (1, 2.1), (2, 2.25)], learning_rate=0.01),
+    "a <b>": make_run([2.5] * 40, [(0, 3.2), (40, 2.2)], learning_rate=0.02, schedule="cosine"),
+    "third": make_run([], [], learning_rate=0.01),
+}
+
+
+def table_of(page: str) -> dict[str, list[str]]:
+    """The cells of each row of the page's table, by the name of the row."""
+    rows = re.findall(r'<tr><th scope="row">(.*?)</th>(.*?)</tr>', page)
+    return {html.unescape(name): re.findall(r"<td>(.*?)</td>", cells) for name, cells in rows}
+
+
+def test_a_comparison_shows_losses_differences_and_samples() -> None:
+    page = comparison_page(RUNS, samples=3, seed=7)
+    parsed = Page(page)
+    assert {"script", "b"} & set(parsed.tags) == set()
+    assert [parsed.tags.count(tag) for tag in ("h2", "figure", "path", "li")] == [3, 2, 4, 3 + 3 * 3]
+    assert re.findall(r'<th scope="col"><span class="run" style="--colour: (#\w+)">([^<]*)<', page) == [
+        ("#4080eb", "first"), ("#e0662f", "a &lt;b&gt;"), ("#2f9e5b", "third")
+    ]  # fmt: skip
+    table = table_of(page)
+    assert table.pop("training loss") == ["<strong>2.5000</strong>", "<strong>2.5000</strong>", "none"]
+    assert table.pop("validation loss") == ["2.2500", "<strong>2.2000</strong>", "none"]
+    assert table.pop("lowest validation loss") == ["<strong>2.1000</strong>", "2.2000", "none"]
+    assert table == {
+        "learning_rate": ["0.01", "0.02", "0.01"],
+        "schedule": ["none", "cosine", "none"],
+        "steps": ["2", "40", "0"],
+        "seconds": ["1.25", "1.25", "1.25"],
+        "after step": ["1", "40", "none"],
+        "validated on": ["all 7 held-out tokens", "all 7 held-out tokens", "none"],
+    }
+    assert "a &lt;b&gt;, validation from 3.20 at step 0 to 2.20 at step 40" in page
+    assert "first, mean of 1 from 3.00 at step 1 to 2.00 at step 2" in page
+    documents = RUNS["first"].generate(3, 0.5, 7)
+    for document in documents:
+        assert page.count(f"<li><bdi>{document}</bdi></li>") >= 3  # their parameters are the same
+    assert comparison_page(RUNS, samples=3, seed=7) == page != comparison_page(RUNS, samples=3, seed=8)
+
+
+def test_losses_of_different_tokens_are_not_compared() -> None:
+    other = make_model("abc")
+    page = comparison_page({"one": RUNS["first"], "two": other}, samples=0)
+    assert "The models have different tokens, so their losses cannot be compared" in page
+    assert "guessing" not in page
+    assert "<strong>" not in page
+
+
+def test_models_that_cannot_be_compared_are_refused(tmp_path) -> None:
+    plain, text = make_model("abcd"), make_model("abcd", bos="a")
+    plain.history = None
+    run = RUNS["first"]
+    for models, message in [
+        ({"one": run}, "^models must be 2 to 8, got 1$"),
+        ({str(i): run for i in range(9)}, "^models must be 2 to 8, got 9$"),
+        ({"one": run, "two": plain}, "^two must have a record of its training, but it was saved without one$"),
+        ({"one": run, "two": text}, "^models must have the same format, got 'lines' of one and 'text' of two$"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            write_comparison(models, tmp_path / "page.html")
+    with pytest.raises(ValueError, match=r"^a report must end in \.html or \.htm"):
+        write_comparison(RUNS, tmp_path / "page.pdf")
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_command_compares_models(tmp_path, monkeypatch, capsys) -> None:
+    pytest.importorskip("microgpt.checkpoint")
+    monkeypatch.chdir(tmp_path)
+    for path, model in (("a/x.safetensors", "first"), ("b/x.safetensors", "third"), ("b/y.safetensors", "third")):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        RUNS[model].save(path)
+    files = ["a/x.safetensors", "b/x.safetensors", "b/y.safetensors"]
+    assert cli.main(["report", *files, "--out", "page.html", "--samples=1"]) == 0
+    assert capsys.readouterr() == (f"page.html: {os.path.getsize('page.html'):,} bytes\n", "")
+    assert "<p>a/x, b/x, y.</p>" in Path("page.html").read_text("utf-8")
+    for arguments, message in [
+        ([*files, "b/../a/x.safetensors"], "models must be different files, got b/../a/x.safetensors twice"),
+        ([*files, "--text=a"], "text is for the page about one model, got 3 models"),
+        ([*files, "b/z.safetensors", "--out=b/y.html"], "cannot read b/z.safetensors: No such file or directory"),
+    ]:
+        assert cli.main(["report", *arguments]) == 2
+        assert capsys.readouterr().err == f"microgpt: error: {message}\n"
+    assert not Path("b/y.html").exists()
+
+
+def test_files_have_short_names_that_differ() -> None:
+    assert names_of(["one.safetensors", "runs/two.safetensors"]) == ["one", "two"]
+    assert names_of(["x/a/m.st", "y/a/m.st", "y/b/m.st"]) == ["x/a/m", "y/a/m", "b/m"]
+    assert names_of(["x/m.a", "x/m.b", "y/m.a"]) == ["x/m.a", "x/m.b", "y/m"]
+
+
+def test_chromium_shows_a_comparison(browser, tmp_path) -> None:
+    page = tmp_path / "page.html"
+    write_comparison(RUNS, page)
+    assert show(browser, page) == ([], [page.as_uri()])
+    heights = browser.execute_script(
+        "return [...document.querySelectorAll('figure, .run')].map((each) => each.getBoundingClientRect().height)"
+    )
+    assert len(heights) == 2 + 3 + 3
+    assert min(heights) > 10

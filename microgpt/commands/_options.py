@@ -9,6 +9,8 @@ from microgpt.engine.backend import BACKENDS
 from microgpt.model import GPT, load
 from microgpt.utils.arguments import shown_path
 
+MODEL_HELP = "a .safetensors file from microgpt train --out"
+
 
 def add_machine_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Add --backend and --threads, as `GPT` takes them, and return their group."""
@@ -25,13 +27,18 @@ def add_machine_arguments(parser: argparse.ArgumentParser) -> argparse._Argument
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add MODEL, --backend and --threads."""
-    parser.add_argument("model", metavar="MODEL", help="a .safetensors file from microgpt train --out")
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     add_machine_arguments(parser)
 
 
 def load_model(parsed: argparse.Namespace) -> tuple[GPT, Tokenizer]:
     """Load the model that these arguments name, and its tokenizer. `ValueError` if it has none."""
-    model = load(parsed.model, backend=parsed.backend, threads=parsed.threads)
+    return load_one_of(parsed, parsed.model)
+
+
+def load_one_of(parsed: argparse.Namespace, path: str) -> tuple[GPT, Tokenizer]:
+    """The same for one of the models that they name."""
+    model = load(path, backend=parsed.backend, threads=parsed.threads)
     if model.tokenizer is None:
-        raise ValueError(f"{shown_path(parsed.model)} has no tokenizer: it was saved from a model without one")
+        raise ValueError(f"{shown_path(path)} has no tokenizer: it was saved from a model without one")
     return model, model.tokenizer

@@ -23,7 +23,7 @@ microgpt trains and samples tiny GPTs, with the numbers of microgpt.
   microgpt sample MODEL.safetensors --prompt jo      draw from it
   microgpt next MODEL.safetensors jo                 show what it expects after that
   microgpt eval MODEL.safetensors FILE               measure how well it predicts
-  microgpt report MODEL.safetensors                  write a page that shows what is inside
+  microgpt report MODEL.safetensors                  write a page to play with it, and to look inside
   microgpt info MODEL.safetensors                    show its size, tokenizer and training
   microgpt bench                                     time training against the limits of this machine
 
@@ -38,7 +38,8 @@ class Parser(argparse.ArgumentParser):
         """Like the base class, but unknown arguments are an error of this command, not of the main parser."""
         parsed, left_over = super().parse_known_args(args, namespace)
         if left_over:
-            hint = "; files must stand together" if "files" in parsed and not left_over[0].startswith("-") else ""
+            are_files = {"files", "models"} & vars(parsed).keys() and not left_over[0].startswith("-")
+            hint = "; files must stand together" if are_files else ""
             self.error(f"unrecognized arguments: {' '.join(left_over)}{hint}")
         return parsed, left_over
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from microgpt.display.html import escaped
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -15,7 +18,11 @@ if TYPE_CHECKING:
 
 DRAWN_POINTS = 1000  # per curve: as many as a figure can show, and its file stays small
 TRAINING, VALIDATION = "#4080eb", "#e0662f"  # colours
-FAINT, CLEAR = 'stroke-width="1" opacity="0.35"', 'stroke-width="2.25"'
+# Of runs that are compared: as many as one can tell apart, in light and in dark.
+RUNS = (TRAINING, VALIDATION, "#2f9e5b", "#b055d6", "#b98500", "#d6457a", "#1496a8", "#857a6c")
+VALIDATED = "validation"  # the name of a curve
+# Lines: the background of another, beside another, and alone.
+FAINT, THIN, CLEAR = 'stroke-width="1" opacity="0.35"', 'stroke-width="1.25" opacity="0.6"', 'stroke-width="2.25"'
 LEVELS, STEPS = 6, 5  # most numbers at the axes, about
 STYLE = (
     "display: block; width: calc(100% - 4em); max-width: none; height: 18em; margin: 3em 1em 3.2em 3em; "
@@ -25,11 +32,11 @@ STYLE = (
 
 @dataclass(frozen=True)
 class Curve:
-    """A curve of losses, in nats, over steps. A faint one is the background of another."""
+    """A curve of losses, in nats, over steps; `line` is one of `FAINT`, `THIN` and `CLEAR`."""
 
     name: str
     colour: str
-    is_faint: bool
+    line: str
     steps: NDArray[np.intp]
     losses: NDArray[np.float64]
 
@@ -62,14 +69,39 @@ def losses_svg(history: TrainingHistory, *, steps: int | None = None, guessing: 
         steps: the last step of the axis, for a run that goes on; by default that of `history`.
         guessing: the loss of guessing blindly, for a line of its own.
     """
-    curves = _curves(history)
+    return _drawing(_curves(history), steps or 0, guessing, is_named=True)
+
+
+def comparison_svg(histories: Mapping[str, TrainingHistory], *, guessing: float | None = None) -> str:
+    """The same for several runs, each in its own of the `RUNS` colours: validation, and the running mean of training.
+
+    Lines of training are thin, unless no run has validation losses. The names of the runs are not in the drawing, but
+    in its description.
+    """
+    beside = THIN if any(history.validation_losses for history in histories.values()) else CLEAR
+    curves = [
+        replace(
+            curve,
+            name=f"{name}, {curve.name}",
+            colour=colour,
+            line=CLEAR if curve.name == VALIDATED else beside,
+        )
+        for (name, history), colour in zip(histories.items(), RUNS, strict=False)
+        for curve in _curves(history)
+        if curve.line != FAINT
+    ]
+    curves.sort(key=lambda curve: curve.line == CLEAR)  # above the others
+    return _drawing(curves, 0, guessing, is_named=False)
+
+
+def _drawing(curves: list[Curve], steps: int, guessing: float | None, is_named: bool) -> str:
     drawn = [loss for curve in curves for loss in (float(curve.losses.min()), float(curve.losses.max()))]
     drawn += [] if guessing is None else [guessing]
     levels = round_numbers(min(drawn, default=0.0), max(drawn, default=1.0), LEVELS)
-    axes = Axes(max([1, steps or 0, *(int(curve.steps[-1]) for curve in curves)]), levels[0], levels[-1])
+    axes = Axes(max([1, steps, *(int(curve.steps[-1]) for curve in curves)]), levels[0], levels[-1])
     parts = [
         '<text dx="-3em" dy="-1.2em">nats</text>',
-        _legend(curves),
+        *([_legend(curves)] if is_named else []),
         *(_level(axes, level) for level in levels),
         *(_step(axes, step) for step in round_numbers(0, axes.end, STEPS) if step <= axes.end and step == int(step)),
         '<text x="100%" y="100%" dy="2.8em" text-anchor="end">step</text>',
@@ -80,7 +112,7 @@ def losses_svg(history: TrainingHistory, *, steps: int | None = None, guessing: 
         *([] if guessing is None else [_guessing(axes, guessing)]),
     ]
     return (
-        f'<svg role="img" aria-label="{_in_words(curves, guessing)}" fill="currentColor" style="{STYLE}">\n'
+        f'<svg role="img" aria-label="{escaped(_in_words(curves, guessing))}" fill="currentColor" style="{STYLE}">\n'
         + "\n".join(parts)
         + "\n</svg>\n"
     )
@@ -92,21 +124,21 @@ def _curves(history: TrainingHistory) -> list[Curve]:
     validation = np.array([loss for _, loss in history.validation_losses], np.float64)
     ends, means, window = running_mean(history.losses)
     curves = [
-        Curve("training", TRAINING, True, *outline(history.losses)),
-        Curve(f"mean of {window:,}", TRAINING, False, ends, means),
-        Curve("validation", VALIDATION, False, evaluated, validation),
+        Curve("training", TRAINING, FAINT, *outline(history.losses)),
+        Curve(f"mean of {window:,}", TRAINING, CLEAR, ends, means),
+        Curve(VALIDATED, VALIDATION, CLEAR, evaluated, validation),
     ]
     shown = []
     for curve in curves:
         finite = np.isfinite(curve.losses)
         if finite.any():
-            shown.append(Curve(curve.name, curve.colour, curve.is_faint, curve.steps[finite], curve.losses[finite]))
+            shown.append(replace(curve, steps=curve.steps[finite], losses=curve.losses[finite]))
     return shown
 
 
 def _legend(curves: list[Curve]) -> str:
     keys = "".join(
-        f'<tspan dx="0.9em" fill="{curve.colour}" opacity="{0.5 if curve.is_faint else 1}">●</tspan>'
+        f'<tspan dx="0.9em" fill="{curve.colour}" opacity="{0.5 if curve.line == FAINT else 1}">●</tspan>'
         f'<tspan dx="0.3em">{curve.name}</tspan>'
         for curve in curves
     )
@@ -131,7 +163,7 @@ def _line(axes: Axes, curve: Curve) -> str:
     points = "L".join(f"{a:.1f} {b:.1f}" for a, b in zip(x, y))
     return (
         f'<path d="M{points}{"h0" if len(x) == 1 else ""}" stroke="{curve.colour}" '
-        f'{FAINT if curve.is_faint else CLEAR} stroke-linejoin="round" stroke-linecap="round" '
+        f'{curve.line} stroke-linejoin="round" stroke-linecap="round" '
         'vector-effect="non-scaling-stroke"/>'
     )
 
@@ -150,7 +182,7 @@ def _in_words(curves: list[Curve], guessing: float | None) -> str:
         f"{curve.name} from {curve.losses[0]:.2f} at step {curve.steps[0]:,} to {curve.losses[-1]:.2f} at step "
         f"{curve.steps[-1]:,}"
         for curve in curves
-        if not curve.is_faint
+        if curve.line != FAINT
     ]
     facts += [] if guessing is None else [f"guessing blindly costs {guessing:.2f}"]
     return "Loss in nats: " + ("; ".join(facts) or "no step yet")

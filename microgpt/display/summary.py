@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from microgpt.history import TrainingHistory
     from microgpt.model import GPT
 
 
@@ -51,5 +52,9 @@ def describe_training(model: GPT) -> dict[str, str]:
         part = describe_held_out(history.validation_tokens, history.held_out_tokens)
         facts["validation loss"] = f"{loss:.4f} nats, after {step:,} steps, on {part}"
     shown = describe_model(model) | facts
-    options = {name: str(value) for name, value in history.options.items() if value is not None}
-    return facts | {name: value for name, value in options.items() if name not in shown}
+    return facts | {name: value for name, value in describe_options(history).items() if name not in shown}
+
+
+def describe_options(history: TrainingHistory) -> dict[str, str]:
+    """The options of `train`, without those that are None."""
+    return {name: str(value) for name, value in history.options.items() if value is not None}

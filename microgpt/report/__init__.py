@@ -1,1 +1,1 @@
-"""A page about a model: `page` combines what `microgpt.inspection` computes with the drawings of `figures`."""
+"""Pages about models: of one, which also plays it (`page`), and of several, which are compared (`comparison`)."""

@@ -1,14 +1,24 @@
-"""A page from its sections: its head, its style, and what its script may do."""
+"""A page from its sections: its head, its style, what its script may do, and the files that can hold it."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import os
 from importlib import resources
 from string import Template
 
+from microgpt.utils.arguments import ending
+from microgpt.utils.files import check_writable
+
 # Nothing is loaded, and no script runs but the page's own, whatever text of others is in the page.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+
+
+def check_report_path(path: str | os.PathLike[str]) -> None:
+    """Raise `ValueError` about a path that does not end in .html or .htm, or cannot be written."""
+    ending("a report", path, ("html", "htm"))
+    check_writable(path)
 
 
 def document(title: str, lead: str, sections: list[str], script: str = "") -> str:

@@ -14,13 +14,14 @@ from microgpt.display.labels import token_labels
 from microgpt.display.summary import describe_model, describe_training
 from microgpt.inspection import forward, softmax
 from microgpt.model import GPT, SEED, tokens_of
-from microgpt.report.document import counted, document, section
+from microgpt.report.document import check_report_path, counted, document, section
 from microgpt.report.figures import attention_axes, attention_legend, attention_map, attention_map_width, token_plane
 from microgpt.report.play import joined, play_section, why_not_playable
 from microgpt.report.projection import principal_components
-from microgpt.sampling import SAMPLES, TEMPERATURE, TEXT_TOKENS
-from microgpt.utils.arguments import ending, integer
-from microgpt.utils.files import check_writable, write_atomically
+from microgpt.report.samples import describe_samples, list_samples
+from microgpt.sampling import SAMPLES, TEMPERATURE
+from microgpt.utils.arguments import integer
+from microgpt.utils.files import write_atomically
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,12 +44,6 @@ def write_report(
     """
     check_report_path(path)
     write_atomically(path, report_page(model, text=text, samples=samples, seed=seed).encode())
-
-
-def check_report_path(path: str | os.PathLike[str]) -> None:
-    """Raise the errors that `write_report` would raise about its path, before the work is done."""
-    ending("a report", path, ("html", "htm"))
-    check_writable(path)
 
 
 def report_page(model: GPT, *, text: str | None = None, samples: int = SAMPLES, seed: Any = SEED) -> str:
@@ -76,7 +71,9 @@ def report_page(model: GPT, *, text: str | None = None, samples: int = SAMPLES, 
         section("Play", play_section(model) if why_not is None else f"<p>{why_not}</p>\n"),
         section("Model", _facts(model)),
         section("Losses", _losses(model)),
-        section("Samples", _samples(model, documents[:count], seed)),
+        section(
+            "Samples", f"<p>{describe_samples(model, count, seed)}.</p>\n{list_samples(model, documents[:count], seed)}"
+        ),
         section("Next token", _probabilities(model, tokens, labels, softmax(activations.logits))),
         section("Attention", _attention(labels, activations.attention)),
         section("Embedding", _embedding(model)),
@@ -123,24 +120,7 @@ def _losses(model: GPT) -> str:
 
 
 def _samples(model: GPT, documents: list[list[int]], seed: Any) -> str:
-    if model.tokenizer and model.format == "text":
-        text = "".join(model.stream(temperature=TEMPERATURE, seed=seed, max_tokens=TEXT_TOKENS))
-        return (
-            f"<p>{TEXT_TOKENS} tokens drawn at temperature {TEMPERATURE:g} with seed {escaped(str(seed))}.</p>\n"
-            f'<p class="text"><bdi>{escaped(text)}</bdi></p>\n'
-        )
-    texts = [_document(model, document) for document in documents]
-    width = min(40.0, max(12.0, 0.6 * max(map(len, texts), default=0)))
-    items = "".join(f"<li><bdi>{escaped(text)}</bdi></li>\n" for text in texts)
-    return (
-        f"<p>{counted(len(documents), 'document')} drawn at temperature {TEMPERATURE:g} "
-        f"with seed {escaped(str(seed))}.</p>\n"
-        f'<ol class="samples" style="columns: {width:g}rem">\n{items}</ol>\n'
-    )
-
-
-def _document(model: GPT, tokens: list[int]) -> str:
-    return model.tokenizer.decode(tokens) if model.tokenizer else " ".join(token_labels(model, tokens))
+    return f"<p>{describe_samples(model, len(documents), seed)}.</p>\n{list_samples(model, documents, seed)}"
 
 
 def _probabilities(model: GPT, tokens: list[int], labels: list[str], probabilities: NDArray[np.float64]) -> str:
@@ -161,7 +141,7 @@ def _probabilities(model: GPT, tokens: list[int], labels: list[str], probabiliti
     return (
         "<p>For each token of the text, from top to bottom, the tokens that the model expects next, likeliest first. "
         f"The token that came next is outlined.{mean}</p>\n"
-        f'{_cut(model, tokens, labels)}<figure class="scroll">\n<table class="probabilities">\n<thead><tr>'
+        f'{_cut(model, tokens, labels)}<figure class="scroll" tabindex="0">\n<table class="probabilities">\n<thead><tr>'
         f'<th scope="col">after</th><th scope="colgroup" colspan="{likeliest.shape[1]}">likeliest next</th>'
         f'<th scope="col">came next</th></tr></thead>\n<tbody>\n{"".join(rows)}</tbody>\n</table>\n</figure>\n'
     )

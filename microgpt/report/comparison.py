@@ -1,0 +1,166 @@
+"""A self-contained page that compares models: their losses, what differs in their training, and their samples."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from microgpt.display.curves import RUNS, comparison_svg
+from microgpt.display.html import escaped
+from microgpt.display.summary import describe_held_out, describe_model, describe_options
+from microgpt.history import TrainingHistory, lowest_validation_loss
+from microgpt.model import SEED
+from microgpt.report.document import check_report_path, counted, document, section
+from microgpt.report.samples import describe_samples, list_samples
+from microgpt.sampling import SAMPLES, TEMPERATURE
+from microgpt.utils.arguments import integer
+from microgpt.utils.files import write_atomically
+
+if TYPE_CHECKING:
+    from microgpt.model import GPT
+
+LOSSES = ("training loss", "validation loss", "lowest validation loss")
+LAST = 100  # steps of the training loss
+NONE = "none"  # where a run has no such option or loss
+
+
+def write_comparison(
+    models: Mapping[str, GPT], path: str | os.PathLike[str], *, samples: int = SAMPLES, seed: Any = SEED
+) -> None:
+    """Write the page of `comparison_page` to `path`, as a whole or not at all, as `write_report` does."""
+    check_report_path(path)
+    write_atomically(path, comparison_page(models, samples=samples, seed=seed).encode())
+
+
+def comparison_page(models: Mapping[str, GPT], *, samples: int = SAMPLES, seed: Any = SEED) -> str:
+    """An HTML page that compares 2 to 8 models by their names, and needs no other file and no network.
+
+    Args:
+        models: models with a history, all of the same format.
+        samples: number of documents that each draws at temperature 0.5; models of continuous text draw 500 tokens.
+        seed: random seed of the samples, the same for all.
+    """
+    histories = _histories(models)
+    count = integer("samples", samples, 0)
+    sections = [
+        section("Losses", _losses(models, histories)),
+        section("Differences", _differences(models, histories)),
+        section("Samples", _samples(models, count, seed)),
+    ]
+    names = ", ".join(map(escaped, models))
+    return document(f"{len(models)} GPTs of microgpt", f"{names}.", sections)
+
+
+def _histories(models: Mapping[str, GPT]) -> dict[str, TrainingHistory]:
+    """The histories of models that can be compared. `ValueError` names one that cannot."""
+    if not 2 <= len(models) <= len(RUNS):
+        raise ValueError(f"models must be 2 to {len(RUNS)}, got {len(models)}")
+    first, *others = models
+    for name in others:
+        if models[name].format != models[first].format:
+            formats = f"{models[first].format!r} of {first} and {models[name].format!r} of {name}"
+            raise ValueError(f"models must have the same format, got {formats}")
+    histories = {}
+    for name, model in models.items():
+        model.check_finite("report")
+        if model.history is None:
+            raise ValueError(f"{name} must have a record of its training, but it was saved without one")
+        histories[name] = model.history
+    return histories
+
+
+def _losses(models: Mapping[str, GPT], histories: Mapping[str, TrainingHistory]) -> str:
+    words = "the mean loss of a twentieth of the run, each step’s before the model learnt from it."
+    has_validation = any(history.validation_losses for history in histories.values())
+    words = f"Strong lines: the loss of held-out data. Thin lines: {words}" if has_validation else f"Lines: {words}"
+    guessing = None
+    if _is_comparable(models):
+        vocab_size = next(iter(models.values())).config.vocab_size
+        guessing = math.log(vocab_size)
+        words += f" Guessing blindly among {counted(vocab_size, 'token')} costs {guessing:.2f} nats."
+    else:
+        words += " The models have different tokens, so their losses cannot be compared with each other."
+    keys = "".join(f"<li>{_key(name, colour)}</li>" for name, colour in zip(histories, RUNS))
+    return (
+        f'<p>{words}</p>\n<ul class="legend" aria-label="Runs">{keys}</ul>\n'
+        f'<figure class="losses">\n{comparison_svg(histories, guessing=guessing)}</figure>\n'
+    )
+
+
+def _is_comparable(models: Mapping[str, GPT]) -> bool:
+    """Whether losses per token mean the same for all models."""
+    return len({model.config.vocab_size for model in models.values()}) == 1
+
+
+def _key(name: str, colour: str) -> str:
+    return f'<span class="run" style="--colour: {colour}">{escaped(name)}</span>'
+
+
+def _differences(models: Mapping[str, GPT], histories: Mapping[str, TrainingHistory]) -> str:
+    outcomes = [_outcome(history) for history in histories.values()]
+    results = {name: [outcome[name] for outcome in outcomes] for name in outcomes[0]}
+    described = [_options(model, histories[name]) for name, model in models.items()]
+    names = [name for name in dict.fromkeys(name for each in described for name in each) if name not in results]
+    options = {name: [each.get(name, NONE) for each in described] for name in names}
+    rows = [_row(name, values) for name, values in options.items() if len(set(values)) > 1]
+    comparable = LOSSES if _is_comparable(models) else ()
+    for name, values in results.items():
+        if name != "validated on" or len(set(values)) > 1:
+            rows.append(_row(name, values, _lowest(values) if name in comparable else NONE))
+    heads = "".join(f'<th scope="col">{_key(name, colour)}</th>' for name, colour in zip(models, RUNS))
+    return (
+        "<p>The options and sizes in which the models differ, and the outcome. Losses are in nats; that of training is "
+        f"the mean of the last {LAST} steps.</p>\n"
+        '<figure class="scroll" tabindex="0">\n<table class="comparison">\n'
+        f"<thead><tr><td></td>{heads}</tr></thead>\n<tbody>\n{''.join(rows)}</tbody>\n</table>\n</figure>\n"
+    )
+
+
+def _options(model: GPT, history: TrainingHistory) -> dict[str, str]:
+    origin = {} if history.init_from is None else {"init_from": str(history.init_from)}
+    return origin | describe_options(history) | describe_model(model)
+
+
+def _lowest(losses: list[str]) -> str:
+    return min((loss for loss in losses if loss != NONE), key=float, default=NONE)
+
+
+def _row(name: str, values: list[str], lowest: str = NONE) -> str:
+    cells = "".join(
+        f"<td><strong>{escaped(value)}</strong></td>" if value == lowest != NONE else f"<td>{escaped(value)}</td>"
+        for value in values
+    )
+    return f'<tr><th scope="row">{escaped(name)}</th>{cells}</tr>\n'
+
+
+def _outcome(history: TrainingHistory) -> dict[str, str]:
+    """The result of a run: its length, and its losses in nats."""
+    losses, validations = history.losses, history.validation_losses
+    outcome = {
+        "steps": f"{len(losses):,}",
+        "seconds": f"{history.seconds:.3g}",
+        **dict.fromkeys((*LOSSES, "after step", "validated on"), NONE),
+    }
+    if len(losses):
+        outcome["training loss"] = f"{losses[-LAST:].mean():.4f}"
+    if validations:
+        step, lowest = lowest_validation_loss(validations)
+        outcome |= {
+            "validation loss": f"{validations[-1][1]:.4f}",
+            "lowest validation loss": f"{lowest:.4f}",
+            "after step": f"{step:,}",
+            "validated on": describe_held_out(history.validation_tokens, history.held_out_tokens),
+        }
+    return outcome
+
+
+def _samples(models: Mapping[str, GPT], count: int, seed: Any) -> str:
+    columns = "".join(
+        f"<div>\n<h3>{escaped(name)}</h3>\n"
+        f"{list_samples(model, model.generate_tokens(count, TEMPERATURE, seed), seed)}</div>\n"
+        for name, model in models.items()
+    )
+    words = describe_samples(next(iter(models.values())), count, seed)
+    return f'<p>{words}, by each model.</p>\n<div class="side-by-side">\n{columns}</div>\n'
