@@ -337,6 +337,11 @@ def test_chromium_refuses_what_the_model_does_not_know(browser: Any, tmp_path: P
     tab.set("play-seed", "")
     tab.set("play-top-k", "0")
     assert len(tab.candidates()) == 9
+    tab.set("play-temperature", 0)
+    likeliest = model.logits([model.bos, 0, 1, 2]).argmax(axis=1)
+    for tile, token in zip((1, 2), likeliest[:2]):
+        tab.get(f"document.querySelector('[data-letter=\"{tile}\"]').click()")
+        assert tab.candidates() == {token_labels(model, [token])[0]: 1.0, "abc"[tile - 1]: 0.0}
     assert tab.messages() == []
 
 
@@ -350,7 +355,7 @@ def test_chromium_restarts_a_full_context(browser: Any, tmp_path: Path) -> None:
     assert tab.get(hidden) == [True] * 5 + [False] * 4 + [True]
     assert tab.heading() == "After “…efgh”"
     tab.set("play-beginning", "hgfedcba" * 20)
-    assert len(tab.tiles()) == 48
+    assert len(tab.tiles()) == 72
     assert tab.get("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
 
 
@@ -402,6 +407,12 @@ def test_chromium_needs_only_the_keyboard(browser: Any, tmp_path: Path) -> None:
     tab.press(enter)
     tab.wait("document.querySelectorAll('.tile').length === 4")
     assert tab.value("play-beginning") == "a"
+    tab.press(enter)  # the likeliest again
+    assert len(tab.tiles()) == 5
+    while tab.get("document.activeElement.textContent") != "Forward":
+        tab.press("\ue008" + tab_key + "\ue008")  # Shift
+    tab.press(enter)
+    assert tab.get("document.activeElement.textContent") == "Forward"
     assert tab.messages() == []
 
 

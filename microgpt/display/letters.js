@@ -15,8 +15,9 @@
 const PAUSE = 500; // milliseconds from one letter to the next
 const SLICE = 40; // milliseconds of drawing from one picture to the next
 const MOST_ROWS = 8; // heads in rows of full height
-const MOST_TILES = 48; // letters side by side
-const MARGIN = 4; // pixels right of the letter to which the table has scrolled
+const MOST_TILES = 72; // letters side by side
+const MOST_CANDIDATES = 10;
+const AHEAD = 80; // pixels right of the letter to which the table has scrolled
 const MOST_BEFORE = 16; // letters in the heading
 
 /** An element: its children are elements and texts. */
@@ -95,7 +96,7 @@ export class Letters {
     } else next(true);
   }
 
-  /** Draw all letters at once, and select the last. */
+  /** Draw all letters at once, and select the last. Returns whether nothing else has been asked for before the end. */
   async finish() {
     this.#start();
     const run = this.#run;
@@ -104,11 +105,12 @@ export class Letters {
       if (performance.now() < painted + SLICE) continue;
       this.#select(this.#lastDrawn());
       await new Promise((resolve) => setTimeout(resolve));
-      if (run !== this.#run) return;
+      if (run !== this.#run) return false;
       painted = performance.now();
     }
     this.pause();
     this.#select(this.#lastDrawn());
+    return true;
   }
 
   /** Stop at the selected letter. */
@@ -159,7 +161,7 @@ export class Letters {
     this.#layer = this.layers * this.heads > MOST_ROWS && this.layers > 1 ? "0" : "all";
     this.#head = "all";
     this.toggle = button("Play", () => (this.#isPlaying ? this.pause() : this.play()));
-    this.back = button("Back", () => this.#visit(this.selected - 1));
+    this.back = button("Back", () => this.#visit(Math.max(1, this.selected - 1)));
     this.forward = button("Forward", () => {
       this.pause();
       this.#forward(true);
@@ -226,23 +228,23 @@ export class Letters {
   #select(i) {
     const { steps } = this.drawing;
     this.selected = i;
-    this.back.disabled = i <= 1;
     const hadFocus = this.table.contains(document.activeElement);
     this.#showTable(i);
     this.#showNext(i);
     const tile = this.table.querySelector("[aria-pressed=true]");
     if (hadFocus) tile.focus();
     this.#scrollTo(tile);
-    this.forward.disabled = i === steps.length && !this.#isOpen(i);
+    // Not `disabled`, which would take the focus away.
+    this.back.setAttribute("aria-disabled", i === 1);
+    this.forward.setAttribute("aria-disabled", i === steps.length && !this.#isOpen(i));
   }
 
-  /** Bring a letter into view between the names of the heads and the right edge, without moving the page. */
+  /** Bring a letter into view, with those before it, and without moving the page. */
   #scrollTo(tile) {
     const { left, right } = tile.getBoundingClientRect();
     const box = this.table.getBoundingClientRect();
-    const begin = this.table.querySelector("th").getBoundingClientRect().width + box.left;
-    if (left < begin) this.table.scrollLeft -= begin - left;
-    else if (right > box.right) this.table.scrollLeft += right - box.right + MARGIN;
+    const names = this.table.querySelector("th").getBoundingClientRect().width;
+    if (left < box.left + names || right > box.right) this.table.scrollLeft += right - box.right + AHEAD;
   }
 
   /** The letters around number `selected`, and below each the attention to it. */
@@ -339,15 +341,15 @@ export class Letters {
     );
     const hasCome = ([label, , token]) => !this.#isOpen(i) && (token ?? label) === (step.token ?? step.label);
     const shown = [...step.candidates];
-    if (!this.#isOpen(i) && !shown.some(hasCome)) shown[shown.length - 1] = [step.label, step.probability, step.token];
+    if (!this.#isOpen(i) && !shown.some(hasCome))
+      shown.splice(MOST_CANDIDATES - 1, 1, [step.label, step.probability, step.token]);
     const others = 1 - shown.reduce((sum, [, share]) => sum + share, 0);
     this.next.replaceChildren(
       ...shown.map((candidate) => {
         const [label, share, token] = candidate;
         const came = hasCome(candidate);
-        const name = this.#choose
-          ? button(element("bdi", {}, label), () => this.#choose(token, i))
-          : element("bdi", {}, label);
+        const isolated = element("bdi", {}, label);
+        const name = this.#choose ? button(isolated, () => this.#pick(token, i)) : isolated;
         return element(
           "tr",
           { class: came ? "candidate came" : "candidate", style: `--share: ${100 * share}%` },
@@ -359,6 +361,11 @@ export class Letters {
         ? [element("tr", {}, element("th", { scope: "row" }, "others"), element("td", {}, percent(others)))]
         : []),
     );
+  }
+
+  #pick(token, i) {
+    this.#choose(token, i);
+    this.next.querySelector("button").focus(); // the one that was pressed is gone
   }
 
   #key(event) {

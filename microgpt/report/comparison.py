@@ -72,9 +72,9 @@ def _histories(models: Mapping[str, GPT]) -> dict[str, TrainingHistory]:
 
 
 def _losses(models: Mapping[str, GPT], histories: Mapping[str, TrainingHistory]) -> str:
-    words = "the mean loss of a twentieth of the run, each step’s before the model learnt from it."
+    training = "the training loss, averaged over a twentieth of the run."
     has_validation = any(history.validation_losses for history in histories.values())
-    words = f"Strong lines: the loss of held-out data. Thin lines: {words}" if has_validation else f"Lines: {words}"
+    words = f"Strong lines: the validation loss. Thin lines: {training}" if has_validation else f"Lines: {training}"
     guessing = None
     if _is_comparable(models):
         vocab_size = next(iter(models.values())).config.vocab_size
@@ -111,8 +111,8 @@ def _differences(models: Mapping[str, GPT], histories: Mapping[str, TrainingHist
             rows.append(_row(name, values, _lowest(values) if name in comparable else NONE))
     heads = "".join(f'<th scope="col">{_key(name, colour)}</th>' for name, colour in zip(models, RUNS))
     return (
-        "<p>The options and sizes in which the models differ, and the outcome. Losses are in nats; that of training is "
-        f"the mean of the last {LAST} steps.</p>\n"
+        "<p>The options and sizes in which the models differ, and the outcome. Losses are in nats; the training loss "
+        f"is the mean of the last {LAST} steps.</p>\n"
         '<figure class="scroll" tabindex="0">\n<table class="comparison">\n'
         f"<thead><tr><td></td>{heads}</tr></thead>\n<tbody>\n{''.join(rows)}</tbody>\n</table>\n</figure>\n"
     )

@@ -143,5 +143,5 @@ for (const id of ["temperature", "top-k"]) byId(id).addEventListener("input", re
 
 byId("form").hidden = byId("letters").hidden = false;
 begin(false);
-letters.finish().then(() => letters.show(letters.drawing, false)); // its end is less interesting
+letters.finish().then((ended) => ended && letters.show(letters.drawing, false)); // the middle says more than the end
 document.documentElement.dataset.playable = Math.round(performance.now());

@@ -31,17 +31,18 @@ MODULES = (  # each imports only from those before it
 )
 IMPORT = re.compile(r"^import \{[^}]*\} from .*\n", re.MULTILINE)
 EXPORT = re.compile(r"^export ", re.MULTILINE)
-WRITTEN = (  # what is given and drawn; it may have to be scrolled
-    '<div id="play-written" class="written {}" role="group" aria-label="What is written" tabindex="0">'
-    '<bdi><span id="play-given"></span><strong id="play-drawn"></strong></bdi></div>\n'
-)
+WRITTEN = '<bdi><span id="play-given"></span><strong id="play-drawn"></strong></bdi>'
+WRITTENS = {  # a text may have to be scrolled
+    "lines": f'<p id="play-written" class="written is-line">{WRITTEN}</p>\n',
+    "text": '<div id="play-written" class="written is-text" role="group" aria-label="What is written" tabindex="0">'
+    f"{WRITTEN}</div>\n",
+}
 FIELD = 'id="play-beginning" maxlength="1000" placeholder="nothing" spellcheck="false" autocapitalize="off"'
 BEGINNING = '<div class="is-wide">\n<label for="play-beginning">Begin with</label>\n{}\n</div>'
 BEGINNINGS = {  # by the model's format
     "lines": BEGINNING.format(f'<input type="text" {FIELD}>'),
     "text": BEGINNING.format(f'<textarea rows="2" {FIELD}></textarea>'),
 }
-KINDS_OF_TEXT = {"lines": "is-line", "text": "is-text"}
 TYPE = "Type a beginning, and see what it expects next; draw what follows, and watch its attention."
 CANNOT_TYPE = "It cannot split text into the model’s tokens, so there is no beginning to type."
 
@@ -66,7 +67,7 @@ def play_section(model: GPT) -> str:
         beginning=BEGINNINGS[model.format] if tokenizer else "",
         temperature=f"{TEMPERATURE:g}",
         seed=SEED,
-        text=WRITTEN.format(KINDS_OF_TEXT[model.format]) if tokenizer else "",
+        text=WRITTENS[model.format] if tokenizer else "",
         model=as_script(
             {
                 "config": asdict(model.config),
