@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from microgpt import GPT, ByteTokenizer, CharTokenizer, GPTConfig, HuggingFaceTokenizer
+from microgpt.config import ACTIVATIONS
 from microgpt.data.tokenizer import Tokenizer
 from microgpt.display.labels import token_labels
 from microgpt.random.splitmix import uniform_of
@@ -158,6 +159,7 @@ def test_node_has_the_functions_of_the_reference() -> None:
     found = run_in_node(
         model,
         f"""{{
+            names: Object.keys(ACTIVATIONS),
             erf: {numbers}.map(erf), gelu: {numbers}.map(ACTIVATIONS.gelu), silu: {numbers}.map(ACTIVATIONS.silu),
             likeliest: [1, 2, 5].map((n) => likeliestOf({ties}, n)),
             greedy: [...nextProbabilities({ties}, 0)], two: [...nextProbabilities({ties}, 1, 2)],
@@ -165,6 +167,7 @@ def test_node_has_the_functions_of_the_reference() -> None:
             uniforms: {json.dumps(calls)}.map(([seed, number]) => uniformOf(seed, number)),
         }}""",
     )
+    assert tuple(found["names"]) == ACTIVATIONS
     assert found["erf"] == pytest.approx([math.erf(x) for x in numbers], abs=1e-15)
     assert found["gelu"] == pytest.approx([x * (1 + math.erf(x * 0.5**0.5)) / 2 for x in numbers], abs=1e-14)
     assert found["silu"] == pytest.approx([x / (1 + math.exp(-x)) for x in numbers])
@@ -210,6 +213,12 @@ def test_a_page_that_does_not_play_says_why(monkeypatch: pytest.MonkeyPatch) -> 
     assert "<script" not in page
     monkeypatch.setattr(play, "MOST_PARAMETERS", model.num_params)
     assert page.count("<section ") == report_page(model, samples=0).count("<section ")
+    assert page.index(">Model</h2>") < page.index(">Play</h2>")
+    page = report_page(model, samples=0)
+    assert page.index(">Play</h2>") < page.index(">Model</h2>")
+    without = report_page(model, samples=0, play=False)
+    assert "Play" not in without
+    assert "<script" not in without
     model.state_dict()["wpe"][0, 0] = 1e39
     page = report_page(model, samples=0)
     assert "because some of its parameters are beyond the largest float32." in page

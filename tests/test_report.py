@@ -200,6 +200,9 @@ def test_the_command_writes_a_page(tmp_path, monkeypatch, capsys, backend) -> No
     size = os.path.getsize("report.html")
     assert capsys.readouterr() == (f"report.html: {size:,} bytes\n", "")
     assert Path("report.html").read_text("utf-8").count("<li><bdi>") == 2
+    assert cli.main(["report", "model.safetensors", "--no-play"]) == 0
+    assert "<script" not in Path("report.html").read_text("utf-8")
+    capsys.readouterr()
     model.save("model.html")
     assert cli.main(["report", "model.html", "--out", "./model.html"]) == 2
     message = "model and out must be different files, got ./model.html for both"
@@ -341,6 +344,7 @@ def test_the_command_compares_models(tmp_path, monkeypatch, capsys) -> None:
     for arguments, message in [
         ([*files, "b/../a/x.safetensors"], "models must be different files, got b/../a/x.safetensors twice"),
         ([*files, "--text=a"], "text is for the page about one model, got 3 models"),
+        ([*files, "--no-play"], "no_play is for the page about one model, got 3 models"),
         ([*files, "b/z.safetensors", "--out=b/y.html"], "cannot read b/z.safetensors: No such file or directory"),
     ]:
         assert cli.main(["report", *arguments]) == 2

@@ -26,6 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--text", help="text for predictions and attention of a single model; default: the first sample"
     )
+    parser.add_argument(
+        "--no-play",
+        action="store_true",
+        help="do not put the parameters of a single model into its page, to run it there",
+    )
     parser.add_argument("--out", default="report.html", metavar="FILE", help="the page, a .html file")
     parser.add_argument(
         "--samples", type=int, default=SAMPLES, metavar="N", help="number of documents to sample from each model"
@@ -44,10 +49,11 @@ def run(parsed: argparse.Namespace) -> None:
     drawing = {"samples": parsed.samples, "seed": parsed.seed}
     if len(parsed.models) == 1:
         model, _ = load_one_of(parsed, parsed.models[0])
-        write_report(model, parsed.out, text=parsed.text, **drawing)
+        write_report(model, parsed.out, text=parsed.text, play=not parsed.no_play, **drawing)
     else:
-        if parsed.text is not None:
-            raise ValueError(f"text is for the page about one model, got {len(parsed.models)} models")
+        for name, is_given in {"text": parsed.text is not None, "no_play": parsed.no_play}.items():
+            if is_given:
+                raise ValueError(f"{name} is for the page about one model, got {len(parsed.models)} models")
         names = names_of(parsed.models)
         write_comparison(
             {name: load_one_of(parsed, path)[0] for name, path in zip(names, parsed.models)}, parsed.out, **drawing

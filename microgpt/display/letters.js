@@ -31,8 +31,8 @@ function element(name, attributes = {}, ...children) {
   return made;
 }
 
-function button(text, onClick) {
-  const made = element("button", { type: "button" }, text);
+function button(content, onClick, attributes = {}) {
+  const made = element("button", { type: "button", ...attributes }, content);
   made.addEventListener("click", onClick);
   return made;
 }
@@ -226,7 +226,6 @@ export class Letters {
   }
 
   #select(i) {
-    const { steps } = this.drawing;
     this.selected = i;
     const hadFocus = this.table.contains(document.activeElement);
     this.#showTable(i);
@@ -236,7 +235,7 @@ export class Letters {
     this.#scrollTo(tile);
     // Not `disabled`, which would take the focus away.
     this.back.setAttribute("aria-disabled", i === 1);
-    this.forward.setAttribute("aria-disabled", i === steps.length && !this.#isOpen(i));
+    this.forward.setAttribute("aria-disabled", i === this.drawing.steps.length && !this.#isOpen(i));
   }
 
   /** Bring a letter into view, with those before it, and without moving the page. */
@@ -249,81 +248,71 @@ export class Letters {
 
   /** The letters around number `selected`, and below each the attention to it. */
   #showTable(selected) {
-    const { labels, first, steps } = this.drawing;
-    const count = steps.length + 1;
+    const count = this.drawing.steps.length + 1;
     const from = Math.max(0, Math.min(selected + 8, count) - MOST_TILES);
     const shown = Array.from({ length: Math.min(count - from, MOST_TILES) }, (_, k) => from + k);
-    const { attention, begin = 0 } = steps[selected - 1];
-    const tiles = shown.map((i) => {
-      const label = i < labels.length ? labels[i] : (steps[i - 1].label ?? "");
-      const isOpen = i > 0 && this.#isOpen(i);
-      const classes = [
-        "tile",
-        i < first && "is-given",
-        isOpen && "is-open",
-        label.length > 2 && "is-long",
-        this.#isPlaying && i > selected && "is-later",
-      ];
-      const attributes = { class: classes.filter(Boolean).join(" ") };
-      if (i === 0) return element("span", attributes, label);
-      const state = i < first ? "given" : isOpen ? "not drawn yet" : percent(steps[i - 1].probability);
-      const tile = element(
-        "button",
-        {
-          ...attributes,
-          type: "button",
-          "aria-label": `${label || "the next"}, letter ${i}: ${state}`,
-          "aria-pressed": String(i === selected),
-          tabindex: i === selected ? 0 : -1,
-          "data-letter": i,
-        },
-        element("bdi", {}, label),
-      );
-      tile.addEventListener("click", () => this.#visit(i));
-      return tile;
+    const tiles = shown.map((i) => element("td", {}, this.#tile(i, selected)));
+    const heads = this.#chosenHeads(this.drawing.steps[selected - 1].attention);
+    const isDeep = new Set(heads.map(({ layer }) => layer)).size > 1;
+    const rows = heads.map(({ layer, head, weights }, row) => {
+      const isFirst = isDeep && (row === 0 || heads[row - 1].layer !== layer);
+      const name = [isFirst ? `layer ${layer}, ` : hiddenText(`layer ${layer}, `), `head ${head}`];
+      const cells = shown.map((i) => element("td", {}, this.#weight(i, selected, weights)));
+      return element("tr", {}, element("th", { scope: "row" }, ...name), ...cells);
     });
-    const rows = attention.flatMap((heads, layer) =>
-      heads
-        .map((weights, head) => [layer, head, weights])
-        .filter(() => [String(layer), "all"].includes(this.#layer))
-        .filter(([, head]) => [String(head), "all"].includes(this.#head)),
-    );
-    const isDeep = new Set(rows.map(([layer]) => layer)).size > 1;
-    const cells = (weights) =>
-      shown.map((i) => {
-        if (i < begin || i >= selected) return element("td", {}, element("div", { class: "weight is-unseen" }));
-        const weight = weights[i - begin];
-        const title = `${percent(weight)} to ${labels[i]}`;
-        // The square root keeps small weights visible.
-        const style = `--opacity: ${100 * Math.sqrt(weight)}%`;
-        return element("td", {}, element("div", { class: "weight", style, title }, hiddenText(percent(weight))));
-      });
     this.table.replaceChildren(
       element(
         "table",
         { class: rows.length > MOST_ROWS && "is-tight" },
         element("caption", { class: "hidden-text" }, "The letters, and how much each head attends to them"),
-        element(
-          "thead",
-          {},
-          element(
-            "tr",
-            {},
-            element("th", { scope: "row" }, hiddenText("letter")),
-            ...tiles.map((tile) => element("td", {}, tile)),
-          ),
-        ),
-        element(
-          "tbody",
-          {},
-          ...rows.map(([layer, head, weights], row) => {
-            const isNamed = isDeep && (row === 0 || rows[row - 1][0] !== layer);
-            const name = `layer ${layer}, `;
-            const words = [isNamed ? name : hiddenText(name), `head ${head}`];
-            return element("tr", {}, element("th", { scope: "row" }, ...words), ...cells(weights));
-          }),
-        ),
+        element("thead", {}, element("tr", {}, element("th", { scope: "row" }, hiddenText("letter")), ...tiles)),
+        element("tbody", {}, ...rows),
       ),
+    );
+  }
+
+  /** Letter i: a button that selects it, but for the first, before which there is nothing. */
+  #tile(i, selected) {
+    const { labels, first, steps } = this.drawing;
+    const label = labels[i] ?? steps[i - 1].label ?? "";
+    const isOpen = i > 0 && this.#isOpen(i);
+    const classes = [
+      "tile",
+      i < first && "is-given",
+      isOpen && "is-open",
+      label.length > 2 && "is-long",
+      this.#isPlaying && i > selected && "is-later",
+    ];
+    const attributes = { class: classes.filter(Boolean).join(" ") };
+    if (i === 0) return element("span", attributes, label);
+    const state = i < first ? "given" : isOpen ? "not drawn yet" : percent(steps[i - 1].probability);
+    return button(element("bdi", {}, label), () => this.#visit(i), {
+      ...attributes,
+      "aria-label": `${label || "the next"}, letter ${i}: ${state}`,
+      "aria-pressed": String(i === selected),
+      tabindex: i === selected ? 0 : -1,
+      "data-letter": i,
+    });
+  }
+
+  /** The attention of the heads to be shown, as {layer, head, weights}. */
+  #chosenHeads(attention) {
+    const isChosen = (choice, i) => choice === "all" || choice === String(i);
+    return attention
+      .flatMap((heads, layer) => heads.map((weights, head) => ({ layer, head, weights })))
+      .filter(({ layer, head }) => isChosen(this.#layer, layer) && isChosen(this.#head, head));
+  }
+
+  /** How much a head attends to letter i from the one before the selected one. */
+  #weight(i, selected, weights) {
+    const { begin = 0 } = this.drawing.steps[selected - 1];
+    if (i < begin || i >= selected) return element("div", { class: "weight is-unseen" });
+    const share = percent(weights[i - begin]);
+    const style = `--opacity: ${100 * Math.sqrt(weights[i - begin])}%`; // so that small weights remain visible
+    return element(
+      "div",
+      { class: "weight", style, title: `${share} to ${this.drawing.labels[i]}` },
+      hiddenText(share),
     );
   }
 

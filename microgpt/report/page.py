@@ -36,26 +36,33 @@ LISTED_TOKENS = 100  # of the vocabulary
 
 
 def write_report(
-    model: GPT, path: str | os.PathLike[str], *, text: str | None = None, samples: int = SAMPLES, seed: Any = SEED
+    model: GPT,
+    path: str | os.PathLike[str],
+    *,
+    text: str | None = None,
+    samples: int = SAMPLES,
+    seed: Any = SEED,
+    play: bool = True,
 ) -> None:
     """Write the page of `report_page` to `path`, as a whole or not at all.
 
     `path` ends in .html or .htm. `ValueError` names a path that does not, or cannot be written.
     """
     check_report_path(path)
-    write_atomically(path, report_page(model, text=text, samples=samples, seed=seed).encode())
+    write_atomically(path, report_page(model, text=text, samples=samples, seed=seed, play=play).encode())
 
 
-def report_page(model: GPT, *, text: str | None = None, samples: int = SAMPLES, seed: Any = SEED) -> str:
-    """An HTML page about `model`, which runs it, and needs no other file and no network.
-
-    Models of at most 2 million parameters can be played with in it, in JavaScript; the rest of the page needs none.
+def report_page(
+    model: GPT, *, text: str | None = None, samples: int = SAMPLES, seed: Any = SEED, play: bool = True
+) -> str:
+    """An HTML page about `model`, which plays it, and needs no other file and no network.
 
     Args:
         text: the text whose predictions and attention are shown, up to the context or 64 tokens; by default the first
             sample that is not empty.
         samples: number of documents to draw at temperature 0.5; from a model of continuous text, 500 tokens are drawn.
         seed: random seed of the samples: the same model and seed give the same page.
+        play: whether the page holds the parameters, and JavaScript that runs the model; it can have at most 2 million.
 
     `ValueError` names a character of `text` that the model does not know.
     """
@@ -66,24 +73,25 @@ def report_page(model: GPT, *, text: str | None = None, samples: int = SAMPLES, 
     read = tokens[: min(model.config.block_size, POSITIONS)]
     labels = token_labels(model, read)
     activations = forward(model, read)
-    why_not = why_not_playable(model)
     sections = [
-        section("Play", play_section(model) if why_not is None else f"<p>{why_not}</p>\n"),
         section("Model", _facts(model)),
         section("Losses", _losses(model)),
-        section(
-            "Samples", f"<p>{describe_samples(model, count, seed)}.</p>\n{list_samples(model, documents[:count], seed)}"
-        ),
+        section("Samples", _samples(model, documents[:count], seed)),
         section("Next token", _probabilities(model, tokens, labels, softmax(activations.logits))),
         section("Attention", _attention(labels, activations.attention)),
         section("Embedding", _embedding(model)),
     ]
+    why_not = why_not_playable(model)
+    if play and why_not:
+        sections.append(section("Play", f"<p>{why_not}</p>\n"))
+    elif play:
+        sections.insert(0, section("Play", play_section(model)))
     return document(
         title="A GPT of microgpt",
         lead=f"{model.num_params:,} parameters in {counted(model.config.n_layer, 'layer')}, "
         f"{counted(model.config.n_head, 'head')} each, over {counted(model.config.vocab_size, 'token')}.",
         sections=sections,
-        script="" if why_not else joined(),
+        script=joined() if play and not why_not else "",
     )
 
 
