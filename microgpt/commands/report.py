@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-play",
         action="store_true",
-        help="do not put the parameters of a single model into its page, to run it there",
+        help="leave the parameters of a single model out of its page, which then cannot run it",
     )
     parser.add_argument("--out", default="report.html", metavar="FILE", help="the page, a .html file")
     parser.add_argument(
