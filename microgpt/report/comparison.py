@@ -113,7 +113,7 @@ def _differences(models: Mapping[str, GPT], histories: Mapping[str, TrainingHist
     return (
         "<p>The options and sizes in which the models differ, and the outcome. Losses are in nats; the training loss "
         f"is the mean of the last {LAST} steps.</p>\n"
-        '<figure class="scroll" tabindex="0">\n<table class="comparison">\n'
+        '<figure class="scroll" tabindex="0">\n<table class="comparison" aria-label="Differences">\n'
         f"<thead><tr><td></td>{heads}</tr></thead>\n<tbody>\n{''.join(rows)}</tbody>\n</table>\n</figure>\n"
     )
 

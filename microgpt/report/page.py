@@ -149,7 +149,8 @@ def _probabilities(model: GPT, tokens: list[int], labels: list[str], probabiliti
     return (
         "<p>For each token of the text, from top to bottom, the tokens that the model expects next, likeliest first. "
         f"The token that came next is outlined.{mean}</p>\n"
-        f'{_cut(model, tokens, labels)}<figure class="scroll" tabindex="0">\n<table class="probabilities">\n<thead><tr>'
+        f'{_cut(model, tokens, labels)}<figure class="scroll" tabindex="0">\n'
+        '<table class="probabilities" aria-label="The likeliest next tokens">\n<thead><tr>'
         f'<th scope="col">after</th><th scope="colgroup" colspan="{likeliest.shape[1]}">likeliest next</th>'
         f'<th scope="col">came next</th></tr></thead>\n<tbody>\n{"".join(rows)}</tbody>\n</table>\n</figure>\n'
     )
