@@ -12,6 +12,7 @@ from microgpt import checkpoint, inspection
 from microgpt.config import DTYPES, GPTConfig
 from microgpt.data.documents import FORMATS, named_documents
 from microgpt.data.tokenizer import Tokenizer
+from microgpt.drawn_text import Stop, settled_part, text_pieces
 from microgpt.engine import backend as backends
 from microgpt.engine.arrays import aligned_copy, aligned_zeros, not_finite
 from microgpt.engine.cores import physical_cores
@@ -21,6 +22,7 @@ from microgpt.history import TrainingHistory
 from microgpt.random.splitmix import stream_seed
 from microgpt.sampling import (
     Context,
+    IsComplete,
     Sampler,
     generator_uniforms,
     next_probabilities,
@@ -29,7 +31,6 @@ from microgpt.sampling import (
     sample_independently,
     sample_one,
     stream_uniforms,
-    text_pieces,
 )
 from microgpt.utils.arguments import choice, integer, string
 
@@ -277,14 +278,26 @@ class GPT:
         top_k: int | None = None,
         top_p: float | None = None,
         max_tokens: int | None = None,
+        stop: str | Iterable[str] | None = None,
     ) -> list[str]:
-        """`n` documents sampled from the model, as text, each beginning with `prompt`; see `generate_tokens`."""
-        tokenizer = self._tokenizer_for("generate")
+        """`n` documents sampled from the model, as text, each beginning with `prompt`.
+
+        `stop` is a text, or several: drawing ends when one of them is complete, and the document before it. Texts in
+        the prompt do not count. With a seed, a document is the same as without `stop`, only shorter. The other
+        arguments are those of `generate_tokens`.
+        """
+        tokenizer, stops = self._tokenizer_for("generate"), Stop.of(stop)
         tokens = tokens_of(tokenizer, "prompt", prompt)
-        documents = self.generate_tokens(
-            n, temperature, seed, prompt=tokens, top_k=top_k, top_p=top_p, max_tokens=max_tokens
-        )
-        return [tokenizer.decode(document) for document in documents]
+        begin, reach = len(tokenizer.decode(tokens)), stops.reach()
+
+        def is_complete(drawn: list[int]) -> bool:
+            if stops.begin(tokenizer.decode(drawn[-reach:])) is None:  # usually, and then all need not be decoded
+                return False
+            return stops.begin(settled_part(tokenizer.decode(tokens + drawn))[begin:]) is not None
+
+        sampler = Sampler(temperature, top_k, top_p)
+        documents = self._draw(n, sampler, seed, tokens, max_tokens, is_complete if stops.texts else None)
+        return [text[:begin] + stops.cut(text[begin:]) for text in map(tokenizer.decode, documents)]
 
     def generate_tokens(
         self,
@@ -318,15 +331,27 @@ class GPT:
         is the last token of the vocabulary, as in microgpt. A continuous text without line feeds has no end; it stops
         after `max_tokens`.
         """
-        n, sampler = integer("n", n, 0), Sampler(temperature, top_k, top_p)
+        return self._draw(n, Sampler(temperature, top_k, top_p), seed, prompt, max_tokens)
+
+    def _draw(
+        self,
+        n: int,
+        sampler: Sampler,
+        seed: Any,
+        prompt: Sequence[int],
+        max_tokens: int | None,
+        is_complete: IsComplete | None = None,
+    ) -> list[list[int]]:
+        """See `generate_tokens`; a document also ends when `is_complete`, or later."""
+        n = integer("n", n, 0)
         self.check_finite("generate")
         tokens = token_array("prompt", prompt, self.config.vocab_size).tolist()
         context = self._context(tokens)
         limit = self._most_tokens(max_tokens, context)
         if seed is None:
-            drawn = sample_in_turn(self.engine, self.generator, context, n, sampler, limit)
+            drawn = sample_in_turn(self.engine, self.generator, context, n, sampler, limit, is_complete)
         else:
-            drawn = sample_independently(self.engine, stream_seed(seed), context, n, sampler, limit)
+            drawn = sample_independently(self.engine, stream_seed(seed), context, n, sampler, limit, is_complete)
         return [tokens + document for document in drawn]
 
     def stream(
@@ -338,13 +363,16 @@ class GPT:
         top_k: int | None = None,
         top_p: float | None = None,
         max_tokens: int | None = None,
+        stop: str | Iterable[str] | None = None,
     ) -> Iterator[str]:
         """The continuation of `prompt`, without the prompt, in pieces of text as they are drawn.
 
         A document is the same as `generate` returns. A continuous text does not end at a line feed, but after
-        `max_tokens`, or never. The other arguments are those of `generate_tokens`.
+        `max_tokens`, before a text of `stop`, or never. Text that could be the beginning of one is held back until it
+        is not. The other arguments are those of `generate`.
         """
         tokenizer, sampler = self._tokenizer_for("stream"), Sampler(temperature, top_k, top_p)
+        stops = Stop.of(stop)
         self.check_finite("stream")
         tokens = tokens_of(tokenizer, "prompt", prompt)
         context = self._context(tokens, ends=self.format == "lines")
@@ -353,7 +381,8 @@ class GPT:
             uniforms = generator_uniforms(self.generator)
         else:
             uniforms = stream_uniforms(stream_seed(seed), range(1))
-        return text_pieces(tokenizer.decode, tokens, sample_one(self.engine, context, sampler, limit, uniforms))
+        drawn = sample_one(self.engine, context, sampler, limit, uniforms)
+        return stops.cut_pieces(text_pieces(tokenizer.decode, tokens, drawn))
 
     def _context(self, tokens: list[int], ends: bool = True) -> Context:
         """The beginning of a document with these tokens, which BOS ends if `ends` and the model reads BOS."""

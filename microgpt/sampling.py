@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import TYPE_CHECKING
@@ -26,8 +26,8 @@ TEXT_TOKENS = 500  # for continuous text
 DRAWN_TOGETHER = 64  # documents: more would gain little and take memory
 LOWEST_TEMPERATURE = 1e-30  # float32 can still divide by it; below, sampling is greedy
 NO_TOKEN = -1
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # decoders put it for bytes that are not a character, or not yet
-MOST_INCOMPLETE = 3  # bytes of a UTF-8 character that lacks its last byte
+
+IsComplete = Callable[[list[int]], bool]  # whether a document is complete with these drawn tokens, though BOS is not
 
 
 @dataclass(frozen=True)
@@ -190,14 +190,21 @@ def sample_one(
 
 
 def sample_in_turn(
-    engine: Engine, generator: Generator, context: Context, n: int, sampler: Sampler, max_tokens: int
+    engine: Engine,
+    generator: Generator,
+    context: Context,
+    n: int,
+    sampler: Sampler,
+    max_tokens: int,
+    is_complete: IsComplete | None = None,
 ) -> list[list[int]]:
-    """The tokens of `n` documents, one after the other, each as `sample_one` draws it.
+    """The tokens of `n` documents, one after the other, each as `sample_one` draws it, up to `is_complete`.
 
     Source: the inference loop of microgpt, with one number of the generator for each token, in the same order.
     """
-    if sampler.excludes_tokens(engine.config.vocab_size):
-        return [list(sample_one(engine, context, sampler, max_tokens, generator_uniforms(generator))) for _ in range(n)]
+    if is_complete or sampler.excludes_tokens(engine.config.vocab_size):
+        tokens = (sample_one(engine, context, sampler, max_tokens, generator_uniforms(generator)) for _ in range(n))
+        return [_up_to(is_complete, drawn) for drawn in tokens]
     cache, end = engine.new_cache(1), context.bos if context.ends else NO_TOKEN
 
     def draw(tokens: list[int], documents: int, limit: int) -> list[list[int]]:
@@ -211,6 +218,15 @@ def sample_in_turn(
     else:
         drawn = [_sample_in_contexts(draw, begin, length, block_size, end, max_tokens) for _ in range(n)]
     return [tokens[:-1] if tokens[-1:] == [end] else tokens for tokens in drawn]
+
+
+def _up_to(is_complete: IsComplete | None, tokens: Iterable[int]) -> list[int]:
+    drawn: list[int] = []
+    for token in tokens:
+        drawn.append(token)
+        if is_complete and is_complete(drawn):
+            break
+    return drawn
 
 
 def _sample_in_contexts(
@@ -233,22 +249,35 @@ def _sample_in_contexts(
 
 
 def sample_independently(
-    engine: Engine, seed: int, context: Context, n: int, sampler: Sampler, max_tokens: int
+    engine: Engine,
+    seed: int,
+    context: Context,
+    n: int,
+    sampler: Sampler,
+    max_tokens: int,
+    is_complete: IsComplete | None = None,
 ) -> list[list[int]]:
     """The tokens of `n` documents, each from its own stream: document i is the same however many there are.
 
-    `seed` is the 64-bit seed of the streams.
+    `seed` is the 64-bit seed of the streams. A document may go on after `is_complete` where that is faster.
     """
     vocab_size, block_size = engine.config.vocab_size, engine.config.block_size
     from_bos = context.ends and context.tokens == [context.bos]
     if from_bos and max_tokens == block_size and not sampler.excludes_tokens(vocab_size):
         return _sample_from_bos(engine, seed, context.bos, n, sampler.temperature)
     parts = (range(first, min(first + DRAWN_TOGETHER, n)) for first in range(0, n, DRAWN_TOGETHER))
-    return [tokens for part in parts for tokens in _sample_together(engine, seed, context, part, sampler, max_tokens)]
+    drawn = (_sample_together(engine, seed, context, part, sampler, max_tokens, is_complete) for part in parts)
+    return [tokens for part in drawn for tokens in part]
 
 
 def _sample_together(
-    engine: Engine, seed: int, context: Context, documents: range, sampler: Sampler, max_tokens: int
+    engine: Engine,
+    seed: int,
+    context: Context,
+    documents: range,
+    sampler: Sampler,
+    max_tokens: int,
+    is_complete: IsComplete | None,
 ) -> list[list[int]]:
     sampled: list[list[int]] = [[] for _ in documents]
     unfinished = list(range(len(documents)))
@@ -258,6 +287,8 @@ def _sample_together(
         unfinished = [i for i in unfinished if not context.is_over(tokens[i])]
         for i in unfinished:
             sampled[i].append(tokens[i])
+        if is_complete:
+            unfinished = [i for i in unfinished if not is_complete(sampled[i])]
         if not unfinished:
             break
     return sampled
@@ -270,26 +301,3 @@ def _sample_from_bos(engine: Engine, seed: int, bos: int, n: int, temperature: f
     counted = tokens[np.arange(engine.config.block_size) < lengths[:, None]].tolist()
     ends = np.cumsum(lengths).tolist()
     return [counted[start:end] for start, end in zip([0, *ends], ends)]
-
-
-def text_pieces(decode: Callable[[list[int]], str], prompt: Sequence[int], tokens: Iterable[int]) -> Iterator[str]:
-    """The text that `tokens` add to `prompt`, in pieces, each as soon as no further token can change it.
-
-    A token may be part of a character. The pieces joined are the decoded text of all tokens, without the prompt's.
-    """
-    window = list(prompt)  # includes a few earlier tokens, because some decoders depend on them
-    text = decode(window)
-    settled, shown = len(window), len(text)
-    for token in tokens:
-        window.append(token)
-        text = decode(window)
-        stable = max(len(text.rstrip(REPLACEMENT)), len(text) - MOST_INCOMPLETE)
-        if stable > shown:
-            yield text[shown:stable]
-            shown = stable
-        if stable == len(text):
-            del window[:settled]
-            text = decode(window)
-            settled, shown = len(window), len(text)
-    if len(text) > shown:
-        yield text[shown:]

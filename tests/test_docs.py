@@ -154,7 +154,7 @@ LAYERS = [
     ["tuning"],
     ["training"],
     ["model", "optimizer"],
-    ["checkpoint", "evaluation", "inspection", "sampling"],
+    ["checkpoint", "drawn_text", "evaluation", "inspection", "sampling"],
     ["data", "display", "history"],
     ["engine"],
     ["random", "reference"],

@@ -3,18 +3,24 @@
 examples:
   microgpt sample names.safetensors -n 5 --prompt jo --temperature 0.8
   microgpt sample names.safetensors -n 1000 --seed 1 --json > names.jsonl
-  microgpt sample shakespeare.safetensors --prompt "ROMEO:" --max-tokens 1000 --top-k 10
+  microgpt sample names.safetensors --prompts beginnings.txt -n 3
+  microgpt sample names.safetensors --interactive
+  microgpt sample shakespeare.safetensors --prompt "ROMEO:" --max-tokens 1000 --top-k 10 --stop "JULIET:"
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
+from itertools import count, repeat
 from typing import Any
 
+from microgpt.commands._interactive import converse
 from microgpt.commands._options import add_model_arguments, load_model
 from microgpt.commands.output import printed
-from microgpt.model import GPT
+from microgpt.data.documents import read_lines
+from microgpt.model import GPT, tokens_of
 from microgpt.sampling import SAMPLES, TEMPERATURE, TEXT_TOKENS
 from microgpt.utils.arguments import integer
 
@@ -22,12 +28,28 @@ SEPARATOR = "-" * 15  # nanoGPT's
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add MODEL, and the arguments of `GPT.generate`."""
+    """Add MODEL, the arguments of `GPT.generate`, and where prompts come from."""
     add_model_arguments(parser)
     parser.add_argument(
-        "-n", type=int, metavar="N", help=f"number of documents, default {SAMPLES}, or texts, default 1"
+        "-n",
+        type=int,
+        metavar="N",
+        help=f"samples for each prompt; default: {SAMPLES} documents, 1 text, 1 with --interactive",
     )
-    parser.add_argument("--prompt", default="", metavar="TEXT", help="the beginning of each")
+    parser.add_argument(
+        "--prompt", action="append", default=[], metavar="TEXT", help="the beginning of each; may be repeated"
+    )
+    parser.add_argument("--prompts", metavar="FILE", help="a prompt on each line; .gz and - as in microgpt train")
+    parser.add_argument(
+        "-i", "--interactive", action="store_true", help="ask for prompts, until Ctrl-D; Ctrl-C ends an answer"
+    )
+    parser.add_argument(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="end before this text, unless it is in the prompt; may be repeated",
+    )
     parser.add_argument(
         "--temperature",
         type=float,
@@ -55,39 +77,80 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Print documents, one per line, or continuous text as it is drawn."""
-    model, _ = load_model(parsed)
-    options = {name: getattr(parsed, name) for name in ("prompt", "temperature", "top_k", "top_p", "max_tokens")}
-    if model.format == "text":
-        print_texts(parsed, model, options)
-    else:
-        print_documents(parsed, model, options)
+    """Print documents, one per line, or continuous text as it is drawn, for each prompt."""
+    if parsed.interactive and (parsed.prompt or parsed.prompts):
+        raise ValueError("interactive asks for prompts: prompt and prompts must be left out")
+    model, tokenizer = load_model(parsed)
+    options = {name: getattr(parsed, name) for name in ("temperature", "top_k", "top_p", "max_tokens", "stop")}
+    if model.format == "text" and parsed.max_tokens is None:
+        options["max_tokens"] = TEXT_TOKENS
+    if parsed.interactive:
+        model.stream(**options)  # wrong options are an error now, not after the first prompt
+        n, seeds = integer("n", 1 if parsed.n is None else parsed.n, 0), seeds_from(parsed.seed)
+
+        def answer(place: str, prompt: str) -> None:
+            tokens_of(tokenizer, place, prompt)
+            print_streams(parsed, model, prompt, n, seeds, options)
+
+        converse(answer)
+        return
+    prompts = prompts_of(parsed)
+    for place, prompt in prompts:  # before anything is printed
+        tokens_of(tokenizer, place, prompt)
+    for i, (_, prompt) in enumerate(prompts):
+        if model.format == "lines":
+            print_documents(parsed, model, prompt, options)
+            continue
+        if i and not parsed.json:
+            print(SEPARATOR)
+        n = integer("n", 1 if parsed.n is None else parsed.n, 0)
+        print_streams(parsed, model, prompt, n, seeds_from(parsed.seed), options)
 
 
-def print_documents(parsed: argparse.Namespace, model: GPT, options: dict[str, Any]) -> None:
+def prompts_of(parsed: argparse.Namespace) -> list[tuple[str, str]]:
+    """(place, prompt) of each prompt, the place for errors; an empty prompt if none is given."""
+    prompts = [("prompt", text) for text in parsed.prompt]
+    if parsed.prompts is not None:
+        lines = [(line.place, line.text.removesuffix("\n")) for line in read_lines([parsed.prompts])]
+        if not lines:
+            raise ValueError(f"prompts must have at least one line that is not blank, got none in {parsed.prompts}")
+        prompts += lines
+    return prompts or [("prompt", "")]
+
+
+def seeds_from(seed: int | None) -> Iterator[int | None]:
+    """A seed for each sample, so that each can be drawn again alone; None for the model's own generator."""
+    return repeat(None) if seed is None else count(seed)
+
+
+def print_documents(parsed: argparse.Namespace, model: GPT, prompt: str, options: dict[str, Any]) -> None:
     """Print documents, one per line."""
     n = SAMPLES if parsed.n is None else parsed.n
-    for text in model.generate(n, seed=parsed.seed, **options):
-        print(json_line(text, parsed.seed, parsed.prompt) if parsed.json else printed(text))
+    for text in model.generate(n, seed=parsed.seed, prompt=prompt, **options):
+        print(json_line(text, parsed.seed, prompt) if parsed.json else printed(text))
 
 
-def print_texts(parsed: argparse.Namespace, model: GPT, options: dict[str, Any]) -> None:
-    """Print texts one after the other, each with the next seed, so that each can be drawn again alone."""
-    n = 1 if parsed.n is None else integer("n", parsed.n, 0)
-    if options["max_tokens"] is None:
-        options["max_tokens"] = TEXT_TOKENS
+def print_streams(
+    parsed: argparse.Namespace,
+    model: GPT,
+    prompt: str,
+    n: int,
+    seeds: Iterator[int | None],
+    options: dict[str, Any],
+) -> None:
+    """Print samples one after the other, each as it is drawn, and with the next seed."""
     for i in range(n):
-        seed = None if parsed.seed is None else parsed.seed + i
-        pieces = model.stream(seed=seed, **options)
+        seed = next(seeds)
+        pieces = model.stream(prompt, seed=seed, **options)
         if parsed.json:
-            print(json_line(parsed.prompt + "".join(pieces), seed, parsed.prompt))
+            print(json_line(prompt + "".join(pieces), seed, prompt), flush=True)
             continue
-        if i:
+        if i and model.format == "text":
             print(SEPARATOR)
-        print(printed(parsed.prompt), end="", flush=True)
+        print(printed(prompt), end="", flush=True)
         for piece in pieces:
             print(printed(piece), end="", flush=True)
-        print()
+        print(flush=True)
 
 
 def json_line(text: str, seed: int | None, prompt: str) -> str:

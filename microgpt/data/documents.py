@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -40,6 +40,31 @@ def read_text(file: File | Iterable[File] | None = None) -> str:
     UTF-8.
     """
     return "".join([part.text for part in _file_source(file).text()])
+
+
+class Line(NamedTuple):
+    """A line of a file.
+
+    Attributes:
+        text: the line, and its end if it has one.
+        file: the name of the file.
+        number: the number of the line, from 1.
+    """
+
+    text: str
+    file: str
+    number: int
+
+    @property
+    def place(self) -> str:
+        """File and number, for errors."""
+        return f"{self.file}, line {self.number}"
+
+
+def read_lines(files: Iterable[File]) -> Iterator[Line]:
+    """The lines of text files that are not blank, see `reading.Files`."""
+    for block in Files(files).blocks():
+        yield from (line for line in _numbered_lines(block) if not line.text.isspace())
 
 
 class Part(Protocol):
@@ -87,7 +112,7 @@ class Lines:
 
     def places(self) -> Iterable[tuple[str, str]]:
         """See `Part`."""
-        return ((place, line.strip()) for place, line in _numbered_lines(self._block))
+        return ((line.place, line.text.strip()) for line in _numbered_lines(self._block))
 
 
 class Strings:
@@ -133,7 +158,7 @@ class Passage:
 
     def places(self) -> Iterable[tuple[str, str]]:
         """See `Part`."""
-        return _numbered_lines(self._block)
+        return ((line.place, line.text) for line in _numbered_lines(self._block))
 
 
 class Source(Protocol):
@@ -259,6 +284,6 @@ def _file_source(file: File | Iterable[File] | None) -> FileSource:
     return FileSource([file] if isinstance(file, (str, os.PathLike)) else file)
 
 
-def _numbered_lines(block: Block) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(io.StringIO(block.text, newline="\n"), block.line):
-        yield f"{block.name}, line {number}", line
+def _numbered_lines(block: Block) -> Iterator[Line]:
+    for number, text in enumerate(io.StringIO(block.text, newline="\n"), block.line):
+        yield Line(text, block.name, number)

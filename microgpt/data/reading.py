@@ -107,7 +107,7 @@ class Files:
 
     def _opened(self, path: str) -> contextlib.AbstractContextManager[IO[bytes]]:
         if path not in self._spools:
-            opened = _standard_input() if path == STANDARD_INPUT else open(path, "rb")
+            opened = standard_input() if path == STANDARD_INPUT else open(path, "rb")
             if path != STANDARD_INPUT and stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
                 return opened
             self._spools[path] = _spooled(opened, _name(path))
@@ -194,7 +194,8 @@ def _name(path: str) -> str:
     return "standard input" if path == STANDARD_INPUT else shown_path(path)
 
 
-def _standard_input() -> IO[bytes]:
+def standard_input() -> IO[bytes]:
+    """Standard input as bytes. `ValueError` if there is none."""
     try:
         return sys.stdin.buffer
     except AttributeError:  # sys.stdin is None, or, in notebooks, not a file

@@ -1,0 +1,103 @@
+"""The text of drawn tokens: in pieces, as they are drawn, and up to a text that ends it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from microgpt.utils.arguments import check_order, shown
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # decoders put it for bytes that are not a character, or not yet
+MOST_INCOMPLETE = 3  # bytes of a UTF-8 character that lacks its last byte
+
+
+def text_pieces(decode: Callable[[list[int]], str], prompt: Sequence[int], tokens: Iterable[int]) -> Iterator[str]:
+    """The text that `tokens` add to `prompt`, in pieces, each as soon as no further token can change it.
+
+    A token may be part of a character. The pieces joined are the decoded text of all tokens, without the prompt's.
+    """
+    window = list(prompt)  # includes a few earlier tokens, because some decoders depend on them
+    text = decode(window)
+    settled, shown = len(window), len(text)
+    for token in tokens:
+        window.append(token)
+        text = decode(window)
+        stable = len(settled_part(text))
+        if stable > shown:
+            yield text[shown:stable]
+            shown = stable
+        if stable == len(text):
+            del window[:settled]
+            text = decode(window)
+            settled, shown = len(window), len(text)
+    if len(text) > shown:
+        yield text[shown:]
+
+
+def settled_part(text: str) -> str:
+    """The beginning of a decoded text that no further token can change: its end may be a part of a character."""
+    return text[: max(len(text.rstrip(REPLACEMENT)), len(text) - MOST_INCOMPLETE)]
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Texts that end a drawn text before the first of them that is complete; of two that end together, the longer.
+
+    Attributes:
+        texts: the texts, at least one character each; none: nothing ends a text.
+    """
+
+    texts: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, stop: str | Iterable[str] | None) -> Stop:
+        """The texts of an argument `stop`: one, several, or None. `TypeError` or `ValueError` names a wrong one."""
+        if stop is None or isinstance(stop, str):
+            stop = [] if stop is None else [stop]
+        if not isinstance(stop, Iterable):
+            raise TypeError(f"stop must be a text or several, got {shown(stop)}")
+        check_order("stop", stop)
+        texts = tuple(stop)
+        for text in texts:
+            if not isinstance(text, str):
+                raise TypeError(f"stop must be a text or several, got {shown(text)} among them")
+            if not text:
+                raise ValueError("stop must be texts of at least one character, got an empty one")
+        return cls(texts)
+
+    def reach(self) -> int:
+        """The number of last tokens that show a stop, if each has at least one byte of text."""
+        return 4 * max(map(len, self.texts), default=0) + 4
+
+    def begin(self, text: str) -> int | None:
+        """Where the first of the texts to be complete begins in `text`; None if none is in it."""
+        found = [(begin + len(each), begin) for each in self.texts if (begin := text.find(each)) >= 0]
+        return min(found)[1] if found else None
+
+    def cut(self, text: str) -> str:
+        """`text` up to where the first of the texts begins."""
+        return text[: self.begin(text)]
+
+    def cut_pieces(self, pieces: Iterable[str]) -> Iterator[str]:
+        """`pieces` of a text, cut like the whole; what could be the beginning of a stop is held back until it is not.
+
+        No piece is asked for after a stop is complete.
+        """
+        held = ""
+        for piece in pieces:
+            held += piece
+            if (begin := self.begin(held)) is not None:
+                if begin:
+                    yield held[:begin]
+                return
+            settled = len(held) - self._unsettled(held)
+            if settled:
+                yield held[:settled]
+                held = held[settled:]
+        if held:
+            yield held
+
+    def _unsettled(self, text: str) -> int:
+        """Length of the longest end of `text` that one of the texts begins with."""
+        lengths = (length for each in self.texts for length in range(1, len(each)) if text.endswith(each[:length]))
+        return max(lengths, default=0)
