@@ -11,6 +11,7 @@ _MODULES = {  # where the public names are defined
     "BackendInfo": "engine.backend",
     "ByteTokenizer": "data.tokenizer",
     "CharTokenizer": "data.tokenizer",
+    "DocumentLosses": "evaluation",
     "Evaluation": "evaluation",
     "GPT": "model",
     "GPTConfig": "config",
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from microgpt.data.tokenizer import Tokenizer as Tokenizer
     from microgpt.engine.backend import BackendInfo as BackendInfo
     from microgpt.engine.backend import backend_info as backend_info
+    from microgpt.evaluation import DocumentLosses as DocumentLosses
     from microgpt.evaluation import Evaluation as Evaluation
     from microgpt.history import TrainingHistory as TrainingHistory
     from microgpt.history import TrainingProgress as TrainingProgress

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from microgpt.engine.packing import PackedSequences
+from microgpt.engine.packing import PackedSequences, pack
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from microgpt.engine.interface import Engine
 
 EVALUATED_ROWS = 1024  # positions in a batch; more would not fit into the CPU's caches
@@ -34,6 +36,25 @@ class Evaluation:
     perplexity: float
     tokens: int
     characters: int
+
+
+@dataclass(frozen=True)
+class DocumentLosses:
+    """The result of `GPT.document_losses`: arrays with an element for each document.
+
+    Attributes:
+        nats: float64, the loss of the document: -log(its probability), the sum over its tokens.
+        tokens: int64, how many were predicted; the end of a document counts as one.
+    """
+
+    nats: NDArray[np.float64]
+    tokens: NDArray[np.int64]
+
+    @property
+    def nats_per_token(self) -> NDArray[np.float64]:
+        """The mean over the tokens of each document; NaN where there is none to predict."""
+        with np.errstate(invalid="ignore"):
+            return self.nats / self.tokens
 
 
 def mean_loss(engine: Engine, pieces: PackedSequences, check: Callable[[], object] = lambda: None) -> float:
@@ -65,10 +86,30 @@ def evaluate(engine: Engine, sequences: PackedSequences, characters: int) -> Eva
     """
     pieces = sequences.split(engine.config.block_size)
     nats, tokens = mean_loss(engine, pieces), count_tokens(pieces)
+    _check_numbers(nats)
+    with np.errstate(over="ignore"):
+        perplexity = float(np.exp(nats))
+    return Evaluation(nats, nats * (tokens / characters) / math.log(2), perplexity, tokens, characters)
+
+
+def document_losses(engine: Engine, sequences: Sequence[Sequence[int]]) -> DocumentLosses:
+    """Predict every token of each of these sequences but the first, in pieces that fit the context."""
+    tokens = np.array([max(0, len(sequence) - 1) for sequence in sequences], np.int64)
+    nats = np.zeros(len(sequences))
+    predicted = np.flatnonzero(tokens)
+    if len(predicted):
+        packed = pack([sequences[i] for i in predicted.tolist()], engine.config.vocab_size)
+        pieces = packed.split(engine.config.block_size)
+        for i, document in enumerate(np.repeat(predicted, packed.piece_counts(engine.config.block_size))):
+            piece = pieces.select(np.array([i]))
+            nats[document] += engine.loss(piece) * count_tokens(piece)
+    _check_numbers(nats.sum())
+    return DocumentLosses(nats, tokens)
+
+
+def _check_numbers(nats: float) -> None:
+    """`ValueError` if a loss is NaN."""
     if math.isnan(nats):
         raise ValueError(
             "the model's probabilities are not numbers: its parameters are too large, training has diverged"
         )
-    with np.errstate(over="ignore"):
-        perplexity = float(np.exp(nats))
-    return Evaluation(nats, nats * (tokens / characters) / math.log(2), perplexity, tokens, characters)

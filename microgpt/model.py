@@ -17,7 +17,7 @@ from microgpt.engine import backend as backends
 from microgpt.engine.arrays import aligned_copy, aligned_zeros, not_finite
 from microgpt.engine.cores import physical_cores
 from microgpt.engine.packing import PackedSequences, context_array, pack, token_array
-from microgpt.evaluation import Evaluation, evaluate
+from microgpt.evaluation import DocumentLosses, Evaluation, document_losses, evaluate
 from microgpt.history import TrainingHistory
 from microgpt.random.splitmix import stream_seed
 from microgpt.sampling import (
@@ -222,16 +222,29 @@ class GPT:
 
         `TypeError` or `ValueError` names a document that is not a string or has characters the tokenizer does not know.
         """
-        tokenizer = self._tokenizer_for("evaluate")
         self.check_finite("evaluate")
-        begin, end = [self.bos] * self.reads_bos, [self.bos] * (self.format == "lines")
-        named = named_documents("documents", documents, as_text=self.format == "text")
-        texts = [tokens_of(tokenizer, name, document) for name, document in named]
-        sequences = [tokens for text in texts if len(tokens := begin + text + end) > 1]
+        read, characters = self._read(self._tokenizer_for("evaluate"), documents)
+        sequences = [tokens for tokens in read if len(tokens) > 1]
         if not sequences:
             raise ValueError("documents must hold at least one with something to predict, got none")
-        characters = sum(len(document) + len(end) for _, document in named)
         return evaluate(self.engine, pack(sequences, self.config.vocab_size), max(1, characters))
+
+    def document_losses(self, documents: Iterable[str]) -> DocumentLosses:
+        """The loss of each document by itself, in nats: the lower, the likelier; see `evaluate` for how it is read.
+
+        The documents that the model expects least are those with the highest `nats_per_token`. With a model for each
+        class, a document belongs to the class whose model gives it the lowest `nats`.
+        """
+        self.check_finite("document_losses")
+        sequences, _ = self._read(self._tokenizer_for("document_losses"), documents)
+        return document_losses(self.engine, sequences)
+
+    def _read(self, tokenizer: Tokenizer, documents: Iterable[str]) -> tuple[list[list[int]], int]:
+        """The tokens of each document as the model reads it, and the number of their characters, ends included."""
+        begin, end = [self.bos] * self.reads_bos, [self.bos] * (self.format == "lines")
+        named = named_documents("documents", documents, as_text=self.format == "text")
+        sequences = [begin + tokens_of(tokenizer, name, document) + end for name, document in named]
+        return sequences, sum(len(document) + len(end) for _, document in named)
 
     def evaluate_corpora(self, corpora: Sequence[Corpus]) -> Evaluation:
         """`evaluate` for corpora that `read_corpus` read with the model's format and tokenizer.

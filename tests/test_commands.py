@@ -178,6 +178,32 @@ def test_eval_prints_what_evaluate_gives(
 
 
 @pytest.mark.usefixtures("stored")
+def test_eval_prints_the_losses_of_documents(
+    capsys: pytest.CaptureFixture[str], tokenizer: CharTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("microgpt.commands.eval.DOCUMENTS", 2)
+    monkeypatch.chdir(tmp_path)
+    Path("one.txt").write_text(" bad \n\nface\n")
+    Path("two.txt").write_text("\ndecade\ncab")
+    if tokenizer == VERSE:
+        Path("one.txt").write_text("bad\n\nface\n")
+    texts = ["bad\n\nface\n", "\ndecade\ncab"] if tokenizer == VERSE else ["bad", "face", "decade", "cab"]
+    losses = new_model(tokenizer).document_losses(texts)
+    numbers = ["nats", "tokens", "nats_per_token"]
+    expected = [dict(zip(numbers, row)) for row in zip(losses.nats, losses.tokens, losses.nats_per_token)]
+    places = [("one.txt", 1), ("one.txt", 3), ("two.txt", 2), ("two.txt", 3)]
+    for i, each in enumerate(expected):
+        each |= {"file": ["one.txt", "two.txt"][i]} if tokenizer == VERSE else {}
+        each |= {} if tokenizer == VERSE else {"text": texts[i], "file": places[i][0], "line": places[i][1]}
+    lines = output(capsys, "eval", "model", "one.txt", "two.txt", "--per-document").splitlines()
+    assert [json.loads(line) for line in lines] == expected
+    Path("two.txt").write_text("cab\ndoe\n")
+    assert main(["eval", "model", "two.txt", "--per-document"]) == 2
+    reason = "two.txt, line 2: character 'o' at position 1 is not one the tokenizer knows"
+    assert capsys.readouterr() == ("", f"microgpt: error: {reason}\n")
+
+
+@pytest.mark.usefixtures("stored")
 def test_eval_names_the_file_and_line_of_an_unknown_character(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -65,6 +65,43 @@ def test_the_first_token_of_a_text_without_line_feeds_is_not_predicted(backend: 
     assert result.bits_per_character == pytest.approx(sum(nats) / math.log(2) / 19, rel=1e-13)
 
 
+@pytest.mark.parametrize(
+    ("tokenizer", "format"),
+    [
+        (CharTokenizer("abcdef"), "lines"),
+        (CharTokenizer("abcdef\n", bos="\n"), "text"),
+        (CharTokenizer("abcdef"), "text"),
+    ],
+    ids=["lines", "text", "text without line feeds"],
+)
+def test_the_losses_of_documents_add_up_to_that_of_all(backend: str, tokenizer: CharTokenizer, format: str) -> None:
+    model = GPT(CONFIG, 3, backend=backend, tokenizer=tokenizer, format=format)
+    losses, result = model.document_losses(DOCUMENTS), model.evaluate(DOCUMENTS)
+    assert losses.nats.shape == losses.tokens.shape == (len(DOCUMENTS),)
+    assert losses.tokens.sum() == result.tokens
+    assert losses.nats.sum() / losses.tokens.sum() == pytest.approx(result.nats, rel=1e-12)
+    for document, nats, tokens, mean in zip(DOCUMENTS, losses.nats, losses.tokens, losses.nats_per_token):
+        if tokens:
+            alone = model.evaluate([document])
+            assert (alone.tokens, alone.nats * tokens) == (tokens, pytest.approx(nats, rel=1e-12))
+            assert mean == nats / tokens
+        else:  # an empty text, or one of a single token
+            assert format == "text"
+            assert (nats, str(mean)) == (0.0, "nan")
+
+
+def test_what_document_losses_cannot_take_is_named() -> None:
+    model = GPT(CONFIG, 3, tokenizer=CharTokenizer("abcdef"))
+    assert model.document_losses([]).nats.tolist() == []
+    with pytest.raises(ValueError, match=r"^documents\[1\]: character 'x' at position 2"):
+        model.document_losses(["a", "bax"])
+    with pytest.raises(TypeError, match="documents must be a list of strings, got 'bad'"):
+        model.document_losses("bad")
+    model.state_dict()["wte"][0] = math.nan
+    with pytest.raises(ValueError, match="document_losses needs finite parameters"):
+        model.document_losses(["a"])
+
+
 class PairTokenizer:
     """Two characters in a token."""
 

@@ -42,10 +42,15 @@ class PackedSequences:
 
     def split(self, positions: int) -> PackedSequences:
         """Pieces of at most `positions` positions; the last target of one is the first input of the next."""
-        counts = ((self.lengths - 2) // positions + 1).astype(np.intp)  # the last token of a sequence has no position
+        counts = self.piece_counts(positions)
         offsets = positions * (np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts))
         starts, lengths = np.repeat(self.starts, counts), np.repeat(self.lengths, counts)
         return PackedSequences(self.tokens, starts + offsets, np.minimum(lengths - offsets, positions + 1))
+
+    def piece_counts(self, positions: int) -> NDArray[np.intp]:
+        """The number of pieces of each sequence in `split`: its last token has no position."""
+        counts: NDArray[np.intp] = ((self.lengths - 2) // positions + 1).astype(np.intp)
+        return counts
 
     def __len__(self) -> int:
         return len(self.starts)
