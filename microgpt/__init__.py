@@ -11,6 +11,7 @@ _MODULES = {  # where the public names are defined
     "BackendInfo": "engine.backend",
     "ByteTokenizer": "data.tokenizer",
     "CharTokenizer": "data.tokenizer",
+    "Dataset": "data.datasets",
     "DocumentLosses": "evaluation",
     "Evaluation": "evaluation",
     "GPT": "model",
@@ -26,7 +27,9 @@ _MODULES = {  # where the public names are defined
     "TuneResult": "tuning.result",
     "TuningProgress": "tuning.search",
     "backend_info": "engine.backend",
+    "dataset_names": "data.datasets",
     "load": "model",
+    "load_dataset": "data.datasets",
     "prepare": "training.train",
     "read_documents": "data.documents",
     "read_text": "data.documents",
@@ -39,6 +42,9 @@ __all__ = [*_MODULES, *_OF_BACKENDS]  # noqa: PLE0604 (they are strings)
 TYPE_CHECKING = False  # `typing` would take longer to import than this whole file
 if TYPE_CHECKING:
     from microgpt.config import GPTConfig as GPTConfig
+    from microgpt.data.datasets import Dataset as Dataset
+    from microgpt.data.datasets import dataset_names as dataset_names
+    from microgpt.data.datasets import load_dataset as load_dataset
     from microgpt.data.documents import read_documents as read_documents
     from microgpt.data.documents import read_text as read_text
     from microgpt.data.huggingface import HuggingFaceTokenizer as HuggingFaceTokenizer

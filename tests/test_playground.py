@@ -97,7 +97,8 @@ def test_it_says_what_runs(page: Page) -> None:
     info = microgpt.backend_info()
     about = {"version": microgpt.__version__, "backend": info.backend, "instruction_set": info.instruction_set}
     assert page.ask("describe") == about
-    assert page.ask("names")["text"].splitlines() == microgpt.read_documents()
+    for name in microgpt.dataset_names():
+        assert page.ask("data", name=name)["text"].splitlines() == microgpt.load_dataset(name)
 
 
 @pytest.mark.parametrize("options", [{}, {"val_fraction": 0.2}, {"format": "text"}, {"batch_size": 3, "seed": 5}])
@@ -364,15 +365,9 @@ def test_the_page_offers_what_settings_know_and_defaults_are_those_of_train() ->
         assert options == re.findall(r"[\w.]+", listed[name])
 
 
-@needs_compiled
-@pytest.mark.parametrize("name", ["countries", "elements"])
-def test_every_data_set_fits_the_page(page: Page, name: str) -> None:
-    text = (BROWSER / "data" / f"{name}.txt").read_text("utf-8")
-    lines = text.splitlines()
-    assert len(lines) == len(set(lines)) > 100
-    assert all(re.fullmatch(r"[a-z -]+", line) for line in lines)
-    *_, last = page.train(text, steps=200)
-    assert last["run"]["loss"] < math.log(page.model.config.vocab_size)
+def test_every_data_set_can_be_chosen() -> None:
+    offered = re.search(r"data: \[([^\]]*)\]", javascript("settings.js"))[1]
+    assert re.findall(r"\w+", offered) == [*microgpt.dataset_names(), "own"]
 
 
 @needs_processes
@@ -396,7 +391,7 @@ def test_the_offline_copy_has_everything(tmp_path: Path) -> None:
             if tag != "a" and not attributes[name].startswith("data:"):
                 assert (folder / attributes[name]).is_file()
     copied = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
-    assert {"playground.py", "worker.js", "letters.js", "settings.js", "data/countries.txt", "page.css"} <= copied
+    assert {"playground.py", "worker.js", "letters.js", "settings.js", "page.css"} <= copied
 
 
 # In Chromium

@@ -42,8 +42,7 @@ def main() -> None:
         if not (release / name).is_file():
             sys.exit(f"{release} has no {name}")
 
-    shutil.copytree(HERE / "data", folder / "data", dirs_exist_ok=True)
-    (folder / "pyodide").mkdir(exist_ok=True)
+    (folder / "pyodide").mkdir(parents=True, exist_ok=True)
     for file in [HERE / name for name in PAGE] + [SHARED / "page.css", SHARED / "letters.js"]:
         shutil.copy(file, folder)
     for file in [release / name for name in PYODIDE] + wheels:

@@ -121,20 +121,8 @@ function guess(loss, tokens) {
 
 async function loadData(name) {
   if (name === "own") return;
-  const makers = {
-    names: async () => (await ask({ do: "names" })).text,
-    sums: () => sums(50),
-  };
-  const fetched = async () => (await fetch(`data/${name}.txt`)).text();
-  $("text").value = await (makers[name] ?? fetched)();
+  $("text").value = (await ask({ do: "data", name })).text;
   describe();
-}
-
-/** All sums of two numbers below `n`, one a line. */
-function sums(n) {
-  const all = [];
-  for (let a = 0; a < n; a++) for (let b = 0; b < n; b++) all.push(`${a}+${b}=${a + b}`);
-  return `${all.join("\n")}\n`;
 }
 
 // Training.

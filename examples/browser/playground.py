@@ -6,7 +6,7 @@ answer, both JSON objects in text. The page can stop a run, because it asks for 
 | message                                          | answer                                                           |
 |--------------------------------------------------|------------------------------------------------------------------|
 | {do: "describe"}                                 | version, backend, instruction_set                                |
-| {do: "names"}                                    | text: the first names that come with the package, one a line     |
+| {do: "data", name}                               | text: a data set of the package, one document a line              |
 | {do: "start", text, options}                     | model, run: a run that is ready to train; `options` of `train`   |
 | {do: "advance", milliseconds, temperature}       | run, and now and then samples                                    |
 | {do: "sample", n, temperature, prompt, seed}     | samples: documents, or one text                                  |
@@ -66,8 +66,8 @@ class Playground:
         info = microgpt.backend_info()
         return {"version": microgpt.__version__, "backend": info.backend, "instruction_set": info.instruction_set}
 
-    def _names(self) -> dict[str, Any]:
-        return {"text": "\n".join(microgpt.read_documents()) + "\n"}
+    def _data(self, name: str) -> dict[str, Any]:
+        return {"text": "\n".join(microgpt.load_dataset(name)) + "\n"}
 
     def _start(self, text: str, options: dict[str, Any]) -> dict[str, Any]:
         file = self._folder / "your text"

@@ -2,7 +2,10 @@
 // #data=countries&steps=2000. Whatever a link says, a setting gets a value that the page offers.
 
 export const SETTINGS = {
-  data: ["names", "countries", "elements", "sums", "own"],
+  data: [
+    "names", "surnames", "cities", "countries", "elements", "chemicals", "molecules", "colors",
+    "english", "french", "italian", "spanish", "roman", "sums", "own",
+  ],
   format: ["lines", "text"],
   n_embd: [8, 16, 32, 64, 128],
   n_layer: [1, 2, 3, 4],

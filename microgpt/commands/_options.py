@@ -1,9 +1,11 @@
-"""Arguments that several commands share: the machine, a trained model."""
+"""Arguments that several commands share: the data, the machine, a trained model."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
+from microgpt.data.datasets import Dataset, load_dataset
 from microgpt.data.tokenizer import Tokenizer
 from microgpt.engine.backend import BACKENDS
 from microgpt.model import GPT, load
@@ -23,6 +25,21 @@ def add_machine_arguments(parser: argparse.ArgumentParser) -> argparse._Argument
         help="threads for large batches; default: the number of physical cores",
     )
     return group
+
+
+def add_data_arguments(parser: argparse.ArgumentParser, files: str) -> None:
+    """Add FILE, with this help, and --data."""
+    parser.add_argument("files", metavar="FILE", nargs="*", type=Path, help=files)
+    parser.add_argument("--data", metavar="NAME", help="instead of FILE: data in the package; microgpt data lists them")
+
+
+def data_of(parsed: argparse.Namespace) -> list[Path] | Dataset | None:
+    """The data that these arguments name; None for the default."""
+    if parsed.data is None:
+        return parsed.files or None
+    if parsed.files:
+        raise ValueError("data names data in the package: FILE must be left out")
+    return load_dataset(parsed.data)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

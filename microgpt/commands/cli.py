@@ -12,7 +12,7 @@ from microgpt import __version__
 from microgpt.commands.exit_status import USAGE, exit_status
 from microgpt.utils.text import visible
 
-COMMANDS = ("train", "tune", "sample", "next", "eval", "report", "info", "bench")  # modules of this package
+COMMANDS = ("train", "tune", "sample", "next", "eval", "report", "info", "data", "bench")  # modules of this package
 
 GUIDE = """\
 microgpt trains and samples tiny GPTs, with the numbers of microgpt.
@@ -25,6 +25,7 @@ microgpt trains and samples tiny GPTs, with the numbers of microgpt.
   microgpt eval MODEL.safetensors FILE               measure how well it predicts
   microgpt report MODEL.safetensors                  write a page to play with it, and to look inside
   microgpt info MODEL.safetensors                    show its size, tokenizer and training
+  microgpt data                                      list the data that come with the package
   microgpt bench                                     time training against the limits of this machine
 
 Each command has its own help: microgpt train --help

@@ -2,6 +2,7 @@
 
 examples:
   microgpt train names.txt --steps 5000 --n-embd 32
+  microgpt train --data elements
   microgpt train names.txt --val-fraction 0.1 --out names.safetensors --resume
   microgpt train villages.txt --init-from towns.safetensors --extend-vocabulary
   xzcat words.xz | microgpt train - more-words.txt.gz --tokenizer bytes
@@ -19,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from microgpt.commands._options import add_machine_arguments
+from microgpt.commands._options import add_data_arguments, add_machine_arguments, data_of
 from microgpt.commands._progress import live_line, printed_lines
 from microgpt.commands.exit_status import USAGE
 from microgpt.commands.output import printed
@@ -108,12 +109,8 @@ METAVARS = {int: "N", float: "X", str: "NAME", Path: "FILE", duration: "TIME", n
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add FILE, the arguments of `prepare`, and the options of the output."""
-    parser.add_argument(
-        "files",
-        metavar="FILE",
-        nargs="*",
-        type=Path,
-        help="UTF-8 text; .gz is decompressed, - is standard input; default: the US first names in the package",
+    add_data_arguments(
+        parser, "UTF-8 text; .gz is decompressed, - is standard input; default: the US first names in the package"
     )
     defaults = defaults_of(prepare)
     for title, options in OPTIONS.items():
@@ -154,7 +151,7 @@ def run(parsed: argparse.Namespace) -> None:
         check_plot_path(parsed.plot)
     options: Any = {name: getattr(parsed, name) for group in OPTIONS.values() for name in group if name in parsed}
     options |= {"backend": parsed.backend, "threads": parsed.threads}
-    data, (rank, processes) = parsed.files or None, launched()
+    data, (rank, processes) = data_of(parsed), launched()
     try:
         if parsed.mpi:
             train_with_ranks(mpi().COMM_WORLD, data, options, lambda training: train_and_report(parsed, training))

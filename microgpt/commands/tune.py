@@ -2,7 +2,7 @@
 
 examples:
   microgpt tune names.txt --steps 20000 --max-params 50000 --out names.safetensors
-  microgpt tune names.txt --trials 64 --time 5m --log trials.jsonl --plot trials.svg
+  microgpt tune --data cities --trials 64 --time 5m --log trials.jsonl --plot trials.svg
   microgpt tune names.txt --search n_embd=16,32,64 --search learning_rate=0.001..0.03 --batch-size 16
   microgpt tune names.txt --trials 512 --dask tcp://head:8786
   mpiexec -n 8 python -m mpi4py.futures -m microgpt tune names.txt --trials 512
@@ -18,6 +18,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
+from microgpt.commands._options import add_data_arguments, data_of
 from microgpt.commands._trials import COLUMNS, live_table, print_trial, rank, row
 from microgpt.commands.train import METAVARS, OPTIONS, duration, option
 from microgpt.display.plots import check_plot_path
@@ -41,7 +42,7 @@ CONNECTING = 10  # most seconds to connect to Dask
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add FILE, the arguments of `tune`, and the options of `train` that can be given."""
     defaults = defaults_of(tune)
-    parser.add_argument("files", metavar="FILE", nargs="*", type=Path, help="as in microgpt train")
+    add_data_arguments(parser, "as in microgpt train")
     group = parser.add_argument_group("search")
     group.add_argument("--trials", type=int, default=defaults["trials"], metavar="N", help="number of trials")
     group.add_argument(
@@ -90,10 +91,11 @@ def run(parsed: argparse.Namespace) -> None:
     given = {name: value for name, value in vars(parsed).items() if name in Recipe.__dataclass_fields__}
     arguments = {name: getattr(parsed, name) for name in ("trials", "flops", "max_params", "max_bytes", "backend")}
     arguments |= {name: getattr(parsed, name) for name in ("out", "log", "resume")}
+    data = data_of(parsed)
     with executor(parsed) as (pool, workers), watching(parsed) as progress:
         try:
             result = tune(
-                parsed.files or None,
+                data,
                 executor=pool,
                 workers=workers,
                 search=searched(parsed.search),
@@ -213,7 +215,7 @@ def print_result(parsed: argparse.Namespace, result: TuneResult) -> None:
     )
     if parsed.out is not None:
         print(f"saved   {shown_path(parsed.out)}")
-    print(f"repeat  {train_command(result.files, best.options, parsed.out)}")
+    print(f"repeat  {train_command(result, parsed.out)}")
 
 
 def exactly(flops: int) -> str:

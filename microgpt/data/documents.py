@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 
 from microgpt.data.characters import count_line_feeds, distinct_characters, stripped_lines
+from microgpt.data.datasets import Dataset
 from microgpt.data.reading import BLOCK_SIZE, Block, EmbeddedNames, Files, ReadLines, are_lines, cut_at_lines, is_open
 from microgpt.utils.arguments import check_order, shown
 
@@ -27,8 +28,9 @@ Data = File | Iterable[File] | None  # strings in an iterable are documents
 def read_documents(file: File | Iterable[File] | None = None) -> list[str]:
     """The lines of UTF-8 text files that are not blank, without white space at both ends.
 
-    Without `file`, the first names that come with the package. "-" is standard input; files that end in .gz are
-    decompressed. `ValueError` names a file that cannot be read or has no documents, and a line that is not UTF-8.
+    Without `file`, the first names that come with the package; `load_dataset` has its other data. "-" is standard
+    input; files that end in .gz are decompressed. `ValueError` names a file that cannot be read or has no documents,
+    and a line that is not UTF-8.
     """
     return [document for part in _file_source(file).documents() for document in part]
 
@@ -214,11 +216,11 @@ class LineSource(FileSource):
 class StringSource:
     """Documents in memory; as a text, one on each line."""
 
-    name = "data"
     files: Sequence[str] = ()
 
-    def __init__(self, strings: Sequence[str]) -> None:
+    def __init__(self, strings: Sequence[str], name: str = "data") -> None:
         self._strings = strings
+        self.name = name
         if not any(strings):
             raise ValueError("data must hold at least one document that is not empty, got none")
 
@@ -238,8 +240,8 @@ class StringSource:
 def open_source(data: Data) -> Source:
     """The source for a file, a list of files, a list of documents, or None: the names that come with the package.
 
-    In a list, `pathlib.Path`s are files and strings are documents. If each string is one line with its end, they are
-    the lines of a file. `TypeError` or `ValueError` for anything else.
+    A `Dataset` has a name. In a list, `pathlib.Path`s are files and strings are documents. If each string is one line
+    with its end, they are the lines of a file. `TypeError` or `ValueError` for anything else.
     """
     if data is None or isinstance(data, (str, os.PathLike)):
         return _file_source(data)
@@ -247,6 +249,8 @@ def open_source(data: Data) -> Source:
         raise TypeError(
             f"data must be the name of a file, or a list of documents or of pathlib.Paths, got {shown(data)}"
         )
+    if isinstance(data, Dataset):
+        return StringSource(data, data.name)
     check_order("data", data)
     items = list(data)
     if items and all(isinstance(item, os.PathLike) for item in items):

@@ -137,8 +137,8 @@ def train(
 
     Args:
         data: the path of a text file, a list of `pathlib.Path`s, or a list of documents as strings; "-" is standard
-            input, and files that end in .gz are decompressed. By default the US first names in the package. A list of
-            lines from `readlines` gives the same as the file.
+            input, and files that end in .gz are decompressed. By default the US first names in the package;
+            `load_dataset` has further data. A list of lines from `readlines` gives the same as the file.
         progress: called now and then, and after each validation, with a `TrainingProgress`.
         communicator: a communicator of mpi4py, such as `MPI.COMM_WORLD`, whose processes share each step; all of them
             make this call, with the same arguments, and get the same result. At most `shards` processes can share a

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import tempfile
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ class TuneResult:
         best: the best trial.
         flops: the compute of a trial that trains to its end, in multiply-adds: with it `tune` repeats the search.
         files: the files of the data, as they were named; None for data in memory.
+        dataset: the name of the data set of the package, if it is one.
     """
 
     model: GPT
@@ -33,6 +33,7 @@ class TuneResult:
     best: Trial
     flops: int
     files: tuple[str, ...] | None
+    dataset: str | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -42,7 +43,7 @@ class TuneResult:
     @property
     def command(self) -> str:
         """The command line that gives the same model, bit for bit."""
-        return train_command(self.files, self.best.options)
+        return train_command(self)
 
     def _repr_html_(self) -> str:
         """HTML for notebooks: tables of the model, its options and the trials."""
@@ -62,11 +63,12 @@ class TuneResult:
         )
 
 
-def train_command(files: Iterable[str] | None, options: Mapping[str, Any], out: object = None) -> str:
-    """The `microgpt train` that trains with these options; only those that differ from its defaults are named."""
-    words = ["microgpt", "train", *(["FILE"] if files is None else map(shlex.quote, files))]
+def train_command(result: TuneResult, out: object = None) -> str:
+    """The `microgpt train` that trains the best trial; only options that differ from their defaults are named."""
+    files = ["FILE"] if result.files is None else map(shlex.quote, result.files)
+    words = ["microgpt", "train", *(files if result.dataset is None else ["--data", result.dataset])]
     for field in fields(Recipe):
-        value = options.get(field.name)
+        value = result.best.options.get(field.name)
         if value is not None and value != field.default:
             shown = os.fspath(value) if isinstance(value, os.PathLike) else value
             words += ["--" + field.name.replace("_", "-"), shlex.quote(str(shown))]

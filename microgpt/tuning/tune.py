@@ -13,6 +13,7 @@ from typing import Any, Unpack
 
 from microgpt import __version__
 from microgpt.data.corpus import Corpus, read_corpus
+from microgpt.data.datasets import Dataset
 from microgpt.data.documents import Data
 from microgpt.engine import backend as backends
 from microgpt.training.recipe import Recipe, RecipeOptions, with_arguments_of
@@ -130,7 +131,7 @@ def tune(
     journal = Journal(log)
     if not resume:
         journal.check_ended()
-    data = data if data is None or isinstance(data, (str, os.PathLike)) else _listed(data)
+    data = data if data is None or isinstance(data, (str, os.PathLike, Dataset)) else _listed(data)
     corpus = read_corpus(data, recipe.format, recipe.tokenizer)
     check_different({name: path for name, path in (("out", out), ("log", log)) if path is not None}, corpus.files)
     shared = shared_data(data, corpus, recipe)
@@ -171,7 +172,8 @@ def tune(
         finally:
             if log is None:
                 journal.close()
-    return TuneResult(read_model(content, backend), halving.trials, best, flops, _named(data))
+    dataset = data.name if isinstance(data, Dataset) else None
+    return TuneResult(read_model(content, backend), halving.trials, best, flops, _named(data), dataset)
 
 
 def _listed(data: Any) -> Any:
