@@ -119,7 +119,7 @@ def test_examples_are_found() -> None:
     """Each page has examples of each kind, in a form that `examples` finds."""
     shown = {page.name: [kind for _, kind, _ in examples(page)] for page in PAGES}
     assert shown["README.md"].count("python") == 2
-    assert shown["README.md"].count("command") == 13
+    assert shown["README.md"].count("command") == 14
     for name, kinds in shown.items():
         assert len(kinds) >= {"numerics.md": 1, "architecture.md": 0, "platforms.md": 0}.get(name, 2), name
 

@@ -74,6 +74,18 @@ def test_the_rules_of_a_game_are_learnt() -> None:
     assert len(re.findall(r"^  ( [XO.]){3}$", text, re.MULTILINE)) == 3
 
 
+def test_odd_ones_are_found_and_languages_told_apart() -> None:
+    text = output("classes.py")
+    strangers = re.search(r"^5 strangers among 200 names: (.*)$", text, re.MULTILINE)[1].split(", ")
+    assert re.search(r"^the oddest: (.*)$", text, re.MULTILINE)[1].split(", ")[:5] == sorted(
+        (f"{stranger} *" for stranger in strangers), key=text.index
+    )
+    right = [float(share) for share in re.findall(r"(\d+)% are right", text)]
+    assert right == sorted(right)
+    assert right[0] > 60
+    assert right[-1] > 95
+
+
 CELLS = [
     "".join(cell["source"])
     for cell in json.loads((EXAMPLES / "microgpt.ipynb").read_text("utf-8"))["cells"]
