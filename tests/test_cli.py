@@ -66,7 +66,7 @@ def test_alone_it_prints_a_guide_and_every_command_has_examples() -> None:
         assert f"\n  microgpt {command}" in guide.stdout
         shown = run(command, "--help").stdout
         assert re.search(rf"\nexamples?:\n  microgpt {command}", shown)
-        assert not re.search(r"\(default:\s+(None|False)?\)", shown)
+        assert not re.search(r"\(default:\s+(None|False|\[\])?\)", shown)
     shown = " ".join(run("train", "--help").stdout.split())
     assert "steps in which the learning rate first rises (default: 0)" in shown
     assert "for validation, such as 0.1 (default: 0.0)" in shown

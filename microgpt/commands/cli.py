@@ -12,7 +12,18 @@ from microgpt import __version__
 from microgpt.commands.exit_status import USAGE, exit_status
 from microgpt.utils.text import visible
 
-COMMANDS = ("train", "tune", "sample", "next", "eval", "report", "info", "data", "bench")  # modules of this package
+COMMANDS = (
+    "train",
+    "tune",
+    "sample",
+    "next",
+    "eval",
+    "report",
+    "info",
+    "data",
+    "bench",
+    "completion",
+)  # modules of this package
 
 GUIDE = """\
 microgpt trains and samples tiny GPTs, with the numbers of microgpt.
@@ -27,6 +38,7 @@ microgpt trains and samples tiny GPTs, with the numbers of microgpt.
   microgpt info MODEL.safetensors                    show its size, tokenizer and training
   microgpt data                                      list the data that come with the package
   microgpt bench                                     time training against the limits of this machine
+  microgpt completion SHELL                          print a script with which a shell completes all of this
 
 Each command has its own help: microgpt train --help
 """
@@ -54,7 +66,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         default = action.default
-        has_default = not (default is None or default is False or default == "")  # 0 counts
+        has_default = not (default is None or default is False or default in ("", []))  # 0 counts
         return super()._get_help_string(action) if has_default else action.help
 
 
