@@ -295,8 +295,8 @@ class GPT:
     ) -> list[str]:
         """`n` documents sampled from the model, as text, each beginning with `prompt`.
 
-        `stop` is a text, or several: drawing ends when one of them is complete, and the document before it. Texts in
-        the prompt do not count. With a seed, a document is the same as without `stop`, only shorter. The other
+        `stop` is a text, or several: a document ends before the first of them that is drawn, and drawing ends there.
+        The prompt does not count. With a seed, each document is the same as without `stop`, only shorter. The other
         arguments are those of `generate_tokens`.
         """
         tokenizer, stops = self._tokenizer_for("generate"), Stop.of(stop)

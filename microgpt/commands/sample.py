@@ -84,13 +84,15 @@ def run(parsed: argparse.Namespace) -> None:
     options = {name: getattr(parsed, name) for name in ("temperature", "top_k", "top_p", "max_tokens", "stop")}
     if model.format == "text" and parsed.max_tokens is None:
         options["max_tokens"] = TEXT_TOKENS
+    draws_together = model.format == "lines" and not parsed.interactive
+    n = (SAMPLES if draws_together else 1) if parsed.n is None else integer("n", parsed.n, 0)
     if parsed.interactive:
         model.stream(**options)  # wrong options are an error now, not after the first prompt
-        n, seeds = integer("n", 1 if parsed.n is None else parsed.n, 0), seeds_from(parsed.seed)
+        seeds = seeds_from(parsed.seed)
 
         def answer(place: str, prompt: str) -> None:
             tokens_of(tokenizer, place, prompt)
-            print_streams(parsed, model, prompt, n, seeds, options)
+            print_streams(model, prompt, n, seeds, options, parsed.json)
 
         converse(answer)
         return
@@ -98,13 +100,13 @@ def run(parsed: argparse.Namespace) -> None:
     for place, prompt in prompts:  # before anything is printed
         tokens_of(tokenizer, place, prompt)
     for i, (_, prompt) in enumerate(prompts):
-        if model.format == "lines":
-            print_documents(parsed, model, prompt, options)
+        if draws_together:
+            for text in model.generate(n, seed=parsed.seed, prompt=prompt, **options):
+                print(json_line(text, parsed.seed, prompt) if parsed.json else printed(text))
             continue
-        if i and not parsed.json:
+        if i and n and not parsed.json:
             print(SEPARATOR)
-        n = integer("n", 1 if parsed.n is None else parsed.n, 0)
-        print_streams(parsed, model, prompt, n, seeds_from(parsed.seed), options)
+        print_streams(model, prompt, n, seeds_from(parsed.seed), options, parsed.json)
 
 
 def prompts_of(parsed: argparse.Namespace) -> list[tuple[str, str]]:
@@ -123,26 +125,14 @@ def seeds_from(seed: int | None) -> Iterator[int | None]:
     return repeat(None) if seed is None else count(seed)
 
 
-def print_documents(parsed: argparse.Namespace, model: GPT, prompt: str, options: dict[str, Any]) -> None:
-    """Print documents, one per line."""
-    n = SAMPLES if parsed.n is None else parsed.n
-    for text in model.generate(n, seed=parsed.seed, prompt=prompt, **options):
-        print(json_line(text, parsed.seed, prompt) if parsed.json else printed(text))
-
-
 def print_streams(
-    parsed: argparse.Namespace,
-    model: GPT,
-    prompt: str,
-    n: int,
-    seeds: Iterator[int | None],
-    options: dict[str, Any],
+    model: GPT, prompt: str, n: int, seeds: Iterator[int | None], options: dict[str, Any], as_json: bool
 ) -> None:
     """Print samples one after the other, each as it is drawn, and with the next seed."""
     for i in range(n):
         seed = next(seeds)
         pieces = model.stream(prompt, seed=seed, **options)
-        if parsed.json:
+        if as_json:
             print(json_line(prompt + "".join(pieces), seed, prompt), flush=True)
             continue
         if i and model.format == "text":
