@@ -35,6 +35,7 @@ COMPOUNDS = 4000
 LONGEST_COMPOUND = 20
 MOLECULES = 4000
 LONGEST_MOLECULE = 24
+CHAIN = "CCCCC"
 RUDE = ("barf", "booger", "pee", "piss", "poo", "poop", "puke", "shit", "snot", "vomit")  # in names of colours
 # Letters and apostrophes without a normal form in ASCII.
 UNFOLDED = {"\u0131": "i", "đ": "d", "ð": "d", "ł": "l", "ø": "o", "æ": "ae", "ß": "ss", "’": "'", "\u2018": "'"}
@@ -105,9 +106,10 @@ def chemicals() -> Iterator[str]:
 
 
 def molecules() -> Iterator[str]:
-    """Neutral molecules of common elements."""
+    """Neutral molecules of common elements, without long chains, which a model would soon write and little else."""
     for _, smiles in compounds():
-        if 4 <= len(smiles) <= LONGEST_MOLECULE and re.fullmatch(r"(Cl|Br|[CNOSPFI()=#\d])+", smiles):
+        is_usual = re.fullmatch(r"(Cl|Br|[CNOSPFI()=#\d])+", smiles)
+        if is_usual and 4 <= len(smiles) <= LONGEST_MOLECULE and CHAIN not in smiles:
             yield smiles
 
 
