@@ -41,6 +41,8 @@ from microgpt.engine.network import network
 
 cdef extern from "splitmix.h" nogil:
     double uniform_of(uint64_t seed, uint64_t document, uint64_t number)
+    uint64_t stream_of(uint64_t parent, uint64_t number)
+    uint64_t SPLITMIX_SKIP(uint64_t counter, uint64_t n)
 
 cdef enum:
     SLOTS = 256  # documents drawn at once: many share a step, and their keys stay in the caches
@@ -105,6 +107,7 @@ cdef struct Shards:  # of the batches of `train`, those that this rank computes
     const int64_t *starts  # and lengths, for each document of this rank
     const int64_t *lengths
     int64_t documents, step  # documents of this rank in a step, and the number of the step
+    uint64_t stream  # of the step's random numbers
     void *gradients  # of one shard
 
 cdef void run_stage(void *context, int64_t begin, int64_t end, int thread) noexcept nogil:
@@ -204,6 +207,8 @@ cdef class Engine:
     cdef int64_t tape_length, inference  # operations in all, and those up to the logits
     cdef int64_t row_capacity, attention_capacity
     cdef int64_t logits, num_params, line
+    cdef uint64_t draws  # random numbers that a position takes in training
+    cdef uint64_t *streams  # of the rows, see Workspace
     cdef int64_t polled_within_step, polled_after_step  # when: now_ns()
     cdef int64_t *clocks  # nanoseconds of each operation, forward and backward, of Adam and of waiting; or NULL
     cdef bint is_heavy  # the batch, see HEAVY_STEP
@@ -237,7 +242,9 @@ cdef class Engine:
         self.workspace.num_wte = config.vocab_size * config.n_embd
         self.workspace.num_wpe = config.block_size * config.n_embd
         self.workspace.caches = NULL
+        self.workspace.streams = NULL
         self.network = network(config, self.line)
+        self.draws = self.network.draws
         self.tape_length, self.inference = len(self.network.operations), self.network.inference
         self.tape = <Operation *>calloc(self.tape_length, sizeof(Operation))
         if self.tape == NULL:
@@ -287,6 +294,7 @@ cdef class Engine:
         self.workspace.first_rows = <int32_t *>self.batch_array(numpy.int32, padded_rows)
         self.workspace.d_losses = <double *>self.batch_array(numpy.float64, padded_rows)
         self.workspace.losses = <double *>self.batch_array(numpy.float64, padded_rows)
+        self.streams = <uint64_t *>self.batch_array(numpy.uint64, padded_rows)
         self.workspace.longest_of_panel = <int32_t *>self.batch_array(numpy.int32, starts)
         self.workspace.attention_start = <int64_t *>self.batch_array(numpy.int64, starts)
         self.workspace.span_start = <int64_t *>self.batch_array(numpy.int64, starts)
@@ -317,6 +325,7 @@ cdef class Engine:
         op.transposed = offsets[operation.transposed]
         op.cache = -1 if operation.cache is None else operation.cache
         op.packed = -1 if operation.packed is None else operation.packed
+        op.first_draw, op.threshold = operation.first_draw, operation.threshold
         return 0
 
     # --- The team -----------------------------------------------------------------------------------------------------
@@ -339,7 +348,7 @@ cdef class Engine:
     def _forget_other_threads(self):
         """Be free again, in a forked process, of the call that another thread was in."""
         self.lock, self.team = EngineLock(), ThreadTeam(1)
-        self.workspace.caches = NULL
+        self.workspace.caches = self.workspace.streams = NULL
         self.workspace.uniforms = self.workspace.probabilities = NULL
 
     # --- Running ------------------------------------------------------------------------------------------------------
@@ -461,9 +470,13 @@ cdef class Engine:
         self.is_heavy = rows * self.num_params > HEAVY_STEP
 
     cdef double batch(self, const int32_t *tokens, const int64_t *starts, const int64_t *lengths, int64_t documents,
-                      double share) except? -1 nogil:
-        """Pack these documents end to end, run forward, and return the sum of their losses times `share`."""
+                      double share, uint64_t stream=0, int64_t first=0) except? -1 nogil:
+        """Pack these documents end to end, run forward, and return the sum of their losses times `share`.
+
+        If the workspace has `streams`, document d has number `first + d` of those that begin with `stream`.
+        """
         cdef Workspace *w = &self.workspace
+        cdef uint64_t own
         cdef int64_t d, n, p, r = 0
         cdef double total = 0.0, document_total, d_loss
         for d in range(documents):
@@ -475,6 +488,10 @@ cdef class Engine:
                 w.positions[r + p] = <int32_t>p
                 w.first_rows[r + p] = <int32_t>r
                 w.d_losses[r + p] = d_loss
+            if w.streams != NULL:
+                own = stream_of(stream, first + d)
+                for p in range(n):
+                    w.streams[r + p] = SPLITMIX_SKIP(own, p * self.draws)
             r += n
         self.describe_batch(r)
         self.forward(self.tape_length)
@@ -489,16 +506,21 @@ cdef class Engine:
         return total * share
 
     @exclusive
-    def loss(self, packed, bint gradients=False):
+    def loss(self, packed, bint gradients=False, stream=None):
         """See `microgpt.engine.interface.Engine`."""
         cdef const int32_t[::1] tokens = packed.tokens
         cdef const int64_t[::1] starts = packed.starts, lengths = packed.lengths
-        cdef double loss
+        cdef double loss, share = 1.0 / <double>lengths.shape[0]
+        cdef uint64_t batch_stream = 0 if stream is None else stream
         with self.assembled_team(self.reserve(lengths, lengths.shape[0])):
-            with nogil:
-                loss = self.batch(&tokens[0], &starts[0], &lengths[0], lengths.shape[0], 1.0 / <double>lengths.shape[0])
-                if gradients and isfinite(loss):
-                    self.backward()
+            try:
+                self.workspace.streams = NULL if stream is None else self.streams
+                with nogil:
+                    loss = self.batch(&tokens[0], &starts[0], &lengths[0], lengths.shape[0], share, batch_stream)
+                    if gradients and isfinite(loss):
+                        self.backward()
+            finally:
+                self.workspace.streams = NULL
             if gradients and not isfinite(loss):
                 self.gradients.fill(numpy.nan)  # all, not only some
             return loss
@@ -519,10 +541,13 @@ cdef class Engine:
         cdef double loss = 0.0, shard_loss
         try:
             w.gradients = s.gradients
+            if self.draws > 0:
+                w.streams = self.streams
             while first < s.count:
                 shard_loss = 0.0
                 if first + s.rank < s.count:
-                    shard_loss = self.batch(s.tokens, &s.starts[document], &s.lengths[document], s.size, s.share)
+                    shard_loss = self.batch(s.tokens, &s.starts[document], &s.lengths[document], s.size, s.share,
+                                            s.stream, (first + s.rank) * s.size)
                     document += s.size
                     if isfinite(loss + shard_loss):
                         self.backward()
@@ -540,12 +565,12 @@ cdef class Engine:
                 with gil:
                     ranks.gather(self.gradients)  # for their norm, whose squares every rank adds in the same order
         finally:
-            w.gradients = sums
+            w.gradients, w.streams = sums, NULL
         return loss
 
     @exclusive
     def train(self, packed, int64_t batch_size, const double[::1] learning_rates, adam, double[::1] losses, progress,
-              int64_t shards=1, ranks=None, int64_t[:, ::1] clocks=None):
+              int64_t shards=1, ranks=None, uint64_t seed=0, int64_t[:, ::1] clocks=None):
         """See `microgpt.engine.interface.Engine`.
 
         `clocks` receives the nanoseconds of all steps: for each operation those forward and backward, and in a last row
@@ -589,7 +614,7 @@ cdef class Engine:
                 self.team.team.waited = NULL if clocks is None else &clocks[self.tape_length, 1]
                 with nogil:
                     while completed < steps:
-                        s.step = completed
+                        s.step, s.stream = completed, stream_of(stream_of(seed, 0), step_count)
                         losses[completed] = self.shard_gradients(&s, &update, ranks)
                         if not isfinite(losses[completed]):
                             break

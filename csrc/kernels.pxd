@@ -1,5 +1,5 @@
 # What engine.pyx uses of kernels/interface.h, where every field is explained, and of kernels/isa.h.
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 
 
 cdef extern from "kernels/interface.h" nogil:
@@ -32,6 +32,7 @@ cdef extern from "kernels/interface.h" nogil:
         const int64_t *weight_blocks
         int64_t gathered, d_gathered, transposed
         int64_t cache, packed
+        int64_t first_draw, threshold
 
     ctypedef struct Workspace:
         void *arena
@@ -49,6 +50,7 @@ cdef extern from "kernels/interface.h" nogil:
         int64_t *attention_start
         int64_t *span_start
         int64_t spans
+        uint64_t *streams
         bint by_rows
         void *const *caches
         const void *packed

@@ -35,9 +35,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FORMAT = "microgpt"
-VERSION = 2
+VERSION = 3
 # Fields of GPTConfig that files of earlier versions lack, with the values that they imply.
-NEW_FIELDS: dict[str, dict[str, Any]] = {"1": {"activation": "relu", "init_std": 0.08}}
+NEW_FIELDS: dict[str, dict[str, Any]] = {
+    "1": {"activation": "relu", "init_std": 0.08, "dropout": 0.0},
+    "2": {"dropout": 0.0},
+}
 LOSSES, MEAN, MEAN_SQUARE = "history.losses", "optimizer.m.", "optimizer.v."
 
 

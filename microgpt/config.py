@@ -29,6 +29,8 @@ class GPTConfig:
         activation: the function between the two layers of the MLP: "relu", "gelu" (Hendrycks and Gimpel, 2016;
             the exact form) or "silu" (Elfwing et al., 2017).
         init_std: the standard deviation of initial parameters: a number above 0, or "scaled", see `init_stds`.
+        dropout: the probability with which training drops, that is sets to 0, an element of the embedding and of what
+            each sub-layer adds to the residual stream (Vaswani et al., 2017); in [0, 1).
 
     The defaults are the original's.
     """
@@ -40,6 +42,7 @@ class GPTConfig:
     n_head: int = 4
     activation: str = "relu"
     init_std: float | str = 0.08
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         for name in SIZES:
@@ -49,6 +52,7 @@ class GPTConfig:
             if isinstance(self.init_std, str):
                 raise ValueError(f"init_std must be a number or {SCALED!r}, got {shown(self.init_std)}")
             object.__setattr__(self, "init_std", number("init_std", self.init_std, above=0))
+        object.__setattr__(self, "dropout", number("dropout", self.dropout, minimum=0, below=1))
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd must be a multiple of n_head, got n_embd={self.n_embd} and n_head={self.n_head}")
 

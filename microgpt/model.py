@@ -19,7 +19,7 @@ from microgpt.engine.cores import physical_cores
 from microgpt.engine.packing import PackedSequences, context_array, pack, token_array
 from microgpt.evaluation import DocumentLosses, Evaluation, document_losses, evaluate
 from microgpt.history import TrainingHistory
-from microgpt.random.splitmix import stream_seed
+from microgpt.random.splitmix import stream_of, stream_seed
 from microgpt.sampling import (
     Context,
     IsComplete,
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from microgpt.engine.interface import Engine
 
 SEED = 42  # the default everywhere, as in microgpt
+NOT_GIVEN = object()
 
 
 class GPT:
@@ -190,13 +191,26 @@ class GPT:
         """
         return self.engine.loss(pack(sequences, self.config.vocab_size))
 
-    def loss_and_gradients(self, sequences: Sequence[Sequence[int]]) -> tuple[float, dict[str, NDArray[Any]]]:
+    def loss_and_gradients(
+        self, sequences: Sequence[Sequence[int]], *, dropout_seed: Any = NOT_GIVEN
+    ) -> tuple[float, dict[str, NDArray[Any]]]:
         """The loss, as `loss` returns it, and its gradients by parameter name, with the shapes of `state_dict`.
+
+        A model with dropout needs a `dropout_seed`, which decides what is dropped: another one in each step of
+        training, such as its number. With None, nothing is dropped.
 
         If the loss is not finite, all gradients are NaN. The returned arrays are copies: `Adam(model).step()` uses the
         model's own.
         """
-        loss = self.engine.loss(pack(sequences, self.config.vocab_size), gradients=True)
+        if dropout_seed is NOT_GIVEN and self.config.dropout > 0:
+            raise ValueError(
+                f"dropout_seed must be given for a model with dropout={self.config.dropout:g}: another seed for each"
+                " step, or None to drop nothing"
+            )
+        stream = None
+        if dropout_seed is not NOT_GIVEN and dropout_seed is not None:
+            stream = stream_of(stream_seed(dropout_seed, "dropout_seed"), 0)
+        loss = self.engine.loss(pack(sequences, self.config.vocab_size), gradients=True, stream=stream)
         return loss, self.by_name(self._gradients.copy())
 
     def logits(self, tokens: Sequence[int]) -> NDArray[Any]:

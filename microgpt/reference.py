@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, final
 
@@ -171,20 +171,38 @@ def silu(x: Value) -> Value:
     return Value(x.data * sigmoid, (x,), (sigmoid * (1 + x.data * (1 - sigmoid)),), "SiLU")
 
 
+def dropout(x: list[Value], p: float, uniforms: Iterator[float] | None) -> list[Value]:
+    """`x`, each element of which is dropped, that is 0, with probability `p` (Srivastava et al., 2014).
+
+    The others are divided by 1 - p, so that the mean stays. Without random numbers, `x` as it is.
+    """
+    if uniforms is None:
+        return x
+    return [xi * (0.0 if uniform < p else 1 / (1 - p)) for xi, uniform in zip(x, uniforms)]
+
+
 ACTIVATIONS: dict[str, Callable[[Value], Value]] = {"relu": Value.relu, "gelu": gelu, "silu": silu}
 
 
 def gpt(
-    token_id: int, pos_id: int, keys: Cache, values: Cache, state_dict: StateDict, config: GPTConfig
+    token_id: int,
+    pos_id: int,
+    keys: Cache,
+    values: Cache,
+    state_dict: StateDict,
+    config: GPTConfig,
+    uniforms: Iterator[float] | None = None,
 ) -> list[Value]:
     """Logits (vocab_size) of the token that follows `token_id` at position `pos_id`.
 
-    `keys` and `values` hold those of earlier positions; this position's are appended.
+    `keys` and `values` hold those of earlier positions; this position's are appended. In training with dropout,
+    `uniforms` has the next random numbers in [0, 1).
     """
     tok_emb = state_dict["wte"][token_id]
     pos_emb = state_dict["wpe"][pos_id]
     x = [t + p for t, p in zip(tok_emb, pos_emb)]
     x = rmsnorm(x)  # not redundant: the backward pass reaches this point through the residual connection too
+    x = dropout(x, config.dropout, uniforms)  # not before: rmsnorm would scale what is left back
     head_dim = config.n_embd // config.n_head
 
     for layer in range(config.n_layer):
@@ -206,6 +224,7 @@ def gpt(
             attn_weights = softmax(attn_logits)
             x_attn += [sum(a * v_t[j] for a, v_t in zip(attn_weights, v_h)) for j in range(head_dim)]
         x = linear(x_attn, state_dict[f"layer{layer}.attn_wo"])
+        x = dropout(x, config.dropout, uniforms)
         x = [a + b for a, b in zip(x, x_residual)]
         # 2) Multi-layer perceptron
         x_residual = x
@@ -213,6 +232,7 @@ def gpt(
         x = linear(x, state_dict[f"layer{layer}.mlp_fc1"])
         x = [ACTIVATIONS[config.activation](xi) for xi in x]
         x = linear(x, state_dict[f"layer{layer}.mlp_fc2"])
+        x = dropout(x, config.dropout, uniforms)
         x = [a + b for a, b in zip(x, x_residual)]
 
     return linear(x, state_dict["lm_head"])
@@ -221,10 +241,13 @@ def gpt(
 # --- The loss: how badly the model predicts the next token, averaged --------------------------------------------------
 
 
-def document_loss(tokens: Sequence[int], state_dict: StateDict, config: GPTConfig) -> Value:
+def document_loss(
+    tokens: Sequence[int], state_dict: StateDict, config: GPTConfig, uniforms: Iterator[float] | None = None
+) -> Value:
     """Mean over the positions of one document of -log(probability of the next token), in nats.
 
-    `tokens` has at least two; those beyond `block_size` positions are cut.
+    `tokens` has at least two; those beyond `block_size` positions are cut. With `uniforms`, random numbers in [0, 1),
+    it is the loss in training, with dropout.
     """
     n = min(config.block_size, len(tokens) - 1)
     keys: Cache = [[] for _ in range(config.n_layer)]
@@ -232,7 +255,7 @@ def document_loss(tokens: Sequence[int], state_dict: StateDict, config: GPTConfi
     losses = []
     for pos_id in range(n):
         token_id, target_id = tokens[pos_id], tokens[pos_id + 1]
-        logits = gpt(token_id, pos_id, keys, values, state_dict, config)
+        logits = gpt(token_id, pos_id, keys, values, state_dict, config, uniforms)
         probs = softmax(logits)
         losses.append(-probs[target_id].log())
     return (1 / n) * sum(losses)  # type: ignore[return-value]  # an empty sum is 0

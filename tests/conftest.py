@@ -52,6 +52,7 @@ CONFIGS = [
     microgpt.GPTConfig(vocab_size=65, n_layer=3, n_embd=48, n_head=3, block_size=40),
     microgpt.GPTConfig(vocab_size=11, n_layer=2, n_embd=7, n_head=1, activation="gelu", init_std=0.3),
     microgpt.GPTConfig(vocab_size=11, n_layer=2, n_embd=5, n_head=1, activation="silu", init_std=0.3),
+    microgpt.GPTConfig(vocab_size=11, n_layer=2, n_embd=9, n_head=1, block_size=40, dropout=0.3),
 ]
 
 CHROMIUM = [

@@ -93,6 +93,7 @@ RUNS: list[dict[str, Any]] = [
         "warmup_steps": 2,
         "weight_decay": 0.1,
         "max_grad_norm": 0.5,
+        "dropout": 0.2,
     },
     {"data": NAMES, "val_fraction": 0.2, "eval_every": 3},
     {"data": VERSE, "format": "text", "batch_size": 2, "val_fraction": 0.2, "eval_every": 4},
@@ -775,20 +776,26 @@ def test_files_that_lie_are_refused(good: bytes, tmp_path: Path, change: Any, me
     assert re.search(message, refused(path, rewritten(good, change)))
 
 
-def version_1(arrays: dict[str, Any], texts: dict[str, str]) -> None:
-    """Change a file to version 1, in which models have no activation and no init_std."""
-    for key in ("config", "history"):
-        content = json.loads(texts[key])
-        for name in ("activation", "init_std"):
-            del content.get("options", content)[name]
-        texts[key] = json.dumps(content)
-    texts["format_version"] = "1"
+def older(version: str, *lacking: str) -> Callable[[dict[str, Any], dict[str, str]], None]:
+    """A change to a file of this version, in which models lack some fields."""
+
+    def change(arrays: dict[str, Any], texts: dict[str, str]) -> None:
+        for key in ("config", "history"):
+            content = json.loads(texts[key])
+            for name in lacking:
+                del content.get("options", content)[name]
+            texts[key] = json.dumps(content)
+        texts["format_version"] = version
+
+    return change
 
 
-def test_a_run_that_version_1_wrote_is_resumed(good: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", [older("1", "activation", "init_std", "dropout"), older("2", "dropout")])
+def test_a_run_that_an_earlier_version_wrote_is_resumed(good: bytes, tmp_path: Path, change: Any) -> None:
     path = tmp_path / "older.safetensors"
-    path.write_bytes(rewritten(good, version_1))
-    assert (load(path).config.activation, load(path).config.init_std) == ("relu", 0.08)
+    path.write_bytes(rewritten(good, change))
+    config = load(path).config
+    assert (config.activation, config.init_std, config.dropout) == ("relu", 0.08, 0.0)
     resumed = train(NAMES, steps=4, val_fraction=0.2, eval_every=2, out=path, resume=True, **SMALL)
     path.write_bytes(good)
     expected = train(NAMES, steps=4, val_fraction=0.2, eval_every=2, out=path, resume=True, **SMALL)

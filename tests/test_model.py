@@ -32,8 +32,12 @@ CONFIGS = [
     GPTConfig(vocab_size=40, n_layer=1, n_embd=32, block_size=7, n_head=2),
     GPTConfig(vocab_size=3, n_layer=2, n_embd=5, block_size=6, n_head=1, activation="gelu", init_std=0.7),
     GPTConfig(vocab_size=4, n_layer=2, n_embd=6, block_size=5, n_head=2, activation="silu", init_std=0.7),
+    GPTConfig(vocab_size=6, n_layer=2, n_embd=10, block_size=9, n_head=5, dropout=0.3),
 ]
-ids = [f"v{c.vocab_size}-l{c.n_layer}-d{c.n_embd}-b{c.block_size}-h{c.n_head}-{c.activation}" for c in CONFIGS]
+ids = [
+    f"v{c.vocab_size}-l{c.n_layer}-d{c.n_embd}-b{c.block_size}-h{c.n_head}-{c.activation}{'-dropout' * (c.dropout > 0)}"
+    for c in CONFIGS
+]
 
 tiny = GPTConfig(vocab_size=5, n_layer=1, n_embd=4, block_size=6, n_head=2)
 
@@ -68,10 +72,10 @@ def test_matrices_that_backward_transposes_give_the_same_bits(monkeypatch) -> No
 @pytest.mark.parametrize("config", CONFIGS, ids=ids)
 def test_losses_and_gradients_are_the_references(config: GPTConfig) -> None:
     reference, compiled = both(config)
-    for documents in batches(config):
-        loss, gradients = reference.loss_and_gradients(documents)
-        assert compiled.loss(documents) == loss
-        compiled_loss, compiled_gradients = compiled.loss_and_gradients(documents)
+    for seed, documents in enumerate(batches(config)):
+        loss, gradients = reference.loss_and_gradients(documents, dropout_seed=seed)
+        assert compiled.loss(documents) == (reference.loss(documents) if config.dropout else loss)
+        compiled_loss, compiled_gradients = compiled.loss_and_gradients(documents, dropout_seed=seed)
         assert compiled_loss == loss
         assert list(compiled_gradients) == list(gradients)
         for name, gradient in gradients.items():
@@ -86,7 +90,7 @@ def test_training_steps_are_the_references(config: GPTConfig, options: dict[str,
     optimizers = [Adam(model, learning_rate=0.02, beta1=0.8, beta2=0.95, **options) for model in models]
     for documents in batches(config)[1::2]:  # one alone, another, and seven
         for model, optimizer in zip(models, optimizers):
-            model.loss_and_gradients(documents)
+            model.loss_and_gradients(documents, dropout_seed=optimizer.step_count)
             optimizer.step()
         for name, parameters in models[0].state_dict().items():
             assert models[1].state_dict()[name].tolist() == parameters.tolist(), name
@@ -115,7 +119,7 @@ def test_every_instruction_set_gives_the_same_bits(config: GPTConfig, monkeypatc
         optimizer = Adam(model)
         losses = []
         for documents in batches(config):
-            losses.append(model.loss_and_gradients(documents)[0])
+            losses.append(model.loss_and_gradients(documents, dropout_seed=1)[0])
             optimizer.step()
         samples = model.generate_tokens(3, 0.7)
         results.append((losses, model.engine.gradients.tolist(), model.engine.parameters.tolist(), samples))
@@ -481,6 +485,9 @@ def test_bad_sampling_arguments_are_named(backend, call, error, message) -> None
         ({"activation": "tanh"}, ValueError, "activation must be 'relu' or "),
         ({"init_std": 0}, ValueError, "init_std must be more than 0, got 0"),
         ({"init_std": "small"}, ValueError, "init_std must be a number or 'scaled', got 'small'"),
+        ({"dropout": 1}, ValueError, "dropout must be at least 0 and less than 1, got 1"),
+        ({"dropout": -0.1}, ValueError, "dropout must be at least 0 and less than 1, got -0.1"),
+        ({"dropout": "0.1"}, TypeError, "dropout must be a number, got '0.1'"),
         ({"n_embd": 16.0}, TypeError, "n_embd must be a whole number, got 16.0"),
         ({"n_embd": True}, TypeError, "n_embd must be a whole number, got True"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,10 +70,15 @@ class Threads:
 
 
 def trained(
-    backend: str, dtype: str, shards: int = SHARDS, ranks: Threads | None = None, clip: float | None = 0.1
+    backend: str,
+    dtype: str,
+    shards: int = SHARDS,
+    ranks: Threads | None = None,
+    clip: float | None = 0.1,
+    dropout: float = 0.0,
 ) -> tuple[list[float], NDArray[Any], NDArray[Any]]:
     """Losses, parameters and gradients after three steps on these documents, or on those of a rank."""
-    model = microgpt.GPT(CONFIG, seed=3, dtype=dtype, backend=backend)
+    model = microgpt.GPT(replace(CONFIG, dropout=dropout), seed=3, dtype=dtype, backend=backend)
     adam = microgpt.Adam(model, weight_decay=0.1, max_grad_norm=clip)
     numbers = np.arange(STEPS * BATCH).reshape(STEPS, shards, BATCH // shards)
     if ranks is not None:
@@ -80,23 +86,25 @@ def trained(
         numbers = numbers[:, ranks.rank :: ranks.size]
     losses = np.zeros(STEPS)
     packed = pack(DOCUMENTS, CONFIG.vocab_size).select(numbers.ravel())
-    assert model.engine.train(packed, BATCH, RATES, adam, losses, None, shards, ranks) == STEPS
+    assert model.engine.train(packed, BATCH, RATES, adam, losses, None, shards, ranks, seed=9) == STEPS
     return losses.tolist(), model.engine.parameters, model._gradients
 
 
 @dtypes
-@pytest.mark.parametrize(("size", "clip"), [(2, None), (3, 0.1), (4, 0.1), (6, None)])
-def test_any_number_of_ranks_gives_the_bits_of_one(backend: str, dtype: str, size: int, clip: float | None) -> None:
+@pytest.mark.parametrize(("size", "clip", "dropout"), [(2, None, 0.0), (3, 0.1, 0.0), (4, 0.1, 0.3), (6, None, 0.0)])
+def test_any_number_of_ranks_gives_the_bits_of_one(
+    backend: str, dtype: str, size: int, clip: float | None, dropout: float
+) -> None:
     if backend == "reference" and dtype == "float32":
         pytest.skip("the reference has no float32")
-    losses, parameters, _ = trained(backend, dtype, clip=clip)
+    losses, parameters, _ = trained(backend, dtype, clip=clip, dropout=dropout)
     results: list[Any] = [None] * size
     group: list[Threads] = []
     barrier = threading.Barrier(size)
     ranks = [Threads(rank, group, barrier, CONFIG.num_params) for rank in range(size)]
 
     def run(rank: int) -> None:
-        results[rank] = trained(backend, dtype, ranks=ranks[rank], clip=clip)
+        results[rank] = trained(backend, dtype, ranks=ranks[rank], clip=clip, dropout=dropout)
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
     for thread in threads:
@@ -109,9 +117,11 @@ def test_any_number_of_ranks_gives_the_bits_of_one(backend: str, dtype: str, siz
 
 
 @needs_compiled
-@pytest.mark.parametrize("shards", [1, 2, 3, 6])
-def test_both_backends_add_shards_alike(shards: int) -> None:
-    reference, compiled = (trained(backend, "float64", shards) for backend in ("reference", "compiled"))
+@pytest.mark.parametrize(("shards", "dropout"), [(1, 0.0), (2, 0.3), (3, 0.0), (6, 0.3)])
+def test_both_backends_add_shards_alike(shards: int, dropout: float) -> None:
+    reference, compiled = (
+        trained(backend, "float64", shards, dropout=dropout) for backend in ("reference", "compiled")
+    )
     assert reference[0] == compiled[0]
     assert np.array_equal(reference[1], compiled[1])
 

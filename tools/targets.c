@@ -106,7 +106,7 @@ int main(void) {
         memcpy(&op->scale, &scale, 8);
         op->n_in = next(), op->n_out = next(), op->input = next(), op->output = next(), op->d_input = next();
         op->d_output = next(), op->residual = next(), op->saved = next(), op->weight = next(), op->gathered = next();
-        op->d_gathered = next(), op->transposed = next(), op->cache = next(), op->packed = next();
+        op->d_gathered = next(), op->transposed = next(), op->cache = next(), op->packed = next(), op->first_draw = next(), op->threshold = next();
         const int64_t blocks = next();
         int64_t *starts = zeros(blocks * 8);
         for (int64_t k = 0; k < blocks; k++) starts[k] = next();
@@ -135,6 +135,10 @@ int main(void) {
         const int64_t d_loss = next();
         memcpy(&w.d_losses[r], &d_loss, 8);
     }
+    uint64_t *streams = zeros(padded * 8);
+    const uint64_t draws = (uint64_t)next();
+    for (int64_t r = 0; r < rows; r++)
+        streams[r] = SPLITMIX_SKIP(stream_of(1, (uint64_t)w.first_rows[r]), (uint64_t)w.positions[r] * draws);
     for (int64_t span = 0; span <= w.spans; span++) w.span_start[span] = next();
     for (int64_t r = 0; r < panels * LINE_BYTES / itemsize; r++) {
         int32_t *longest = &w.longest_of_panel[r * itemsize / LINE_BYTES];
@@ -151,6 +155,7 @@ int main(void) {
                          .max_grad_norm = 1, .step = {.beta1 = 0.85, .beta2 = 0.99, .eps = 1e-8}};
     static Team alone;
     team_start(&alone, 1);
+    w.streams = streams;
     for (int64_t step = 1, steps = next(); step <= steps; step++) {
         for (int64_t i = 0; i < length; i++) run(tape[i].kernel->forward, &tape[i], &w, scratch, exact);
         for (int64_t i = length - 1; i >= 0; i--) run(tape[i].kernel->backward, &tape[i], &w, scratch, exact);
@@ -161,6 +166,8 @@ int main(void) {
     print_numbers("parameters", kernels, parameters, num_params, 1);
     print_numbers("m", kernels, m, num_params, 1);
     print_numbers("v", kernels, v, num_params, 1);
+
+    w.streams = NULL;
 
     /* Documents, many at once and one alone, drawn with temperature 0.8. */
     const int64_t documents = next(), document_panels = next(), tokens = next();

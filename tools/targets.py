@@ -45,7 +45,7 @@ NOT_SUPPORTED = 77  # exit status of a program whose instructions this processor
 CONFIGS = [  # as in tests/test_float32.py: widths that fill vectors and that do not, short and long documents
     GPTConfig(vocab_size=27),
     GPTConfig(vocab_size=11, n_layer=2, n_embd=7, n_head=1, block_size=40, activation="gelu"),
-    GPTConfig(vocab_size=30, n_embd=20, n_head=5, block_size=24, activation="silu"),
+    GPTConfig(vocab_size=30, n_embd=20, n_head=5, block_size=24, activation="silu", dropout=0.2),
     GPTConfig(vocab_size=65, n_embd=128, n_head=4, block_size=20),  # whose matrices are transposed
 ]
 EPILOGUES = {"store": 0, "add": 1, "relu": 2, "relu_backward": 3}
@@ -148,7 +148,8 @@ def description(config: GPTConfig, exact: bool) -> str:
         numbers += [offsets[op.residual.array] if op.residual else -1, offsets[op.saved]]
         numbers += [-1 if op.weight is None else op.weight, offsets[op.gathered], offsets[op.gathered_gradient]]
         numbers += [offsets[op.transposed], -1 if op.cache is None else op.cache]
-        numbers += [-1 if op.packed is None else op.packed, 0 if op.weight_blocks is None else len(op.weight_blocks)]
+        numbers += [-1 if op.packed is None else op.packed, op.first_draw, op.threshold]
+        numbers += [0 if op.weight_blocks is None else len(op.weight_blocks)]
         numbers += [] if op.weight_blocks is None else op.weight_blocks.tolist()
 
     first_rows = [first for first, n in zip(np.cumsum([0, *lengths]).tolist(), lengths) for _ in range(n)]
@@ -158,6 +159,7 @@ def description(config: GPTConfig, exact: bool) -> str:
     for (token, position, n), target, first in zip(rows, targets, first_rows):
         numbers += [token, target, position, first, bits(1 / n / len(lengths))]
     numbers += [0, 0, 0, first_rows[-1], 0] * (padded - len(rows))
+    numbers += [net.draws]
     numbers += [*spans, panels, STEPS, DOCUMENTS, -(-DOCUMENTS // line), min(TOKENS, config.block_size)]
     return " ".join(map(str, numbers))
 

@@ -45,7 +45,7 @@ typedef enum {
  * from the start of the arena; -1 stands for none. Gradients are named d_ and what they are of. */
 typedef struct {
     const struct Kernel *kernel;    /* its forward and backward */
-    Epilogue epilogue;              /* of LINEAR: applied to each sum before it is stored */
+    Epilogue epilogue;              /* of LINEAR and DROPOUT: applied to each result before it is stored */
     Epilogue backward_epilogue;     /* of LINEAR: applied to each element of d_input */
     int accumulate;                 /* of RMSNORM: add to the d_input that is there already */
     int64_t n_in, n_out;            /* widths of input and output */
@@ -53,7 +53,7 @@ typedef struct {
     int64_t d_input, d_output;
     int64_t residual;               /* activation that the epilogue ADD adds to the output */
     int64_t saved;                  /* array that forward leaves for backward, beside input and output */
-    double scale;                   /* of RMSNORM: 1 / n_in, of ATTENTION: 1 / sqrt(head_dim) */
+    double scale;                   /* of RMSNORM: 1 / n_in, of ATTENTION: 1 / sqrt(head_dim), of DROPOUT: 1 / (1 - p) */
     int64_t weight;                 /* of a matrix product: where in the parameters its weights [n_out][n_in] start */
     const int64_t *weight_blocks;   /* ... where those of each head_dim outputs start, if not in one piece; or NULL */
     int64_t gathered;               /* ... where in the arena they are brought together, */
@@ -61,6 +61,8 @@ typedef struct {
     int64_t transposed;             /* of a large matrix: where in the arena backward transposes it to */
     int64_t cache;                  /* of ATTENTION: its number among the layers that have keys and values in a cache */
     int64_t packed;                 /* of a matrix product: where in the packed weights its own start */
+    int64_t first_draw;             /* of DROPOUT: the first of its random numbers, among those of a position */
+    int64_t threshold;              /* ... an element is dropped if its random number, of 53 bits, is below */
 } Operation;
 
 /* The batch that operations work on. Arrays over rows have room for whole panels. */
@@ -82,6 +84,8 @@ typedef struct {
     int64_t *attention_start;       /* [panels], where in the `saved` of an ATTENTION each panel starts */
     int64_t *span_start;            /* [spans + 1], panels: no document reaches into another span */
     int64_t spans;
+    uint64_t *streams;              /* [rows], where the random numbers of each row begin (splitmix.h); NULL: there are
+                                       none, because this is no training */
     int by_rows;                    /* attention skips what a row does not attend to, rather than add 0 times it */
 
     void *const *caches;            /* [panels] key/value caches: each row then continues a document of its own */

@@ -3,6 +3,7 @@
 #include "adam.h"
 #include "attention.h"
 #include "decode.h"
+#include "dropout.h"
 #include "peak.h"
 #include "embedding.h"
 #include "linear.h"
@@ -55,6 +56,10 @@ static const Kernel operations[] = {
      .forward = {{rmsnorm_forward, each_panel, 1}},
      .backward = {{rmsnorm_backward, each_panel, 1}},
      .decode = {{rmsnorm_decode, once, 1}}},
+    {"dropout",
+     .forward = {{dropout_forward, each_panel, 1}},
+     .backward = {{dropout_backward, each_panel, 1}},
+     .decode = {{dropout_decode, each_line_of_inputs, 16}}},
     {"linear",
      .forward = {{linear_gather, each_gathered_block, 1},
                  {linear_forward, each_panel, TILE_LINES}},

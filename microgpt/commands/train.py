@@ -73,6 +73,7 @@ OPTIONS: dict[str, dict[str, Option]] = {
         "n_head": (int, "attention heads"),
         "activation": (str, f"activation of the MLP: {', '.join(ACTIVATIONS)}"),
         "init_std": (number_or_scaled, "standard deviation of initial parameters, or scaled: by fan-in and depth"),
+        "dropout": (float, "probability of dropping an element of the residual stream in training, such as 0.1"),
         "dtype": (str, "float64: the numbers of microgpt, bit for bit; float32: faster"),
         "init_from": (Path, "warm start: begin with the parameters, sizes and tokenizer of this model"),
         "extend_vocabulary": (None, "give characters that --init-from does not know tokens"),

@@ -87,8 +87,11 @@ class Engine(Parameters, Protocol):
     def parameters(self) -> NDArray[Any]:
         """All parameters, shared with the model."""
 
-    def loss(self, packed: PackedSequences, gradients: bool = False) -> float:
+    def loss(self, packed: PackedSequences, gradients: bool = False, stream: int | None = None) -> float:
         """Mean over the documents of `packed` of the mean over their positions, in nats.
+
+        Dropout needs a `stream`, see `random.splitmix`: document i has the random numbers of `stream_of(stream, i)`.
+        Without it, nothing is dropped.
 
         Infinite if a token has probability 0, NaN if any probability is NaN. With `gradients`, the array of that name
         then holds its derivatives: all NaN if the loss is not finite.
@@ -104,12 +107,15 @@ class Engine(Parameters, Protocol):
         progress: Callable[[int], object] | None,
         shards: int = 1,
         ranks: Ranks | None = None,
+        seed: int = 0,
     ) -> int:
         """Run one step of Adam for each learning rate, each on the next `batch_size` documents of `packed`.
 
         The documents of a step are in `shards` groups of equal size. The gradients of each are summed alone, and then
         added in order. With `ranks`, each computes one shard in a round: then `packed` has only the documents of shards
-        `rank`, `rank + size` and so on, and `adam` the moments of `piece`.
+        `rank`, `rank + size` and so on, and `adam` the moments of `piece`. For dropout, document i of the whole batch
+        has the random numbers that `loss` gives it with the stream `step_stream(seed, adam.step_count)`; `seed` has 64
+        bits.
 
         Fills `losses` and returns the number of steps completed: all, unless a loss, the last one filled, is not
         finite. `adam.step_count` counts them, also when interrupted. `progress` is called now and then with the number

@@ -6,6 +6,7 @@ operation is in csrc/kernels, under the same name.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -77,6 +78,8 @@ class Operation:
         scale: a factor, such as the one of the logits of attention.
         cache: for attention, its number among the layers that have keys and values in the inference cache.
         packed: index of the weights among all that are packed for a single row (csrc/kernels/decode.h).
+        first_draw: for an operation of random numbers, the first of its own among those of a position.
+        threshold: for dropout, an element is dropped if its random number, of 53 bits, is below.
         in_place: whether backward overwrites the gradient of the output with that of the input.
         accumulate: whether backward adds to the gradient of the input.
     """
@@ -97,6 +100,8 @@ class Operation:
     scale: float = 1.0
     cache: int | None = None
     packed: int | None = None
+    first_draw: int = 0
+    threshold: int = 0
     in_place: bool = False
     accumulate: bool = field(default=False, init=False)
 
@@ -119,6 +124,7 @@ class Network:
         arrays: all arrays of the operations, shared or not.
         inference: how many operations compute the logits; the rest computes the loss.
         packed: elements of all weights that are packed for a single row.
+        draws: random numbers that a position takes in training.
     """
 
     def __init__(self, config: GPTConfig, line: int) -> None:
@@ -127,6 +133,7 @@ class Network:
         self.arrays: list[Array] = []
         self.inference = 0
         self.packed = 0
+        self.draws = 0
         self._line = line
         self._shapes = config.parameter_shapes()
         self._starts = dict(
@@ -146,15 +153,29 @@ class Network:
         operation = Operation("rmsnorm", x, saved=self._array(width=2), scale=float(x.width) ** -1)
         return self._record(operation, x.width)
 
-    def linear(self, x: Activation, *names: str, add: Activation | None = None) -> Activation:
-        """`x` times a matrix, plus `add`. Several matrices act as one, whose outputs alternate head by head."""
+    def dropout(self, x: Activation, p: float) -> Activation:
+        """`x`, each element of which training drops with probability `p`."""
+        if p == 0:
+            return x
+        operation = Operation("dropout", x, scale=1 / (1 - p), threshold=math.ceil(p * 2**53), first_draw=self.draws)
+        self.draws += x.width
+        return self._record(operation, x.width)
+
+    def linear(self, x: Activation, *names: str) -> Activation:
+        """`x` times a matrix. Several matrices act as one, whose outputs alternate head by head."""
         operation = self._product("linear", x, *names)
         operation.transposed = self._transposed
-        if add is not None:
-            operation.residual, operation.epilogue = add, "add"
         if x.rectified:
             operation.backward_epilogue = "relu_backward"
-        return self._record(operation, self._outputs(*names), add.gradient if add else None)
+        return self._record(operation, self._outputs(*names))
+
+    def add(self, x: Activation, residual: Activation) -> Activation:
+        """`x` plus `residual`: the epilogue of the operation that computes `x`. The two share a gradient."""
+        producer = self.operations[-1]
+        assert producer.output is x
+        assert producer.kernel in ("linear", "dropout")
+        producer.epilogue, producer.residual, x.gradient = "add", residual, residual.gradient
+        return x
 
     def relu(self, x: Activation) -> Activation:
         """`x` where it is positive, otherwise 0: the epilogue of the linear layer that computes `x`."""
@@ -250,14 +271,17 @@ def network(config: GPTConfig, line: int) -> Network:
     activation = getattr(net, config.activation)
     x = net.embedding()
     x = net.rmsnorm(x)
+    x = net.dropout(x, config.dropout)
     for i in range(config.n_layer):
         # 1) Multi-head attention
         normed = net.rmsnorm(x)
         qkv = net.linear(normed, f"layer{i}.attn_wq", f"layer{i}.attn_wk", f"layer{i}.attn_wv")
-        x = net.linear(net.attention(qkv), f"layer{i}.attn_wo", add=x)
+        attended = net.linear(net.attention(qkv), f"layer{i}.attn_wo")
+        x = net.add(net.dropout(attended, config.dropout), x)
         # 2) Multi-layer perceptron
         hidden = activation(net.linear(net.rmsnorm(x), f"layer{i}.mlp_fc1"))
-        x = net.linear(hidden, f"layer{i}.mlp_fc2", add=x)
+        hidden = net.linear(hidden, f"layer{i}.mlp_fc2")
+        x = net.add(net.dropout(hidden, config.dropout), x)
     net.cross_entropy(net.unembedding(x, "lm_head"))
     net.place_gradients()
     return net

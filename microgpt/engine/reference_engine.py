@@ -6,14 +6,14 @@ The compiled engine (csrc/engine.pyx) is its twin: same methods, same numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from microgpt import reference
 from microgpt.engine.ranks import Alone
-from microgpt.random.splitmix import uniform_of
+from microgpt.random.splitmix import step_stream, stream_of, uniform_of, uniforms
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -71,10 +71,20 @@ def move(values: list[reference.Value], adam: AdamState, learning_rate: float) -
 
 
 def batch_loss(
-    documents: Sequence[Sequence[int]], state_dict: reference.StateDict, config: GPTConfig, share: float
+    documents: Sequence[Sequence[int]],
+    streams: Sequence[int] | None,
+    state_dict: reference.StateDict,
+    config: GPTConfig,
+    share: float,
 ) -> reference.Value:
-    """Sum over the documents of `document_loss`, times `share`: their mean if that is 1 / len(documents)."""
-    losses = [reference.document_loss(tokens, state_dict, config) for tokens in documents]
+    """Sum over the documents of `document_loss`, times `share`: their mean if that is 1 / len(documents).
+
+    `streams` are those of the documents, for dropout; without them nothing is dropped.
+    """
+    losses = [
+        reference.document_loss(tokens, state_dict, config, None if streams is None else uniforms(streams[i]))
+        for i, tokens in enumerate(documents)
+    ]
     return share * sum(losses)  # type: ignore[return-value]  # an empty sum is 0
 
 
@@ -93,38 +103,53 @@ class Engine:
             for name, (n_out, n_in) in self.config.parameter_shapes().items()
         }
 
-    def _loss(self, packed: PackedSequences, state_dict: reference.StateDict, share: float) -> reference.Value:
+    def _streams(self, stream: int | None, first: int, count: int) -> list[int] | None:
+        """The streams of documents `first` and so on of a batch; None if nothing is dropped."""
+        if stream is None or self.config.dropout == 0:
+            return None
+        return [stream_of(stream, document) for document in range(first, first + count)]
+
+    def _loss(
+        self, packed: PackedSequences, streams: list[int] | None, state_dict: reference.StateDict, share: float
+    ) -> reference.Value:
         documents = [
             packed.tokens[start : start + length].tolist() for start, length in zip(packed.starts, packed.lengths)
         ]
         try:
-            return batch_loss(documents, state_dict, self.config, share)
+            return batch_loss(documents, streams, state_dict, self.config, share)
         except ValueError:  # the logarithm of 0
-            return reference.Value(self._loss_with_impossible_tokens(documents, state_dict))
+            return reference.Value(self._loss_with_impossible_tokens(documents, streams, state_dict))
 
-    def _loss_with_impossible_tokens(self, documents: list[list[int]], state_dict: reference.StateDict) -> float:
+    def _loss_with_impossible_tokens(
+        self, documents: list[list[int]], streams: list[int] | None, state_dict: reference.StateDict
+    ) -> float:
         """NaN if any probability is NaN, otherwise infinity."""
-        for tokens in documents:
+        for i, tokens in enumerate(documents):
             cache = Cache(1, self.config.n_layer, state_dict)
+            numbers = None if streams is None else uniforms(streams[i])
             for token in tokens[:-1][: self.config.block_size]:
-                if math.isnan(reference.softmax(self._next(cache, 0, token))[0].data):
+                if math.isnan(reference.softmax(self._next(cache, 0, token, numbers))[0].data):
                     return math.nan
         return math.inf
 
-    def loss(self, packed: PackedSequences, gradients: bool = False) -> float:
+    def loss(self, packed: PackedSequences, gradients: bool = False, stream: int | None = None) -> float:
         """See `microgpt.engine.interface.Engine`."""
+        streams = self._streams(stream, 0, len(packed))
         if gradients:
-            loss, self.gradients[:] = self._loss_and_gradients(packed, 1 / len(packed))
+            loss, self.gradients[:] = self._loss_and_gradients(packed, streams, 1 / len(packed))
             return loss
         state_dict, total = self._state_dict(), 0.0
         for i in range(len(packed)):  # keep the graph of only one document in memory
-            total += self._loss(packed.select(np.array([i])), state_dict, 1.0).data
+            own = None if streams is None else streams[i : i + 1]
+            total += self._loss(packed.select(np.array([i])), own, state_dict, 1.0).data
         return total * (1 / len(packed))
 
-    def _loss_and_gradients(self, packed: PackedSequences, share: float) -> tuple[float, list[float] | float]:
+    def _loss_and_gradients(
+        self, packed: PackedSequences, streams: list[int] | None, share: float
+    ) -> tuple[float, list[float] | float]:
         """`_loss` and the gradient of each parameter; NaN if the loss is not finite."""
         state_dict = self._state_dict()
-        loss = self._loss(packed, state_dict, share)
+        loss = self._loss(packed, streams, state_dict, share)
         if not math.isfinite(loss.data):
             return float(loss.data), math.nan
         loss.backward()
@@ -149,11 +174,13 @@ class Engine:
         progress: Callable[[int], object] | None,
         shards: int = 1,
         ranks: Ranks | None = None,
+        seed: int = 0,
     ) -> int:
         """See `microgpt.engine.interface.Engine`."""
         ranks = Alone() if ranks is None else ranks
         for step, learning_rate in enumerate(learning_rates.tolist()):
-            losses[step] = self._shard_gradients(packed, step, batch_size, shards, ranks)
+            stream = step_stream(seed, adam.step_count)
+            losses[step] = self._shard_gradients(packed, step, batch_size, shards, ranks, stream)
             if not math.isfinite(losses[step]):
                 return step
             if adam.max_grad_norm is not None:
@@ -164,7 +191,9 @@ class Engine:
                 progress(step + 1)
         return len(learning_rates)
 
-    def _shard_gradients(self, packed: PackedSequences, step: int, batch_size: int, shards: int, ranks: Ranks) -> float:
+    def _shard_gradients(
+        self, packed: PackedSequences, step: int, batch_size: int, shards: int, ranks: Ranks, stream: int
+    ) -> float:
         """The loss of a step's batch; if it is finite, `gradients` are those of the shards, added in order."""
         size, own = batch_size // shards, len(range(ranks.rank, shards, ranks.size))
         shard, sums, total = np.zeros(len(self.gradients)), self.gradients[ranks.piece], 0.0
@@ -173,7 +202,8 @@ class Engine:
             loss, count = 0.0, min(ranks.size, shards - first)
             if first + ranks.rank < shards:
                 documents = np.arange(size) + (step * own + turn) * size
-                loss, shard[:] = self._loss_and_gradients(packed.select(documents), 1 / batch_size)
+                streams = self._streams(stream, (first + ranks.rank) * size, size)
+                loss, shard[:] = self._loss_and_gradients(packed.select(documents), streams, 1 / batch_size)
             total = ranks.exchange(total, loss, count)
             for i in range(count):
                 sums[:] = sums + pieces[i] if first + i else pieces[i]
@@ -243,7 +273,9 @@ class Engine:
                 lengths[document] += 1
         return tokens, lengths
 
-    def _next(self, cache: Cache, sample: int, token: int) -> list[reference.Value]:
+    def _next(
+        self, cache: Cache, sample: int, token: int, numbers: Iterator[float] | None = None
+    ) -> list[reference.Value]:
         if cache.lengths[sample] == 0:
             cache.clear(sample)
         position = int(cache.lengths[sample])
@@ -251,4 +283,4 @@ class Engine:
             raise ValueError(f"document {sample} already has block_size={self.config.block_size} tokens")
         cache.lengths[sample] += 1
         keys, values = cache.keys[sample], cache.values[sample]
-        return reference.gpt(token, position, keys, values, cache.state_dict, self.config)
+        return reference.gpt(token, position, keys, values, cache.state_dict, self.config, numbers)

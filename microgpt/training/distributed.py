@@ -65,6 +65,7 @@ class Setup:
     tokenizer: Tokenizer
     format: str
     step: int
+    dropout_seed: int
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ class Ranks:
         self.size: int = communicator.size
         self.piece = slice(0, 0)
         self.signals = DeferredSignals()
+        self.dropout_seed = 0  # of the run, see `Run`
         self._error: BaseException | None = None  # of the progress callback: all ranks have to stop first
         self._agreed: BaseException | None = None  # an error at which all ranks have stopped
         self._asked_to_stop = False
@@ -180,8 +182,10 @@ class Ranks:
 
     def _begin(self, run: Run) -> None:
         """Hand the model and its optimizer to all ranks; each keeps the moments of its slice."""
-        model, optimizer = run.model, run.optimizer
-        self._send([Setup(run.recipe, model.config, run.corpus.tokenizer, model.format, run.step)] * self.size)
+        model, optimizer, self.dropout_seed = run.model, run.optimizer, run.dropout_seed
+        tokenizer = run.corpus.tokenizer
+        setup = Setup(run.recipe, model.config, tokenizer, model.format, run.step, run.dropout_seed)
+        self._send([setup] * self.size)
         with self._aborting():
             self._share_state(model, optimizer)
         run.ranks = self
@@ -249,7 +253,7 @@ class Ranks:
         """Train on what rank 0 sends, to the end. An error of rank 0 is raised here, too."""
         with DeferredSignals(*ENDINGS) as self.signals, self._aborting():
             setup = self._receive()
-            recipe = setup.recipe
+            recipe, self.dropout_seed = setup.recipe, setup.dropout_seed
             model = GPT(setup.config, 0, recipe.dtype, backend, threads, setup.tokenizer, setup.format)
             optimizer = recipe.optimizer(model)
             optimizer.step_count = setup.step
@@ -280,7 +284,15 @@ class Ranks:
     ) -> int:
         with self._aborting():
             return engine.train(
-                block.documents, recipe.batch_size, block.learning_rates, adam, losses, progress, recipe.shards, self
+                block.documents,
+                recipe.batch_size,
+                block.learning_rates,
+                adam,
+                losses,
+                progress,
+                recipe.shards,
+                self,
+                self.dropout_seed,
             )
 
     @contextlib.contextmanager

@@ -60,6 +60,7 @@ class RecipeOptions(TypedDict, total=False):
     n_head: int
     activation: str
     init_std: float | str
+    dropout: float
     batch_size: int
     shards: int
     learning_rate: float
@@ -88,9 +89,11 @@ class Recipe:
         steps: number of optimizer steps, by default 1000.
         epochs: instead of `steps`: number of passes over the data.
         time: instead of `steps`: seconds to train. The number of steps then depends on the machine.
-        seed: shuffles the documents, draws the parameters, and then the samples; a number, a string or anything else
-            that `random.Random` takes, or a `random.Random`, whose state is copied.
+        seed: shuffles the documents, draws the parameters, and then the samples, and decides what dropout drops. A
+            number, a string or anything else that `random.Random` takes, or a `random.Random`, whose state is copied.
         n_layer, n_embd, block_size, n_head, activation, init_std: the architecture of the model, see `GPTConfig`.
+        dropout: the probability with which an element is dropped in training, against overfitting, see `GPTConfig`.
+            Validation, and everything else that is done with the model, drops nothing.
         batch_size: number of documents, or windows, per step; the loss is the mean of their losses.
         shards: number of equal groups (micro-batches) that a batch is divided into. Gradients are summed within each,
             and then over the shards in order, so that several processes can share a step, with the same bits however
@@ -117,6 +120,7 @@ class Recipe:
     n_head: int = 4
     activation: str = "relu"
     init_std: float | str = 0.08
+    dropout: float = 0.0
     batch_size: int = 1
     shards: int = 1
     learning_rate: float = 0.01
@@ -188,6 +192,7 @@ class Recipe:
             n_head=self.n_head,
             activation=self.activation,
             init_std=self.init_std,
+            dropout=self.dropout,
         )
 
     def optimizer(self, model: GPT) -> Adam:

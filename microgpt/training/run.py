@@ -20,6 +20,7 @@ from microgpt.evaluation import count_tokens, mean_loss
 from microgpt.history import Origin, TrainingHistory, TrainingProgress, falls_below
 from microgpt.model import GPT
 from microgpt.optimizer import Adam
+from microgpt.random.splitmix import step_stream, stream_seed
 from microgpt.training.recipe import Recipe, defaults_of
 from microgpt.training.recorder import Recorder
 from microgpt.training.schedule import learning_rates
@@ -107,6 +108,7 @@ class Run:
         tokens_per_step: positions computed in a step, on average.
         held_out_tokens: number of tokens to predict in the held-out data.
         validation_tokens: how many of them each validation predicts.
+        dropout_seed: 64 bits, from which the random numbers of each step derive.
         saved_step: the step of the latest checkpoint, or None.
         has_saved: whether `train` has written a checkpoint; false if the run was already over.
         ranks: the processes that share each step, or None.
@@ -142,6 +144,7 @@ class Run:
         self.held_out_tokens = batches.held_out_tokens()
         self._held_out = batches.held_out(recipe.most_eval_tokens()) if self.held_out_tokens else None
         self.validation_tokens = 0 if self._held_out is None else count_tokens(self._held_out)
+        self.dropout_seed = stream_seed(recipe.seed)
         self.saved_step: int | None = None
         self.has_saved = False
         self.ranks: Ranks | None = None
@@ -284,7 +287,14 @@ class Run:
                 )
             else:
                 completed = self.model.engine.train(
-                    documents, batch_size, rates, self.optimizer, losses, report, self.recipe.shards
+                    documents,
+                    batch_size,
+                    rates,
+                    self.optimizer,
+                    losses,
+                    report,
+                    self.recipe.shards,
+                    seed=self.dropout_seed,
                 )
             report(completed)
         except BaseException as error:
@@ -402,7 +412,8 @@ class Run:
             return
         if not self.model.is_finite():
             raise self._diverged("the parameters are not finite numbers")
-        loss = self.model.engine.loss(self.batches.batch(self.step, 1, self.recipe.batch_size))
+        batch = self.batches.batch(self.step, 1, self.recipe.batch_size)
+        loss = self.model.engine.loss(batch, stream=step_stream(self.dropout_seed, self.step))
         self.batches.rewind(self.step, self.recipe.batch_size)
         if not math.isfinite(loss):
             raise self._diverged(f"the loss is {loss:g}")

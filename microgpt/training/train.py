@@ -144,7 +144,7 @@ def train(
             make this call, with the same arguments, and get the same result. At most `shards` processes can share a
             step. Only rank 0 reads the data, calls `progress` and writes files.
         init_from: warm start: a model's file, or a `GPT`, from whose parameters and tokenizer a new run begins. Sizes,
-            `format` and `init_std` are the model's, and so is by default `dtype`.
+            `format` and `init_std` are the model's, and so are by default `dtype` and `dropout`.
         extend_vocabulary: give characters that the tokenizer of `init_from` does not know tokens, after all others,
             with parameters drawn as in a new model. Without it, they are an error.
         eval_every: steps between validations, which compute the loss of the held-out data. By default there are about

@@ -43,6 +43,7 @@ class Start:
     def options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The options of a recipe: those given, and the model's. `ValueError` names one that contradicts the model."""
         sizes = [name for name in GPTConfig.__dataclass_fields__ if name in Recipe.__dataclass_fields__]
+        sizes.remove("dropout")  # which parameters do not depend on
         asked_for = replace(self.model.config, **{name: given[name] for name in sizes if name in given})
         own = {name: getattr(self.model.config, name) for name in sizes} | {"format": self.model.format}
         for name, value in own.items():
@@ -54,7 +55,13 @@ class Start:
                 f"tokenizer must be left out or that of {self.name}, {shown(self.model.tokenizer)},"
                 f" got {shown(given['tokenizer'])}"
             )
-        return {"dtype": self.model.dtype, **given, **own, "tokenizer": self.model.tokenizer}
+        return {
+            "dtype": self.model.dtype,
+            "dropout": self.model.config.dropout,
+            **given,
+            **own,
+            "tokenizer": self.model.tokenizer,
+        }
 
     def check_extensible(self) -> None:
         """Raise `ValueError` if no tokens can be added to the tokenizer."""

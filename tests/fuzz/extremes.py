@@ -69,6 +69,7 @@ def case(random: random.Random) -> None:
         n_head=n_head,
         block_size=random.choice([positions, positions, 17]),
         activation=random.choice(["relu", "relu", "gelu", "silu"]),
+        dropout=random.choice([0.0, 0.0, 0.3, 0.9, 1e-300, 1 - 2**-53]),
     )
     with some_instruction_set(random):
         models = [GPT(config, 1, backend=backend) for backend in ("reference", "compiled")]
@@ -84,13 +85,15 @@ def case(random: random.Random) -> None:
     }
     optimizers = [Adam(model, **options) for model in models]
     same_state(models, optimizers)
-    for _ in range(random.randint(1, 3)):
+    for step in range(random.randint(1, 3)):
         left, documents = positions, []
         while left > 0:
             length = random.randint(1, left)
             documents.append([random.randrange(config.vocab_size) for _ in range(length + 1)])
             left -= length
-        (expected_loss, expected), (loss, gradients) = (model.loss_and_gradients(documents) for model in models)
+        (expected_loss, expected), (loss, gradients) = (
+            model.loss_and_gradients(documents, dropout_seed=step) for model in models
+        )
         assert bits(loss) == bits(expected_loss), f"loss: {loss}, not {expected_loss}"
         for name, gradient in expected.items():
             assert bits(gradients[name]) == bits(gradient), f"gradients of {name}"

@@ -41,6 +41,7 @@ def options(random: random.Random) -> dict[str, Any]:
         "n_layer": some([1, 1, 1, 1, 2], 0),
         "activation": some(["relu", "gelu", "silu"], "sine"),
         "init_std": some([0.08, 1.0, "scaled", 1e-200, any_size() or 1.0], 0.0),
+        "dropout": some([0.0, 0.1, 0.9], 1.0),
         "batch_size": some([1, 1, 2, 3, 5], 0, 1.5),
         "schedule": some(["linear", "cosine", "constant"], "square"),
         "warmup_steps": some([0, 1, 2, 7], -1),
