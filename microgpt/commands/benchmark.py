@@ -47,7 +47,7 @@ class Case:
     name: str
     steps: int
     batch_size: int = 1
-    sizes: Mapping[str, int] = field(default_factory=dict)
+    sizes: Mapping[str, float] = field(default_factory=dict)
     text: bool = False
     dtype: str = "float32"
     backend: str = "compiled"
