@@ -16,6 +16,7 @@ _MODULES = {  # where the public names are defined
     "Evaluation": "evaluation",
     "GPT": "model",
     "GPTConfig": "config",
+    "Graph": "display.graph",
     "HuggingFaceTokenizer": "data.huggingface",
     "Recipe": "training.recipe",
     "Run": "training.run",
@@ -28,6 +29,7 @@ _MODULES = {  # where the public names are defined
     "TuningProgress": "tuning.search",
     "backend_info": "engine.backend",
     "dataset_names": "data.datasets",
+    "graph": "display.graph",
     "load": "model",
     "load_dataset": "data.datasets",
     "prepare": "training.train",
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
     from microgpt.data.tokenizer import ByteTokenizer as ByteTokenizer
     from microgpt.data.tokenizer import CharTokenizer as CharTokenizer
     from microgpt.data.tokenizer import Tokenizer as Tokenizer
+    from microgpt.display.graph import Graph as Graph
+    from microgpt.display.graph import graph as graph
     from microgpt.engine.backend import BackendInfo as BackendInfo
     from microgpt.engine.backend import backend_info as backend_info
     from microgpt.evaluation import DocumentLosses as DocumentLosses

@@ -125,15 +125,16 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path, monkeypatch, capsy
     namespace: dict[str, Any] = {}
     values = [run_cell(cell, namespace) for cell in CELLS]
     text = capsys.readouterr().out
-    assert 8 <= len(CELLS) <= 12
+    assert 8 <= len(CELLS) <= 13
     assert "<svg " in values[1]._repr_html_()
     assert numbers(r"guessing: ([\d.]+).*trained: +([\d.]+)", text)[1] < 2.4
     assert len(re.findall(r"^(?:0\.2|0\.5|1\.0|1\.5)(?: [a-z]+){8}$", text, re.MULTILINE)) == 4
     assert values[4].shape == (7, 7)
     assert len(re.findall(r"^ *[\d,]+(?: [a-z]+){6}$", text, re.MULTILINE)) == 8
     assert set(text.splitlines()[-1].split()) <= set(namespace["planets"])
-    assert values[-2] is True
-    assert values[-1] == (4.0, 0.0, 2.0)
+    assert values[-3] is True
+    assert values[-2] == (4.0, 0.0, 2.0)
+    assert ">data 4.0000<" in values[-1]._repr_svg_()
 
 
 def test_the_notebook_installs_the_package_in_a_browser(monkeypatch, installed) -> None:

@@ -97,6 +97,13 @@ def value_module() -> ModuleType:
     return reference
 
 
+def is_value(x: object) -> bool:
+    """Whether `x` is a `Value`, of either backend."""
+    from microgpt.node import Node  # unused while the compiled engine runs
+
+    return isinstance(x, Node) or (_value is not None and isinstance(x, _value.Value))
+
+
 def compiled_engine() -> ModuleType | None:
     """The module of the compiled engine, or None."""
     return _engine

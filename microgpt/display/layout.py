@@ -1,0 +1,157 @@
+"""Places for the nodes of a graph, in layers from left to right.
+
+Source: the steps of Sugiyama, Tagawa and Toda (1981), as Graphviz's dot takes them: layers by longest paths, orders
+without many crossings by barycentres, then places that keep lines straight.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
+from typing import NamedTuple
+
+SWEEPS = 24  # from right to left and back; even, so that the last one puts each node in the middle of its children
+
+
+class Stop(NamedTuple):
+    """A place in a layer: that of a node, or one that is kept free for the lines from a node further left."""
+
+    node: int
+    layer: int
+
+
+Links = Mapping[Stop, Sequence[Stop]]  # for each stop, those that it is linked to in the next layer on one side
+
+
+def lay_out(
+    children: Sequence[Sequence[int]], node_height: float, line_height: float
+) -> tuple[list[int], dict[Stop, float]]:
+    """The layer of each node, and all stops with how far down the middle of each is.
+
+    Layers count from right to left, from 0 for the last node. Stops of a layer do not overlap. A line from a child in
+    layer 3 to a node in layer 1 leads through the child's stop in layer 2.
+
+    Args:
+        children: for each node, the numbers of those whose lines lead to it, all less than its own. Some path leads
+            from each node to the last one.
+        node_height, line_height: the height that a node takes, and that of a line which passes between nodes.
+    """
+    layer = _longest_paths(children)
+    left, right = _links(children, layer)
+    layers = _ordered(_depth_first(left, Stop(len(children) - 1, 0)), left, right)
+    heights = [[node_height if layer[node] == i else line_height for node, i in stops] for stops in layers]
+    return layer, _placed(layers, heights, left, right)
+
+
+def _longest_paths(children: Sequence[Sequence[int]]) -> list[int]:
+    """The layer of each node: the length of the longest path from it to the last one."""
+    layer = [0] * len(children)
+    for node in reversed(range(len(children))):
+        for child in children[node]:
+            layer[child] = max(layer[child], layer[node] + 1)
+    return layer
+
+
+def stops_between(child: int, node: int, layer: Sequence[int]) -> list[Stop]:
+    """The stops of the line from a child to a node, both included."""
+    return [*(Stop(child, i) for i in range(layer[child], layer[node], -1)), Stop(node, layer[node])]
+
+
+def _links(children: Sequence[Sequence[int]], layer: Sequence[int]) -> tuple[Links, Links]:
+    """The links of each stop to the left and to the right. Lines from the same node share their stops."""
+    left: dict[Stop, list[Stop]] = {Stop(node, layer[node]): [] for node in range(len(children))}
+    for node in range(len(children)):
+        for child in children[node]:
+            for begin, end in pairwise(stops_between(child, node, layer)):
+                ends = left.setdefault(end, [])
+                ends += [begin] if begin not in ends else []
+    right: dict[Stop, list[Stop]] = {stop: [] for stop in left}
+    for stop, begins in left.items():
+        for begin in begins:
+            right[begin].append(stop)
+    return left, right
+
+
+def _depth_first(left: Links, last: Stop) -> list[list[Stop]]:
+    """The stops of each layer in the order in which they are met from the last one, children from first to last."""
+    layers: list[list[Stop]] = [[] for _ in range(1 + max(stop.layer for stop in left))]
+    visited, pending = set(), [last]
+    while pending:
+        stop = pending.pop()
+        if stop not in visited:
+            visited.add(stop)
+            layers[stop.layer].append(stop)
+            pending += reversed(left[stop])
+    return layers
+
+
+def _ordered(layers: list[list[Stop]], left: Links, right: Links) -> list[list[Stop]]:
+    """The layers in the order with the fewest crossings of those that sorting by barycentres meets."""
+    best, fewest = layers, _crossings(layers, left)
+    for sweep in range(SWEEPS):
+        layers = [list(stops) for stops in layers]
+        links, order = _direction(sweep, len(layers), left, right)
+        share = {stop: (i + 0.5) / len(stops) for stops in layers for i, stop in enumerate(stops)}
+        for stops in (layers[i] for i in order):
+            centre = {stop: _mean(share, links[stop] or [stop]) for stop in stops}
+            stops.sort(key=centre.__getitem__)
+            share |= {stop: (i + 0.5) / len(stops) for i, stop in enumerate(stops)}
+        crossings = _crossings(layers, left)
+        if crossings < fewest:
+            best, fewest = layers, crossings
+    return best
+
+
+def _direction(sweep: int, layers: int, left: Links, right: Links) -> tuple[Links, range]:
+    """The links that decide about places in a sweep, and the layers in its order."""
+    return (right, range(1, layers)) if sweep % 2 == 0 else (left, range(layers - 2, -1, -1))
+
+
+def _mean(places: Mapping[Stop, float], stops: Sequence[Stop]) -> float:
+    return sum([places[stop] for stop in stops]) / len(stops)
+
+
+def _crossings(layers: list[list[Stop]], left: Links) -> int:
+    """The number of pairs of links that cross."""
+    index = {stop: i for stops in layers for i, stop in enumerate(stops)}
+    count = 0
+    for stops in layers:
+        above: list[int] = []  # the left ends of links whose right ends are above
+        for stop in stops:
+            begins = [index[begin] for begin in left[stop]]
+            count += sum(len(above) - bisect_right(above, begin) for begin in begins)
+            for begin in begins:
+                insort(above, begin)
+    return count
+
+
+def _placed(layers: list[list[Stop]], heights: list[list[float]], left: Links, right: Links) -> dict[Stop, float]:
+    """How far down each stop is: in turns in the middle of its links to the right, and of those to the left."""
+    down: dict[Stop, float] = {}
+    for stops, each in zip(layers, heights):
+        down |= zip(stops, _apart([0.0] * len(stops), each))
+    for sweep in range(SWEEPS):
+        links, order = _direction(sweep, len(layers), left, right)
+        for i in order:
+            wanted = [_mean(down, links[stop] or [stop]) for stop in layers[i]]
+            down |= zip(layers[i], _apart(wanted, heights[i]))
+    top = min(down[stops[0]] - each[0] / 2 for stops, each in zip(layers, heights))
+    return {stop: y - top for stop, y in down.items()}
+
+
+def _apart(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:
+    """The middles of things of these heights, one below the other, as close to where they are wanted as can be.
+
+    Close in the sense of least squares: without what is above, the middles must not decrease, which makes it isotonic
+    regression, by the pooling of adjacent violators.
+    """
+    above = list(accumulate((a + b) / 2 for a, b in zip([heights[0], *heights], heights)))
+    pools: list[tuple[float, int]] = []  # things that touch: the sum of where they are wanted, and their number
+    for middle, distance in zip(wanted, above):
+        total, count = middle - distance, 1
+        while pools and pools[-1][0] * count > total * pools[-1][1]:
+            total, count = total + pools[-1][0], count + pools.pop()[1]
+        pools.append((total, count))
+    means = [total / count for total, count in pools for _ in range(count)]
+    return [mean + distance for mean, distance in zip(means, above)]
