@@ -101,8 +101,9 @@ class Node:
 
     Args:
         data: the number.
-        children, local_grads, op: for an operation of your own, its operands, the derivative with respect to each, and
-            a name: `Value(math.sin(x.data), (x,), (math.cos(x.data),), "sin")`
+        children: the operands of an operation of your own.
+        local_grads: its derivative with respect to each of them.
+        op: its name. `Value(math.sin(x.data), (x,), (math.cos(x.data),), "sin")`
         label: a name for this value, for drawings of the graph.
 
     Attributes:

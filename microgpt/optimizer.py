@@ -23,7 +23,8 @@ class Adam:
     Args:
         model: what to train: a `GPT`, or the `Value`s that are the parameters of a model of your own.
         learning_rate: step size; at least 0.
-        beta1, beta2: decay of the running means of the gradients and of their squares; in [0, 1).
+        beta1: decay of the running mean of the gradients, in [0, 1).
+        beta2: decay of the running mean of their squares, in [0, 1).
         eps: added to the root of the mean square; at least 1e-100, in float32 1e-30.
         weight_decay: each step multiplies the parameters by 1 - learning_rate * weight_decay; at least 0.
         max_grad_norm: clip the norm of all gradients together to this (Pascanu et al., 2013); above 0, or None.

@@ -157,7 +157,8 @@ def train(
         keep_best: also keep the model with the lowest validation loss, next to `out`, with ".best" in its name.
         log: a file of metrics, one JSON object per line: one for every `log_every` steps, by default 10, one for the
             steps left at the end, and one for each validation.
-        backend, threads: see `GPT`.
+        backend: see `GPT`.
+        threads: see `GPT`.
         options: the options that determine the result, see `Recipe`.
 
     `ValueError` or `TypeError` names the argument, file or line that is wrong, or the step at which the loss or the
