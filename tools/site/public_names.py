@@ -19,7 +19,7 @@ def on_page_markdown(markdown, page, config, files):
         return markdown
     rows = []
     for name in microgpt.__all__:
-        summary = inspect.getdoc(getattr(microgpt, name)).splitlines()[0]
+        summary = (inspect.getdoc(getattr(microgpt, name)) or "").partition("\n")[0]
         rows.append(f"| [`{name}`][microgpt.{name}] | {summary} |")
     return markdown.replace(PLACE, "| name | |\n|---|---|\n" + "\n".join(rows))
 
@@ -38,9 +38,10 @@ def on_page_content(html, page, config, files):
 
 
 def on_env(env, config, files):
-    """Raise if a public name, or a public method or property of one, has no entry."""
+    """Raise if a public name, or a public method or property of one, has no entry or no docstring."""
     entries = config.plugins["mkdocstrings"].handlers.inventory
     missing = [min(names) for names in wanted() if names.isdisjoint(entries)]
+    missing += [f"microgpt.{name}" for name in microgpt.__all__ if not inspect.getdoc(getattr(microgpt, name))]
     if missing:
         raise PluginError(f"no entry in docs/api/, or no docstring: {', '.join(missing)}")
 
