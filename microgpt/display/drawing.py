@@ -151,7 +151,7 @@ def svg(vertices: Sequence[Vertex]) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="microgpt-graph" role="img" aria-label="{_in_words(vertices)}" '
         f'width="{width:.0f}" height="{height:.0f}" viewBox="0 {-MARGIN} {width:.0f} {height:.0f}" '
-        f'color="{INK}" fill="none" font-family="{FONTS}" font-size="{FONT_SIZE}">\n'
+        f'color="{INK}" fill="none" font-family="{FONTS}" font-size="{FONT_SIZE}" style="max-width: none">\n'
         f"<style>{DARK}</style>\n"
         f'<rect y="{-MARGIN}" width="100%" height="100%" fill="{PAPER}"/>\n'
         f'<path stroke="currentColor" stroke-opacity="0.6" d="{"".join(dict.fromkeys(lines))}"/>\n'

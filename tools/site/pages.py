@@ -52,7 +52,7 @@ def on_page_markdown(markdown, page, config, files):
             if files.get_file_from_path(place):
                 return posixpath.relpath(place, posixpath.dirname(page.file.src_uri) or ".")
         if (ROOT / target).exists():
-            return f"{config.repo_url}/{'tree' if (ROOT / target).is_dir() else 'blob'}/main/{target}"
+            return f"{config.extra['host']}/{'tree' if (ROOT / target).is_dir() else 'blob'}/main/{target}"
         return match[0]
 
     code = [range(*block.span()) for block in CODE.finditer(markdown)]

@@ -25,7 +25,7 @@ TEXT = "docs.txt"  # all pages of docs/, one after the other
 TRAINING = [
     "microgpt train --steps 1000 --val-fraction 0.1 --out original.safetensors",
     "microgpt train --steps 5000 --val-fraction 0.1 --n-embd 32 --batch-size 16 --out wider.safetensors",
-    f"microgpt train {TEXT} --format text --val-fraction 0.1 --dtype float32 --steps 1000 --learning-rate 0.003"
+    f"microgpt train {TEXT} --format text --val-fraction 0.1 --dtype float32 --steps 600 --learning-rate 0.003"
     " --n-layer 2 --n-embd 64 --block-size 64 --batch-size 12 --init-std scaled --out docs.safetensors",
 ]
 REPORTS = {  # title: the command, which writes a page into gallery/
@@ -120,5 +120,5 @@ def shown(output):
     for kind in ("text/html", "image/svg+xml"):
         if kind in data:
             content = re.sub(r"\n\s*\n", "\n", data[kind].strip())  # an empty line would end the HTML in Markdown
-            return f'<div class="result">\n{content}\n</div>'
+            return f'<div class="output">\n{content}\n</div>'
     return f"```text\n{data['text/plain'].rstrip()}\n```"
