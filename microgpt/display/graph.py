@@ -55,8 +55,8 @@ class Graph:
     def to_svg(self) -> str:
         """The drawing as SVG, light or dark as the reader's system is, for graphs of up to 300 values.
 
-        Larger ones are laid out by Graphviz (`pip install "microgpt-fast[graphviz]"`, and its program dot):
-        `ImportError` if it is missing.
+        Larger ones are laid out by Graphviz (`pip install "microgpt-fast[graphviz]"`, and its program dot), which can
+        take minutes for thousands of values. `ImportError` if it is missing.
         """
         return svg(self._vertices) if len(self) <= LARGEST else self._by_graphviz("svg").decode()
 
