@@ -215,7 +215,7 @@ def test_large_graphs_are_left_to_graphviz(scalars, tmp_path, monkeypatch) -> No
     microgpt.graph(chain(scalars, 1)).save(tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "a.svg").read_bytes() == b"drawn"
     assert [format for _, format, *_ in asked] == ["svg", "svg", "png"]
-    needed = "^a graph of 301 values as .svg needs Graphviz, unlike .dot, but "
+    needed = "^a graph of 1,001 values as .svg needs Graphviz, unlike .dot, but "
     library.pipe = lambda *_, **__: 1 / 0
     with pytest.raises(ImportError, match=f"{needed}its program dot is not installed: https://graphviz.org/download/$"):
         graph.save(tmp_path / "b.svg")

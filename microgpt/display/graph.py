@@ -16,7 +16,7 @@ from microgpt.utils.text import one_line
 if TYPE_CHECKING:
     from microgpt.reference import Value
 
-LARGEST = 300  # values of a graph that is laid out here, which takes a second at most
+LARGEST = 1000  # values of a graph that is laid out here: in less than a second, unless nearly all lines are long
 
 
 class Graph:
@@ -53,7 +53,7 @@ class Graph:
         return svg(self._vertices) if len(self) <= LARGEST else None
 
     def to_svg(self) -> str:
-        """The drawing as SVG, light or dark as the reader's system is, for graphs of up to 300 values.
+        """The drawing as SVG, light or dark as the reader's system is, for graphs of up to 1,000 values.
 
         Larger ones are laid out by Graphviz (`pip install "microgpt-fast[graphviz]"`, and its program dot), which can
         take minutes for thousands of values. `ImportError` if it is missing.

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
-SWEEPS = 24  # from right to left and back; even, so that the last one puts each node in the middle of its children
+SWEEPS = 12  # pairs of sweeps, from right to left and back: the last one puts nodes in the middle of their children
+MOST_VISITS = 100_000  # of stops in all sweeps, if there are so many stops that fewer pairs of sweeps have to do
 
 
 class Stop(NamedTuple):
@@ -39,9 +40,10 @@ def lay_out(
     """
     layer = _longest_paths(children)
     left, right = _links(children, layer)
-    layers = _ordered(_depth_first(left, Stop(len(children) - 1, 0)), left, right)
+    sweeps = 2 * max(1, min(SWEEPS, MOST_VISITS // (2 * len(left))))
+    layers = _ordered(_depth_first(left, Stop(len(children) - 1, 0)), left, right, sweeps)
     heights = [[node_height if layer[node] == i else line_height for node, i in stops] for stops in layers]
-    return layer, _placed(layers, heights, left, right)
+    return layer, _placed(layers, heights, left, right, sweeps)
 
 
 def _longest_paths(children: Sequence[Sequence[int]]) -> list[int]:
@@ -86,10 +88,10 @@ def _depth_first(left: Links, last: Stop) -> list[list[Stop]]:
     return layers
 
 
-def _ordered(layers: list[list[Stop]], left: Links, right: Links) -> list[list[Stop]]:
+def _ordered(layers: list[list[Stop]], left: Links, right: Links, sweeps: int) -> list[list[Stop]]:
     """The layers in the order with the fewest crossings of those that sorting by barycentres meets."""
     best, fewest = layers, _crossings(layers, left)
-    for sweep in range(SWEEPS):
+    for sweep in range(sweeps):
         layers = [list(stops) for stops in layers]
         links, order = _direction(sweep, len(layers), left, right)
         share = {stop: (i + 0.5) / len(stops) for stops in layers for i, stop in enumerate(stops)}
@@ -126,12 +128,14 @@ def _crossings(layers: list[list[Stop]], left: Links) -> int:
     return count
 
 
-def _placed(layers: list[list[Stop]], heights: list[list[float]], left: Links, right: Links) -> dict[Stop, float]:
+def _placed(
+    layers: list[list[Stop]], heights: list[list[float]], left: Links, right: Links, sweeps: int
+) -> dict[Stop, float]:
     """How far down each stop is: in turns in the middle of its links to the right, and of those to the left."""
     down: dict[Stop, float] = {}
     for stops, each in zip(layers, heights):
         down |= zip(stops, _apart([0.0] * len(stops), each))
-    for sweep in range(SWEEPS):
+    for sweep in range(sweeps):
         links, order = _direction(sweep, len(layers), left, right)
         for i in order:
             wanted = [_mean(down, links[stop] or [stop]) for stop in layers[i]]
