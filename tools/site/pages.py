@@ -21,7 +21,11 @@ MOVED = {
     "CHANGELOG.md": "changelog.md",
 }
 MADE = {"examples/microgpt.ipynb": "notebook.md"}  # a page that another hook makes of a file
-PLAYGROUND = ["examples/browser", "microgpt/display/page.css"]  # a page with all that it loads of this repository
+PLAYGROUND = [
+    "examples/browser",
+    "microgpt/display/page.css",
+    "microgpt/display/letters.js",
+]  # a page, and what it loads
 
 # What a browser would load from elsewhere.
 LOADED = re.compile(r"<(?:script|img|iframe|link rel=.?(?:stylesheet|pre\w+))\b[^>]*=.?(?:https?:)?//[^>]*>")

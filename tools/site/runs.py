@@ -24,14 +24,15 @@ TEXT = "docs.txt"  # all pages of docs/, one after the other
 
 TRAINING = [
     "microgpt train --steps 1000 --val-fraction 0.1 --out original.safetensors",
-    "microgpt train --steps 5000 --val-fraction 0.1 --n-embd 32 --batch-size 16 --out wider.safetensors",
+    "microgpt train --steps 3000 --val-fraction 0.1 --batch-size 16 --out longer.safetensors",
+    "microgpt train --steps 3000 --val-fraction 0.1 --batch-size 16 --n-embd 32 --out wider.safetensors",
     f"microgpt train {TEXT} --format text --val-fraction 0.1 --dtype float32 --steps 600 --learning-rate 0.003"
     " --n-layer 2 --n-embd 64 --block-size 64 --batch-size 12 --init-std scaled --out docs.safetensors",
 ]
 REPORTS = {  # title: the command, which writes a page into gallery/
-    "Names, by the original's model": "microgpt report original.safetensors --out original.html",
-    "Names, by a model of twice the width": "microgpt report wider.safetensors --out wider.html",
+    "Names": "microgpt report wider.safetensors --out names.html",
     "These pages": "microgpt report docs.safetensors --out docs.html --text 'the same bits'",
+    "Three runs": "microgpt report original.safetensors longer.safetensors wider.safetensors --out runs.html",
 }
 
 PLAYGROUND = """\
