@@ -21,11 +21,9 @@ MOVED = {
     "CHANGELOG.md": "changelog.md",
 }
 MADE = {"examples/microgpt.ipynb": "notebook.md"}  # a page that another hook makes of a file
-PLAYGROUND = [
-    "examples/browser",
-    "microgpt/display/page.css",
-    "microgpt/display/letters.js",
-]  # a page, and what it loads
+
+# A page that is served as it is, and what it loads.
+PLAYGROUND = ["examples/browser", "microgpt/display/page.css", "microgpt/display/letters.js"]
 
 # What a browser would load from elsewhere.
 LOADED = re.compile(r"<(?:script|img|iframe|link rel=.?(?:stylesheet|pre\w+))\b[^>]*=.?(?:https?:)?//[^>]*>")
