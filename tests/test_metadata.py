@@ -33,7 +33,9 @@ def test_versions_are_the_packages() -> None:
 
 def test_licence_and_addresses_are_the_projects() -> None:
     project = PYPROJECT["project"]
-    assert field("license", CITATION) == field("license", RECIPE) == project["license"]
+    assert field("license", RECIPE) == project["license"]
+    assert re.findall("^    - (.*)$", RECIPE.partition("license_file:")[2], re.MULTILINE) == project["license-files"]
+    assert project["license"].startswith(f"{field('license', CITATION)} AND ")  # that of the code
     assert field("repository-code", CITATION) == field("repository", RECIPE) == project["urls"]["Source"]
     assert re.findall("^url: (.*)$", CITATION, re.MULTILINE) == [project["urls"]["Documentation"]]
     assert field("documentation", RECIPE) == field("site_url", (ROOT / "mkdocs.yml").read_text("utf-8"))
