@@ -387,11 +387,20 @@ def test_signal_handlers_run_within_a_step_but_cannot_use_its_model() -> None:
     """A step of a large model is too long a wait for Ctrl-C, but during it the arena is in use."""
     model, documents = GPT(GPTConfig(vocab_size=3, n_layer=2, n_embd=128, block_size=128)), [[0, 1] * 64] * 100
     expected = model.loss(documents)
-    handler = signal.signal(signal.SIGALRM, lambda *_: model.loss([[0, 1]]))
-    signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+
+    def use_the_model(*_: object) -> None:
+        model.loss([[0, 1]])  # fails within a step
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+
+    def compute() -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        while True:
+            model.loss(documents)
+
+    handler = signal.signal(signal.SIGALRM, use_the_model)
     try:
         with pytest.raises(RuntimeError, match="a signal handler cannot use a model that is in the middle of a step"):
-            model.loss(documents)
+            compute()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
