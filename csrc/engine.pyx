@@ -361,7 +361,7 @@ cdef class Engine:
         return self.poll_signals(&self.polled_after_step, completed)
 
     cdef int poll_signals(self, int64_t *last_poll, int64_t completed) except -1 nogil:
-        """If the last poll was long ago, handle signals and, if a step is `completed`, call the progress callback."""
+        """Handle signals and, after a step, call the progress callback, unless the last poll was just now."""
         cdef int64_t now = now_ns()
         if 0 <= now - last_poll[0] < POLL_INTERVAL_NS:
             return 0

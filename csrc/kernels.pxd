@@ -1,4 +1,4 @@
-# What engine.pyx uses of kernels/interface.h, where every field is explained, and of kernels/isa.h.
+# Declarations that engine.pyx uses, of kernels/interface.h, where every field is explained, and of kernels/isa.h.
 from libc.stdint cimport int32_t, int64_t, uint64_t
 
 

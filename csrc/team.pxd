@@ -1,4 +1,4 @@
-# What the engine uses of team.h, gil.h, adam_step.h, subnormal.h and clock.h.
+# Declarations that the engine uses, of team.h, gil.h, adam_step.h, subnormal.h and clock.h.
 from kernels cimport AdamStep, Kernels
 from libc.stdint cimport int64_t
 

@@ -32,7 +32,7 @@ print("the oddest:", ", ".join(f"{words[i]} *" if words[i] in strangers else wor
 
 models, tests = zip(*map(trained_and_held_out, LANGUAGES))
 for together in (1, 2, 5):  # whose losses are added
-    print(f"\n{f'{together} words taken for':20}", *(f"{name:>8}" for name in LANGUAGES))
+    print(f"\n{f'{together} at a time, taken for':20}", *(f"{name:>8}" for name in LANGUAGES))
     right = 0
     for truth, test in enumerate(tests):
         losses = np.array([model.document_losses(test).nats for model in models])  # (languages, words)

@@ -1,4 +1,4 @@
-"""Continuous text: train on a file, by default two sonnets, and generate more: shakespeare.py [FILE]
+"""Continuous text: train on a file, by default a sonnet and most of another, and generate more: shakespeare.py [FILE]
 
 With all of Shakespeare in FILE, more steps and a larger model, this is nanoGPT's example for a laptop.
 """

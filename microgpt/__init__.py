@@ -37,6 +37,8 @@ _MODULES = {  # where the public names are defined
     "read_text": "data.documents",
     "train": "training.train",
     "tune": "tuning.tune",
+    "write_comparison": "report.comparison",
+    "write_report": "report.page",
 }
 _OF_BACKENDS = ("Value", "compute_softmax", "linear", "rmsnorm", "softmax")  # each backend has these
 __all__ = [*_MODULES, *_OF_BACKENDS]  # noqa: PLE0604 (they are strings)
@@ -69,6 +71,8 @@ if TYPE_CHECKING:
     from microgpt.reference import linear as linear
     from microgpt.reference import rmsnorm as rmsnorm
     from microgpt.reference import softmax as softmax
+    from microgpt.report.comparison import write_comparison as write_comparison
+    from microgpt.report.page import write_report as write_report
     from microgpt.training.recipe import Recipe as Recipe
     from microgpt.training.run import Run as Run
     from microgpt.training.run import TrainingResult as TrainingResult

@@ -70,7 +70,7 @@ class Stop:
         return 4 * max(map(len, self.texts), default=0) + 4
 
     def begin(self, text: str) -> int | None:
-        """Where the first of the texts to be complete begins in `text`; None if none is in it."""
+        """Index in `text` at which the stop begins that is complete first; None if there is none."""
         found = [(begin + len(each), begin) for each in self.texts if (begin := text.find(each)) >= 0]
         return min(found)[1] if found else None
 

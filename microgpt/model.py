@@ -51,7 +51,7 @@ class GPT:
         config: the architecture of the model.
         seed: a number, a string or anything else that `random.Random` takes, or a `random.Random`, whose state is
             copied. Parameters are drawn in the order of the original, and `generate` continues with the same generator.
-        dtype: "float64" gives exactly the numbers of microgpt; "float32" is faster.
+        dtype: "float64" gives exactly the numbers of the original; "float32" is faster.
         backend: "compiled" or "reference"; by default the one that `backend_info()` names.
         threads: number of threads that may share a large batch; by default the number of physical cores. It changes no
             bit of any result. Small batches run on one thread, which is faster. The reference has only one.

@@ -1,8 +1,9 @@
 """The whole algorithm in pure Python, to be read from top to bottom.
 
 This is Andrej Karpathy's microgpt, idea by idea and in its order: autograd on scalars, the parameters, the model, the
-loss, Adam, sampling. Checks of arguments are in node.py, the loop over steps in training/run.py. The compiled engine is
-tested against this file float by float, so it is also a specification: the order of a sum decides its last bit.
+loss, Adam, sampling. Data and tokenizer are in data/, the loop over steps in training/run.py, checks of arguments in
+node.py. The compiled engine is tested against this file float by float, so it is also a specification: the order of a
+sum decides its last bit.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class Value(Node):
     # fmt: on
 
     def backward(self) -> None:
-        """Add to the `grad` of every value that this one was computed from its derivative with respect to that value.
+        """For every value that this one depends on, add to its `grad` the derivative of this one with respect to it.
 
         The order is the original's, which decides the last bits: depth-first, children left to right, then reversed.
         The original recurses; an explicit stack has no depth limit.
@@ -202,7 +203,7 @@ def gpt(
     pos_emb = state_dict["wpe"][pos_id]
     x = [t + p for t, p in zip(tok_emb, pos_emb)]
     x = rmsnorm(x)  # not redundant: the backward pass reaches this point through the residual connection too
-    x = dropout(x, config.dropout, uniforms)  # not before: rmsnorm would scale what is left back
+    x = dropout(x, config.dropout, uniforms)  # not before: rmsnorm would undo the scaling by 1 / (1 - p)
     head_dim = config.n_embd // config.n_head
 
     for layer in range(config.n_layer):

@@ -140,7 +140,7 @@ class Tab:
         return self.get(f"document.getElementById('{id}').value")
 
     def heading(self) -> str:
-        """What `Letters` says about the letters before the selected one."""
+        """The description by `Letters` of the letters before the selected one."""
         return self.get("document.querySelector('.letters h3').firstChild.textContent")
 
     def press_button(self, text: str) -> None:

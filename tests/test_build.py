@@ -33,7 +33,7 @@ pytestmark = [needs_processes, pytest.mark.long]
 ROOT = Path(__file__).resolve().parents[1]
 needs_compiler = pytest.mark.skipif(os.name != "posix" or not shutil.which("cc"), reason="there is no C compiler")
 
-# What is compiled is found as PyInit_ and the name of its object file.
+# Modules that are compiled are found as PyInit_ and the name of its object file.
 COMPILER = """\
 import os, re, subprocess, sys
 
@@ -220,7 +220,7 @@ def test_a_pure_package_knows_why_it_is_one(clone: Path) -> None:
     done = build(clone, "build", CC="no-such-compiler")
     assert done.returncode == 0
     reason = re.search("^microgpt: building the pure package.*: (no C compiler .*)$", done.stderr, re.MULTILINE)[1]
-    # Those of an editable installation are found from everywhere.
+    # The modules of an editable installation are found from everywhere.
     modules = [f"microgpt.{name}" for name in ("engine._engine", "random._mersenne", "_value")]
     show = (
         f"import sys; sys.modules |= dict.fromkeys({modules}); from microgpt.commands.cli import main; main(['info'])"

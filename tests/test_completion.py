@@ -1,4 +1,4 @@
-"""What shells complete."""
+"""Completion by shells."""
 
 from __future__ import annotations
 

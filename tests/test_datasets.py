@@ -130,7 +130,8 @@ def test_train_and_tune_take_them_by_name(capsys: pytest.CaptureFixture[str]) ->
     ("arguments", "message"),
     [
         (["--data=moon"], f"data must be one of {', '.join(NAMES)}, got 'moon'"),
-        (["x.txt", "--data=sums"], "data names data in the package: FILE must be left out"),
+        (["x.txt", "--data=sums"], "data or FILE must be left out, got both"),
+        (["sums"], "cannot read sums: no such file; for the data in the package, --data sums"),
     ],
 )
 def test_wrong_data_are_one_line(

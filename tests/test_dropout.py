@@ -199,6 +199,6 @@ def test_a_file_and_a_warm_start_keep_the_dropout_unless_another_is_given(tmp_pa
 
 
 def test_dropout_of_no_elements_changes_no_bit(backend: str) -> None:
-    """Where a random number is never below p, all elements are divided by 1 - p, which is 1."""
+    """All elements are divided by 1 - p, which is 1, if no random number is below p."""
     losses = [train(NAMES, dropout=p, steps=5, backend=backend, **SMALL).losses.tolist() for p in (0.0, 1e-17)]
     assert losses[0] == losses[1]

@@ -58,7 +58,7 @@ def _short_samples(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def contents_of(page: str) -> Any:
-    """What a page tells its script."""
+    """The description of the model that a page gives its script."""
     return json.loads(re.search(r'<script type="application/json" id="play-model">(.*)</script>', page)[1])
 
 

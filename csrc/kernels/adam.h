@@ -64,7 +64,7 @@ INLINE bits uncertain_root(vec v_hat, vec root, vec p, vec update, vec new_p, re
 #endif
 }
 
-/* Where `divide` may overflow, or a root be too large for the margin: no bias is less than 2**-53. */
+/* A mask of where `divide` may overflow, or a root be too large for the margin: no bias is less than 2**-53. */
 INLINE bits uncertain_size(vec size) {
 #if VECTOR_POWERS
     return larger(size, 0x1p180);

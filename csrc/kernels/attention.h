@@ -76,12 +76,12 @@ INLINE Head head_of(const Operation *op, const Workspace *w, int64_t query_block
 
 enum { QUERY, KEY, VALUE };
 
-/* Where feature 0 of the query, key or value of a panel starts, in an array like the input. */
+/* Feature 0 of the query, key or value of a panel, in an array like the input. */
 INLINE int64_t at_panel(const Head *h, int part, int64_t panel) {
     return (panel * h->width + h->features + part * h->head_dim) * LINE;
 }
 
-/* Where feature 0 of the query block starts, in an array like the output. */
+/* Feature 0 of the query block, in an array like the output. */
 INLINE int64_t at_output(const Head *h) { return (h->panel * h->output_width + h->output_features) * LINE; }
 
 /* c[t][p] = sum over j of part[t][j] * columns[j][p], for all keys t: logits from keys and queries, d_weights from

@@ -15,7 +15,7 @@ typedef struct {
     real total, reciprocal;
 } SavedRow;
 
-/* Where feature i of row r stands in an activation of width n. */
+/* The index of feature i of row r in an activation of width n. */
 INLINE int64_t at_row(int64_t r, int64_t n, int64_t i) { return (r / LINE * n + i) * LINE + r % LINE; }
 
 /* output[p][j] = sum over t of weights[t] * value[t][j] */

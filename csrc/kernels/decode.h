@@ -40,7 +40,7 @@ INLINE bits lane_numbers(void) {
     return numbers;
 }
 
-/* Which of the lanes of a vector that begins at `first` come before `end`. */
+/* A mask of the lanes of a vector beginning at `first` that come before `end`. */
 INLINE bits lanes_before(int64_t end, int64_t first) { return lane_numbers() < (real_bits)(end - first); }
 
 /* sums[v] = sum over k < n of a[k * a_stride + v * LANES] * b[k]: sum_of_products, for a b that is alike in all lanes */

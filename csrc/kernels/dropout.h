@@ -70,7 +70,7 @@ static void dropout_backward(const Operation *op, const Workspace *w, const Rang
     }
 }
 
-/* Of a single row (decode.h), which is never part of training. */
+/* Forward for a single row (decode.h), which is never part of training. */
 static void dropout_decode(const Operation *op, const Workspace *w, const Range *range) {
     const real *input = array(w, op->input);
     real *output = array(w, op->output);

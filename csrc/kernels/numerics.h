@@ -43,13 +43,13 @@ INLINE vec other_rounding(vec value, vec residual, double margin) {
 
 /* The next two return masks: only the sign bit of each lane is meaningful. */
 
-/* Where a and b differ in any bit. */
+/* A mask of where a and b differ in any bit. */
 INLINE bits differ(vec a, vec b) {
     const bits difference = (bits)a ^ (bits)b;
     return difference | -difference;
 }
 
-/* Where a > b; anything for NaN. */
+/* A mask of where a > b; anything for NaN. */
 INLINE bits larger(vec a, real b) { return (bits)(b - a); }
 
 /* A divisor for `divide`, with its rounded reciprocal, and the residual of that. */
@@ -76,7 +76,7 @@ typedef struct {
     vec value, residual;
 } DoubleDouble;
 
-/* Where it is near the midpoint between its value and a neighbour; a mask in the sign bits. */
+/* A mask, in the sign bits, of where it is near the midpoint between its value and a neighbour. */
 INLINE bits near_midpoint(DoubleDouble x) {
     return differ(x.value, other_rounding(x.value, x.residual, MIDPOINT_MARGIN));
 }

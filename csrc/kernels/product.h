@@ -92,7 +92,7 @@ INLINE vec finish(Epilogue epilogue, vec sum, const real *extra) {
     }
 }
 
-/* Where the rows of a and of c lie: few addresses fit in registers, and all but the last
+/* Places of the rows of a and of c: few addresses fit in registers, and all but the last
  * arrangement need no more than one or two. */
 typedef enum {
     NEIGHBOURS,     /* of a: neighbours; of c: LINE apart */

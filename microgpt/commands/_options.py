@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from microgpt.data.datasets import Dataset, load_dataset
+from microgpt.data.datasets import Dataset, dataset_names, load_dataset
 from microgpt.data.tokenizer import Tokenizer
 from microgpt.engine.backend import BACKENDS
 from microgpt.model import GPT, load
@@ -36,9 +36,12 @@ def add_data_arguments(parser: argparse.ArgumentParser, files: str) -> None:
 def data_of(parsed: argparse.Namespace) -> list[Path] | Dataset | None:
     """The data that these arguments name; None for the default."""
     if parsed.data is None:
+        for file in parsed.files:
+            if not file.exists() and str(file) in dataset_names():
+                raise ValueError(f"cannot read {file}: no such file; for the data in the package, --data {file}")
         return parsed.files or None
     if parsed.files:
-        raise ValueError("data names data in the package: FILE must be left out")
+        raise ValueError("data or FILE must be left out, got both")
     return load_dataset(parsed.data)
 
 

@@ -1,4 +1,4 @@
-"""Time the recipe of microgpt against the limits of this machine.
+"""Time the recipe of the original against the limits of this machine.
 
 example:
   microgpt bench names.txt
@@ -12,7 +12,7 @@ import argparse
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add FILE, --profile and --repeats."""
     parser.add_argument("file", metavar="FILE", nargs="?", help="default: the US first names in the package")
-    parser.add_argument("--profile", action="store_true", help="show what each operation of a step takes instead")
+    parser.add_argument("--profile", action="store_true", help="show the time of each operation of a step instead")
     parser.add_argument("--repeats", type=int, default=7, metavar="N", help="number of runs; medians are printed")
 
 

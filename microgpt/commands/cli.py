@@ -26,7 +26,7 @@ COMMANDS = (
 )  # modules of this package
 
 GUIDE = """\
-microgpt trains and samples tiny GPTs, with the numbers of microgpt.
+microgpt trains and samples tiny GPTs, with the bits of the original.
 
   microgpt train                                     train on the names in the package, and sample
   microgpt train FILE --out MODEL.safetensors        train on your own file, one document a line, and keep the model
@@ -72,7 +72,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 
 def build_parser(commands: Iterable[str] = COMMANDS) -> Parser:
     """The parser of the command line, with these commands, whose modules it imports."""
-    parser = Parser(prog="microgpt", description="Train and sample tiny GPTs, with the numbers of microgpt.")
+    parser = Parser(prog="microgpt", description="Train and sample tiny GPTs, with the bits of the original.")
     parser.add_argument("--version", action="version", version=f"microgpt {__version__}")
     parser.set_defaults(run=lambda parsed: print(GUIDE, end=""))
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")

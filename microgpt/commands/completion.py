@@ -1,4 +1,4 @@
-"""Print a script with which a shell completes this command.
+"""Print a tab-completion script for a shell.
 
 examples:
   microgpt completion bash > ~/.local/share/bash-completion/completions/microgpt

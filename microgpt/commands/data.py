@@ -39,7 +39,7 @@ def run(parsed: argparse.Namespace) -> None:
 
 
 def facts(dataset: Dataset) -> dict[str, object]:
-    """What is known about a data set; `bytes` is the size of its text in UTF-8."""
+    """The facts about a data set; `bytes` is the size of its text in UTF-8."""
     return {
         "name": dataset.name,
         "title": dataset.title,

@@ -29,7 +29,13 @@ DOCUMENTS = 1024  # whose losses are computed before they are printed
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add MODEL and FILE."""
     add_model_arguments(parser)
-    parser.add_argument("files", metavar="FILE", nargs="+", type=Path, help="in the format the model was trained on")
+    parser.add_argument(
+        "files",
+        metavar="FILE",
+        nargs="+",
+        type=Path,
+        help="UTF-8 text in the format the model was trained on; .gz and - as in microgpt train",
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON object")
     parser.add_argument(
         "--per-document",

@@ -1,4 +1,4 @@
-"""Write a page that plays a model, and shows its training and what is inside; or one that compares several.
+"""Write a page on which to try a model, with its training and what is inside; or one that compares several.
 
 examples:
   microgpt report names.safetensors

@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="TEXT",
-        help="end before this text, the prompt apart; may be repeated",
+        help="end just before this text; the prompt is not searched; may be repeated",
     )
     parser.add_argument(
         "--temperature",

@@ -73,8 +73,11 @@ OPTIONS: dict[str, dict[str, Option]] = {
         "n_head": (int, "attention heads"),
         "activation": (str, f"activation of the MLP: {', '.join(ACTIVATIONS)}"),
         "init_std": (number_or_scaled, "standard deviation of initial parameters, or scaled: by fan-in and depth"),
-        "dropout": (float, "probability of dropping an element of the residual stream in training, such as 0.1"),
-        "dtype": (str, "float64: the numbers of microgpt, bit for bit; float32: faster"),
+        "dropout": (
+            float,
+            "probability of dropping an element of the embedding, or of a sub-layer's output",
+        ),
+        "dtype": (str, "float64: the numbers of the original, bit for bit; float32: faster"),
         "init_from": (Path, "warm start: begin with the parameters, sizes and tokenizer of this model"),
         "extend_vocabulary": (None, "give characters that --init-from does not know tokens"),
     },
@@ -137,7 +140,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the samples; 0: the likeliest token",
     )
     group.add_argument("--plot", metavar="FILE", help="plot the losses to a .png, .svg or .pdf file")
-    group.add_argument("--plain", action="store_true", help="print exactly what microgpt prints")
+    group.add_argument("--plain", action="store_true", help="print exactly what the original prints")
 
 
 def option(name: str) -> str:
@@ -146,7 +149,7 @@ def option(name: str) -> str:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Train, and print a report, or with --plain what microgpt prints."""
+    """Train, and print a report, or with --plain what the original prints."""
     integer("samples", parsed.samples, 0), Sampler(parsed.temperature)  # fail before training, not after it
     if parsed.plot is not None:
         check_plot_path(parsed.plot)
@@ -167,7 +170,7 @@ def run(parsed: argparse.Namespace) -> None:
 
 
 def train_and_report(parsed: argparse.Namespace, training: Run) -> None:
-    """Train, and print a report, or with --plain what microgpt prints; then plot."""
+    """Train, and print a report, or with --plain what the original prints; then plot."""
     if parsed.plot is not None:
         check_different({"plot": parsed.plot}, training.files)
     report = plain_report if parsed.plain else human_report
@@ -185,7 +188,7 @@ def train_and_report(parsed: argparse.Namespace, training: Run) -> None:
 
 
 def plain_report(parsed: argparse.Namespace, run: Run) -> None:
-    """Train, and print byte for byte what microgpt prints."""
+    """Train, and print byte for byte what the original prints."""
     if run.steps is None:
         raise ValueError("plain prints the number of steps: it needs steps or epochs, not a time")
     print(f"num docs: {len(run.corpus)}")
@@ -228,10 +231,11 @@ def print_setup(parsed: argparse.Namespace, run: Run) -> None:
     count = len(run.corpus) if is_lines else run.corpus.characters
     longer = run.corpus.count_longer(config.block_size) if is_lines else 0
     cut = f", {longer:,} of them cut to the context" if longer and run.recipe.long_documents == "cut" else ""
+    dropout = f", dropout {config.dropout:g}" if config.dropout else ""
     print(f"data    {run.corpus.name}: {count:,} {kind}{cut}, {config.vocab_size} tokens")
     print(
         f"model   {model.num_params:,} parameters: n_layer {config.n_layer}, n_embd {config.n_embd}, "
-        f"block_size {config.block_size}, n_head {config.n_head}; {model.dtype}, {model.backend}"
+        f"block_size {config.block_size}, n_head {config.n_head}{dropout}; {model.dtype}, {model.backend}"
     )
     if run.origin is not None:
         added = run.corpus.tokenizer.added if isinstance(run.corpus.tokenizer, CharTokenizer) else ""

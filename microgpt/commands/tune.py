@@ -27,6 +27,7 @@ from microgpt.training.recipe import Recipe, defaults_of
 from microgpt.tuning.plots import plot_trials
 from microgpt.tuning.result import TuneResult, train_command
 from microgpt.tuning.search import TuningProgress
+from microgpt.tuning.space import SEARCHABLE
 from microgpt.tuning.tune import tune
 from microgpt.utils.arguments import shown_path
 from microgpt.utils.files import check_different
@@ -50,19 +51,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUES",
-        help="values to try for an option: 16,32,64 or a range such as 0.001..0.03; may be repeated",
+        help="values to try, 16,32,64 or a range such as 0.001..0.03, for an option; may be repeated: "
+        + ", ".join(SEARCHABLE),
     )
     group.add_argument("--max-params", type=int, metavar="N", help="most parameters of a model")
     group.add_argument("--max-bytes", type=int, metavar="N", help="largest size of a model's parameters, in bytes")
-    group = parser.add_argument_group("compute of each trial: by default that of trial 0 for 1,000 steps")
+    group = parser.add_argument_group("compute, by default that of trial 0 for 1,000 steps")
     for name in LENGTHS:
         kind, text = OPTIONS["training"][name]
         assert kind is not None
         text = text.removeprefix("instead of --steps: ").partition(";")[0]
         more = "; default: 1000" if name == "steps" else ""
         group.add_argument(option(name), type=kind, metavar=METAVARS[kind], help=text + more)
-    group.add_argument("--flops", type=float, metavar="X", help="instead: multiply-adds of a whole trial, such as 5e9")
-    group.add_argument("--time", type=duration, metavar="TIME", help="instead: how long to search, such as 60s or 5m")
+    group.add_argument(
+        "--flops",
+        type=float,
+        metavar="X",
+        help="instead of --steps: multiply-adds, 2 FLOPs each, such as 5e9",
+    )
+    group.add_argument(
+        "--time",
+        type=duration,
+        metavar="TIME",
+        help="instead of --steps: time of the whole search, such as 60s",
+    )
     group = parser.add_argument_group("workers")
     group.add_argument("--workers", type=int, metavar="N", help="processes; default: one for each physical core")
     group.add_argument("--dask", metavar="ADDRESS", help="train on a Dask cluster, such as tcp://head:8786")

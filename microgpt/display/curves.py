@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 DRAWN_POINTS = 1000  # per curve: as many as a figure can show, and its file stays small
 TRAINING, VALIDATION = "#4080eb", "#e0662f"  # colours
-# Of runs that are compared: as many as one can tell apart, in light and in dark.
+# Colours of runs that are compared: as many as one can tell apart, in light and in dark.
 RUNS = (TRAINING, VALIDATION, "#2f9e5b", "#b055d6", "#b98500", "#d6457a", "#1496a8", "#857a6c")
 VALIDATED = "validation"  # the name of a curve
 # Lines: the background of another, beside another, and alone.

@@ -100,7 +100,7 @@ def _field(content: str) -> str:
 
 @dataclass(frozen=True)
 class _Column:
-    """Where things of a layer are, from left to right: ellipses end at `ellipses`, boxes begin at `boxes`."""
+    """The place of a layer, from left to right: ellipses end at `ellipses`, boxes begin at `boxes`."""
 
     begin: float
     ellipses: float

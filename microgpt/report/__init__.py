@@ -1,1 +1,1 @@
-"""Pages about models: of one, which also plays it (`page`), and of several, which are compared (`comparison`)."""
+"""Pages about models: of one, on which it can be tried (`page`), and of several, which are compared (`comparison`)."""

@@ -29,19 +29,22 @@ NONE = "none"  # where a run has no such option or loss
 def write_comparison(
     models: Mapping[str, GPT], path: str | os.PathLike[str], *, samples: int = SAMPLES, seed: Any = SEED
 ) -> None:
-    """Write the page of `comparison_page` to `path`, as a whole or not at all, as `write_report` does."""
+    """Write an HTML page that compares 2 to 8 models by their names: their losses, options and samples.
+
+    Args:
+        models: models with a history, all of the same format, by name.
+        path: the file, which ends in .html or .htm, and is written as a whole or not at all.
+        samples: number of documents that each draws at temperature 0.5; models of continuous text draw 500 tokens.
+        seed: random seed of the samples, the same for all.
+
+    `ValueError` names a path that cannot be written, or a model that cannot be compared.
+    """
     check_report_path(path)
     write_atomically(path, comparison_page(models, samples=samples, seed=seed).encode())
 
 
 def comparison_page(models: Mapping[str, GPT], *, samples: int = SAMPLES, seed: Any = SEED) -> str:
-    """An HTML page that compares 2 to 8 models by their names, and needs no other file and no network.
-
-    Args:
-        models: models with a history, all of the same format.
-        samples: number of documents that each draws at temperature 0.5; models of continuous text draw 500 tokens.
-        seed: random seed of the samples, the same for all.
-    """
+    """The page that `write_comparison` writes."""
     histories = _histories(models)
     count = integer("samples", samples, 0)
     sections = [

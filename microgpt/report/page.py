@@ -44,9 +44,18 @@ def write_report(
     seed: Any = SEED,
     play: bool = True,
 ) -> None:
-    """Write the page of `report_page` to `path`, as a whole or not at all.
+    """Write an HTML page about `model`, on which it can be tried, and which needs no other file and no network.
 
-    `path` ends in .html or .htm. `ValueError` names a path that does not, or cannot be written.
+    Args:
+        model: the model.
+        path: the file, which ends in .html or .htm, and is written as a whole or not at all.
+        text: the text whose predictions and attention are shown, up to the context or 64 tokens; by default the first
+            sample that is not empty.
+        samples: number of documents to draw at temperature 0.5; from a model of continuous text, 500 tokens are drawn.
+        seed: random seed of the samples: the same model and seed give the same page.
+        play: whether the page holds the parameters, and JavaScript that runs the model; it can have at most 2 million.
+
+    `ValueError` names a path that cannot be written, or a character of `text` that the model does not know.
     """
     check_report_path(path)
     write_atomically(path, report_page(model, text=text, samples=samples, seed=seed, play=play).encode())
@@ -55,17 +64,7 @@ def write_report(
 def report_page(
     model: GPT, *, text: str | None = None, samples: int = SAMPLES, seed: Any = SEED, play: bool = True
 ) -> str:
-    """An HTML page about `model`, which plays it, and needs no other file and no network.
-
-    Args:
-        text: the text whose predictions and attention are shown, up to the context or 64 tokens; by default the first
-            sample that is not empty.
-        samples: number of documents to draw at temperature 0.5; from a model of continuous text, 500 tokens are drawn.
-        seed: random seed of the samples: the same model and seed give the same page.
-        play: whether the page holds the parameters, and JavaScript that runs the model; it can have at most 2 million.
-
-    `ValueError` names a character of `text` that the model does not know.
-    """
+    """The page that `write_report` writes."""
     model.check_finite("report")
     count = integer("samples", samples, 0)
     documents = model.generate_tokens(max(1, count), TEMPERATURE, seed)

@@ -1,4 +1,4 @@
-"""The part of the page that plays: the parameters of the model, and the JavaScript that runs it in the page."""
+"""The part of the page to play with: the parameters of the model, and the JavaScript that runs it in the page."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _parameters(model: GPT) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 def _tokenizer(model: GPT) -> dict[str, Any] | None:
-    """What makeTokenizer of tokenizer.js needs; None for a tokenizer that it does not know."""
+    """The description that `makeTokenizer` of tokenizer.js takes; None for a tokenizer that it does not know."""
     tokenizer = model.tokenizer
     if type(tokenizer) is CharTokenizer:
         return {"type": "characters", "texts": [tokenizer.decode([token]) for token in range(tokenizer.vocab_size)]}

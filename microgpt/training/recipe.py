@@ -102,7 +102,7 @@ class Recipe:
         schedule: the learning rate after warmup: "linear" or "cosine", falling to 0, or "constant".
         warmup_steps: number of steps in which the learning rate first rises.
         beta1, beta2, eps, weight_decay, max_grad_norm: see `Adam`.
-        dtype: "float64": the numbers of microgpt, bit for bit; "float32": faster.
+        dtype: "float64": the numbers of the original, bit for bit; "float32": faster.
     """
 
     format: str = "lines"

@@ -94,6 +94,7 @@ SEARCHABLE: dict[str, Callable[[str], Any]] = {
     "beta2": float,
     "eps": float,
     "max_grad_norm": float,
+    "dropout": float,
 }
 
 

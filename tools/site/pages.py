@@ -25,7 +25,7 @@ MADE = {"examples/microgpt.ipynb": "notebook.md"}  # a page that another hook ma
 # A page that is served as it is, and what it loads.
 PLAYGROUND = ["examples/browser", "microgpt/display/page.css", "microgpt/display/letters.js"]
 
-# What a browser would load from elsewhere.
+# Elements that a browser would load from elsewhere.
 LOADED = re.compile(r"<(?:script|img|iframe|link rel=.?(?:stylesheet|pre\w+))\b[^>]*=.?(?:https?:)?//[^>]*>")
 
 LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)\s#]+)")
@@ -75,5 +75,5 @@ def source_of(place):
 
 
 def place_of(source):
-    """Where a file of the repository is on the site, if it is there."""
+    """The place of a file of the repository on the site, if it is there."""
     return (MOVED | MADE).get(source, source.removeprefix("docs/"))
