@@ -139,3 +139,9 @@ def test_wrong_data_are_one_line(
 ) -> None:
     assert main([command, *arguments]) == 2
     assert capsys.readouterr() == ("", f"microgpt: error: {message}\n")
+
+
+@pytest.mark.parametrize("command", ["train", "tune"])
+def test_a_name_that_is_too_long_for_a_file_is_named(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert main([command, "n" * 5000]) == 2
+    assert capsys.readouterr().err.startswith("microgpt: error: cannot read nnnnn")

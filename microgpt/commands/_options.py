@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from microgpt.data.datasets import Dataset, dataset_names, load_dataset
@@ -37,7 +38,7 @@ def data_of(parsed: argparse.Namespace) -> list[Path] | Dataset | None:
     """The data that these arguments name; None for the default."""
     if parsed.data is None:
         for file in parsed.files:
-            if not file.exists() and str(file) in dataset_names():
+            if str(file) in dataset_names() and not os.path.exists(file):
                 raise ValueError(f"cannot read {file}: no such file; for the data in the package, --data {file}")
         return parsed.files or None
     if parsed.files:
@@ -52,12 +53,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_model(parsed: argparse.Namespace) -> tuple[GPT, Tokenizer]:
-    """Load the model that these arguments name, and its tokenizer. `ValueError` if it has none."""
+    """Load the only model that these arguments name, see `load_one_of`."""
     return load_one_of(parsed, parsed.model)
 
 
 def load_one_of(parsed: argparse.Namespace, path: str) -> tuple[GPT, Tokenizer]:
-    """The same for one of the models that they name."""
+    """Load one of the models that these arguments name, and its tokenizer. `ValueError` if it has none."""
     model = load(path, backend=parsed.backend, threads=parsed.threads)
     if model.tokenizer is None:
         raise ValueError(f"{shown_path(path)} has no tokenizer: it was saved from a model without one")
