@@ -6,6 +6,8 @@ import io
 import json
 import os
 import random
+import re
+import select
 import signal
 import subprocess
 import sys
@@ -19,7 +21,7 @@ from microgpt import GPT, ByteTokenizer, CharTokenizer, GPTConfig, HuggingFaceTo
 from microgpt.commands.cli import main
 from microgpt.drawn_text import Stop
 
-from conftest import needs_processes
+from conftest import HANGS, needs_processes
 
 LETTERS = CharTokenizer("abcdef")
 VERSE = CharTokenizer("abcdef\n", bos="\n")
@@ -176,23 +178,29 @@ def test_wrong_prompts_are_one_line(
 def test_piped_prompts_are_answered_line_by_line(
     model: GPT, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def converse(*arguments: str) -> tuple[str, str]:
+    def converse(*arguments: str, status: int = 0) -> tuple[str, str]:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"fa\nx\r\n\xff\n\ncab")))
-        assert main(["sample", "model", "--interactive", "--max-tokens=9", "--seed=4", *arguments]) == 0
+        assert main(["sample", "model", "--interactive", "--max-tokens=9", "--seed=4", *arguments]) == status
         printed = capsys.readouterr()
         return printed.out, printed.err
 
-    output, errors = converse()
+    output, errors = converse(status=2)
     prompts = ["fa", "", "cab"]
     answers = [prompt + "".join(model.stream(prompt, 0.5, 4 + i, max_tokens=9)) for i, prompt in enumerate(prompts)]
     assert output == "".join(f"{answer}\n" for answer in answers)
     assert errors.splitlines() == [
         "microgpt: error: standard input, line 2: character 'x' at position 0 is not one the tokenizer knows",
         "microgpt: error: standard input, line 3: not UTF-8 (invalid start byte)",
+        "microgpt: error: 2 of 5 prompts have no answer",
     ]
-    objects = [json.loads(line) for line in converse("--json", "-n2")[0].splitlines()]
-    assert [line["seed"] for line in objects] == [4, 5, 6, 7, 8, 9]
-    assert [line["prompt"] for line in objects] == ["fa", "fa", "", "", "cab", "cab"]
+    output, silent = converse("--json", "-n2")
+    assert silent == ""
+    objects = [json.loads(line) for line in output.splitlines()]
+    wrong = [line.removeprefix("microgpt: error: ") for line in errors.splitlines()[:2]]
+    assert objects[2:4] == [{"prompt": "x", "error": wrong[0]}, {"prompt": "\ufffd", "error": wrong[1]}]
+    answered = [*objects[:2], *objects[4:]]
+    assert [line["seed"] for line in answered] == [4, 5, 6, 7, 8, 9]
+    assert [line["prompt"] for line in answered] == ["fa", "fa", "", "", "cab", "cab"]
 
 
 @needs_processes
@@ -208,10 +216,11 @@ def test_a_terminal_asks_until_ctrl_d_and_ctrl_c_ends_only_an_answer(tmp_path: P
     os.close(theirs)
     shown = ""
 
-    def read_until(text: str) -> None:
+    def read_until(pattern: str) -> None:
         nonlocal shown
-        shown = ""
-        while text not in shown:
+        shown, deadline = "", time.monotonic() + HANGS
+        while not re.search(pattern, shown):
+            assert select.select([ours], [], [], max(0, deadline - time.monotonic()))[0], (pattern, shown)
             shown += os.read(ours, 1000).decode(errors="replace").replace("\r", "")
 
     try:
@@ -221,12 +230,11 @@ def test_a_terminal_asks_until_ctrl_d_and_ctrl_c_ends_only_an_answer(tmp_path: P
         assert "microgpt: error: prompt: character 'x' at position 0 is not one the tokenizer knows\n" in shown
         for _ in range(2):
             os.write(ours, b"bad\n")
-            read_until("\nbad")
-            time.sleep(0.1)
+            read_until(r"\nbad[a-f\n]")  # it draws
             process.send_signal(signal.SIGINT)
             read_until("\n> ")
         os.write(ours, b"\x04")
-        assert process.wait(60) == 0
+        assert process.wait(HANGS) == 0
     finally:
         process.kill()
         process.wait()

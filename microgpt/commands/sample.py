@@ -73,7 +73,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"default: as many as fit the context, or {TEXT_TOKENS} of continuous text",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON objects, one per line: text, seed, prompt")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print JSON objects, one per line: text, seed, prompt; or prompt, error with --interactive",
+    )
 
 
 def run(parsed: argparse.Namespace) -> None:
@@ -94,7 +98,7 @@ def run(parsed: argparse.Namespace) -> None:
             tokens_of(tokenizer, place, prompt)
             print_streams(model, prompt, n, seeds, options, parsed.json)
 
-        converse(answer)
+        converse(answer, parsed.json)
         return
     prompts = prompts_of(parsed)
     for place, prompt in prompts:  # before anything is printed
