@@ -17,7 +17,7 @@ draw = random.Random(1)
 
 def trained_and_held_out(name: str) -> tuple[microgpt.GPT, list[str]]:
     """A model of a data set, and documents that it has not seen. Its tokens are bytes, so that it can read any text."""
-    documents = microgpt.load_dataset(name)
+    documents = list(microgpt.load_dataset(name))
     draw.shuffle(documents)
     recipe = {"steps": 1000, "n_embd": 32, "batch_size": 16, "learning_rate": 0.005, "dtype": "float32"}
     return microgpt.train(documents[HELD_OUT:], tokenizer="bytes", **recipe).model, documents[:HELD_OUT]

@@ -6,6 +6,8 @@ import copy
 import json
 import math
 import pickle
+from collections.abc import MutableSequence, Sequence
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import pytest
 import microgpt
 from microgpt.commands.cli import main
 from microgpt.data.corpus import read_corpus
+from microgpt.data.datasets import packaged_name
 from microgpt.training.recipe import Recipe
 from microgpt.tuning.tune import shared_data
 
@@ -33,7 +36,6 @@ def test_there_is_a_file_for_each_and_no_other() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_documents_are_clean_and_say_where_they_come_from(name: str) -> None:
     dataset = microgpt.load_dataset(name)
-    assert isinstance(dataset, list)
     assert dataset.name == name
     assert all((dataset.title, dataset.source, dataset.license))
     assert len(set(dataset)) == len(dataset) > 100
@@ -43,7 +45,7 @@ def test_documents_are_clean_and_say_where_they_come_from(name: str) -> None:
         assert "  " not in document
         assert document
     file = PRESETS.parent / "names.txt" if name == "names" else PRESETS / f"{name}.txt"
-    assert microgpt.read_documents(file) == dataset
+    assert microgpt.read_documents(file) == list(dataset)
 
 
 def test_computed_facts_are_right() -> None:
@@ -88,9 +90,33 @@ def test_a_data_set_keeps_its_name_where_it_is_trained_on() -> None:
     assert shared._read().fingerprint() == corpus.fingerprint()
 
 
+def test_a_data_set_is_a_sequence_that_cannot_be_changed() -> None:
+    dataset = microgpt.load_dataset("elements")
+    assert isinstance(dataset, Sequence)
+    assert not isinstance(dataset, MutableSequence)
+    assert (dataset[0], dataset[-1], dataset[:2]) == ("hydrogen", "oganesson", ["hydrogen", "helium"])
+    assert ("iron" in dataset, dataset.index("helium"), len(dataset)) == (True, 1, 118)
+    assert repr(dataset) == "Dataset('elements', 118 documents)"
+    assert dataset == microgpt.load_dataset("elements") != microgpt.load_dataset("roman")
+    with pytest.raises(FrozenInstanceError):
+        dataset.name = "mine"  # type: ignore[misc]
+
+
+def test_only_the_data_of_the_package_are_named_in_commands() -> None:
+    dataset = microgpt.load_dataset("elements")
+    assert packaged_name(dataset) == packaged_name(copy.deepcopy(dataset)) == "elements"
+    for other in (replace(dataset, name="mine"), replace(dataset, documents=("a", "b")), list(dataset), None):
+        assert packaged_name(other) is None
+
+
+def test_documents_of_a_data_set_are_checked_like_any() -> None:
+    with pytest.raises(TypeError, match=r"^data\[1\] must be a string, got 3$"):
+        microgpt.train(replace(microgpt.load_dataset("elements"), documents=("a", 3)))
+
+
 @pytest.mark.parametrize("name", ["element", "", 3, "../names", ["names"]])
 def test_unknown_names_list_what_there_is(name: object) -> None:
-    with pytest.raises(ValueError, match=r"^data must be one of names, surnames, .*, sums, got "):
+    with pytest.raises(ValueError, match=r"^name must be one of names, surnames, .*, sums, got "):
         microgpt.load_dataset(name)  # type: ignore[arg-type]
 
 

@@ -98,7 +98,7 @@ def test_it_says_what_runs(page: Page) -> None:
     about = {"version": microgpt.__version__, "backend": info.backend, "instruction_set": info.instruction_set}
     assert page.ask("describe") == about
     for name in microgpt.dataset_names():
-        assert page.ask("data", name=name)["text"].splitlines() == microgpt.load_dataset(name)
+        assert page.ask("data", name=name)["text"].splitlines() == list(microgpt.load_dataset(name))
 
 
 @pytest.mark.parametrize("options", [{}, {"val_fraction": 0.2}, {"format": "text"}, {"batch_size": 3, "seed": 5}])

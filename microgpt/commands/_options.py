@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from microgpt.data.datasets import Dataset, dataset_names, load_dataset
+from microgpt.data.datasets import Dataset, dataset_names, dataset_of
 from microgpt.data.tokenizer import Tokenizer
 from microgpt.engine.backend import BACKENDS
 from microgpt.model import GPT, load
@@ -43,7 +43,7 @@ def data_of(parsed: argparse.Namespace) -> list[Path] | Dataset | None:
         return parsed.files or None
     if parsed.files:
         raise ValueError("data or FILE must be left out, got both")
-    return load_dataset(parsed.data)
+    return dataset_of("data", parsed.data)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

@@ -249,8 +249,6 @@ def open_source(data: Data) -> Source:
         raise TypeError(
             f"data must be the name of a file, or a list of documents or of pathlib.Paths, got {shown(data)}"
         )
-    if isinstance(data, Dataset):
-        return StringSource(data, data.name)
     check_order("data", data)
     items = list(data)
     if items and all(isinstance(item, os.PathLike) for item in items):
@@ -263,6 +261,8 @@ def open_source(data: Data) -> Source:
         if not isinstance(item, str):
             raise TypeError(f"data[{i}] must be a string, got {shown(item)}")
         strings.append(item)
+    if isinstance(data, Dataset):
+        return StringSource(strings, data.name)
     return LineSource(strings, "data") if are_lines(strings) else StringSource(strings)
 
 

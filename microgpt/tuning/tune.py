@@ -13,7 +13,7 @@ from typing import Any, Unpack
 
 from microgpt import __version__
 from microgpt.data.corpus import Corpus, read_corpus
-from microgpt.data.datasets import Dataset
+from microgpt.data.datasets import Dataset, packaged_name
 from microgpt.data.documents import Data
 from microgpt.engine import backend as backends
 from microgpt.training.recipe import Recipe, RecipeOptions, with_arguments_of
@@ -172,8 +172,8 @@ def tune(
         finally:
             if log is None:
                 journal.close()
-    dataset = data.name if isinstance(data, Dataset) else None
-    return TuneResult(read_model(content, backend), halving.trials, best, flops, _named(data), dataset)
+    model = read_model(content, backend)
+    return TuneResult(model, halving.trials, best, flops, _named(data), packaged_name(data))
 
 
 def _listed(data: Any) -> Any:
