@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from microgpt.engine.packing import PackedSequences, pack
+from microgpt.engine.packing import PackedSequences
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -92,19 +92,15 @@ def evaluate(engine: Engine, sequences: PackedSequences, characters: int) -> Eva
     return Evaluation(nats, nats * (tokens / characters) / math.log(2), perplexity, tokens, characters)
 
 
-def document_losses(engine: Engine, sequences: Sequence[Sequence[int]]) -> DocumentLosses:
+def document_losses(engine: Engine, sequences: PackedSequences) -> DocumentLosses:
     """Predict every token of each of these sequences but the first, in pieces that fit the context."""
-    tokens = np.array([max(0, len(sequence) - 1) for sequence in sequences], np.int64)
-    nats = np.zeros(len(sequences))
-    predicted = np.flatnonzero(tokens)
-    if len(predicted):
-        packed = pack([sequences[i] for i in predicted.tolist()], engine.config.vocab_size)
-        pieces = packed.split(engine.config.block_size)
-        for i, document in enumerate(np.repeat(predicted, packed.piece_counts(engine.config.block_size))):
-            piece = pieces.select(np.array([i]))
-            nats[document] += engine.loss(piece) * count_tokens(piece)
+    positions = engine.config.block_size
+    pieces, nats = sequences.split(positions), np.zeros(len(sequences))
+    for i, document in enumerate(np.repeat(np.arange(len(sequences)), sequences.piece_counts(positions))):
+        piece = pieces.select(np.array([i]))
+        nats[document] += engine.loss(piece) * count_tokens(piece)
     _check_numbers(nats.sum())
-    return DocumentLosses(nats, tokens)
+    return DocumentLosses(nats, sequences.lengths - 1)
 
 
 def _check_numbers(nats: float) -> None:

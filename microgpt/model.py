@@ -251,7 +251,12 @@ class GPT:
         """
         self.check_finite("document_losses")
         sequences, _ = self._read(self._tokenizer_for("document_losses"), documents)
-        return document_losses(self.engine, sequences)
+        tokens = np.array([max(0, len(sequence) - 1) for sequence in sequences], np.int64)
+        nats = np.zeros(len(tokens))
+        if tokens.any():  # a document without a token to predict cannot be packed
+            packed = pack([sequence for sequence in sequences if len(sequence) > 1], self.config.vocab_size)
+            nats[tokens > 0] = document_losses(self.engine, packed).nats
+        return DocumentLosses(nats, tokens)
 
     def _read(self, tokenizer: Tokenizer, documents: Iterable[str]) -> tuple[list[list[int]], int]:
         """The tokens of each document as the model reads it, and the number of their characters, ends included."""

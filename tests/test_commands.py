@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from microgpt import GPT, CharTokenizer, Evaluation, GPTConfig, TrainingProgress, load, train
+from microgpt import GPT, CharTokenizer, Evaluation, GPTConfig, TrainingProgress, load, load_dataset, train
 from microgpt.commands._progress import live_line
 from microgpt.commands.cli import main
 from microgpt.display.summary import describe_training
@@ -197,10 +197,42 @@ def test_eval_prints_the_losses_of_documents(
         each |= {} if tokenizer == VERSE else {"text": texts[i], "file": places[i][0], "line": places[i][1]}
     lines = output(capsys, "eval", "model", "one.txt", "two.txt", "--per-document").splitlines()
     assert [json.loads(line) for line in lines] == expected
-    Path("two.txt").write_text("cab\ndoe\n")
-    assert main(["eval", "model", "two.txt", "--per-document"]) == 2
-    reason = "two.txt, line 2: character 'o' at position 1 is not one the tokenizer knows"
+    Path("two.txt").write_text("cab\nbad\nfed\ndoe\n")  # nothing is printed, although the batch before is right
+    assert main(["eval", "model", "one.txt", "two.txt", "--per-document"]) == 2
+    reason = "two.txt, line 4: character 'o' at position 1 is not one the tokenizer knows"
     assert capsys.readouterr() == ("", f"microgpt: error: {reason}\n")
+
+
+@pytest.mark.usefixtures("stored")
+def test_eval_reads_standard_input_once(
+    capsys: pytest.CaptureFixture[str], tokenizer: CharTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"bad\n\nface\n")))
+    objects = [
+        json.loads(line) for line in output(capsys, "eval", "model", "-", "--json", "--per-document").splitlines()
+    ]
+    assert {each["file"] for each in objects} == {"standard input"}
+    lines = [(each["text"], each["line"]) for each in objects if "line" in each]
+    assert lines == ([] if tokenizer == VERSE else [("bad", 1), ("face", 3)])
+
+
+def test_eval_takes_data_by_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    elements = load_dataset("elements")
+    model = train(elements, steps=0, n_embd=4, n_head=1).model
+    file = str(tmp_path / "model.safetensors")
+    model.save(file)
+    assert json.loads(output(capsys, "eval", file, "--data=elements", "--json")) == vars(model.evaluate(elements))
+    lines = output(capsys, "eval", file, "--data=elements", "--per-document").splitlines()
+    losses = model.document_losses(elements)
+    assert json.loads(lines[1]) == {
+        "text": "helium",
+        "nats": losses.nats[1],
+        "tokens": 7,
+        "nats_per_token": losses.nats_per_token[1],
+        "data": "elements",
+        "line": 2,
+    }
+    assert len(lines) == len(elements)
 
 
 @pytest.mark.usefixtures("stored")
@@ -241,6 +273,7 @@ def test_json_has_no_infinity(
         (["sample", "model", "--max-tokens=-1"], "max_tokens must be at least 0, got -1"),
         pytest.param(["sample", "model", "--threads=0"], "threads must be at least 1, got 0", marks=needs_compiled),
         (["sample", "dumb"], "dumb has no tokenizer: it was saved from a model without one"),
+        (["eval", "model"], "data or FILE must be given"),
         (["eval", "model", "nowhere.txt"], "cannot read nowhere.txt: No such file or directory"),
     ],
 )

@@ -40,6 +40,7 @@ def script(shell: str, capsys: pytest.CaptureFixture[str]) -> str:
         (["train", "--schedule", ""], ["linear", "cosine", "constant"]),
         (["train", "--data", "c"], [name for name in dataset_names() if name.startswith("c")]),
         (["data", "el"], ["elements"]),
+        (["eval", "names.safetensors", "--data", "el"], ["elements"]),
         (["tune", "--dtype", "float6"], ["float64"]),
         (["sample", "na"], ["names.safetensors"]),
         (["eval", "names.safetensors", "na"], ["names.safetensors", "names.txt"]),

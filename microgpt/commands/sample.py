@@ -19,7 +19,7 @@ from typing import Any
 from microgpt.commands._interactive import converse
 from microgpt.commands._options import add_model_arguments, load_model
 from microgpt.commands.output import printed
-from microgpt.data.documents import read_lines
+from microgpt.data.documents import FileSource
 from microgpt.model import GPT, tokens_of
 from microgpt.sampling import SAMPLES, TEMPERATURE, TEXT_TOKENS
 from microgpt.utils.arguments import integer
@@ -117,7 +117,7 @@ def prompts_of(parsed: argparse.Namespace) -> list[tuple[str, str]]:
     """(place, prompt) of each prompt, the place for errors; an empty prompt if none is given."""
     prompts = [("prompt", text) for text in parsed.prompt]
     if parsed.prompts is not None:
-        lines = [(line.place, line.text.removesuffix("\n")) for line in read_lines([parsed.prompts])]
+        lines = [(line.place, line.text.removesuffix("\n")) for line in FileSource([parsed.prompts]).lines()]
         if not lines:
             raise ValueError(f"prompts must have at least one line that is not blank, got none in {parsed.prompts}")
         prompts += lines

@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
-from microgpt.data.documents import FORMATS, Data, Part, open_source
+from microgpt.data.documents import FORMATS, Data, Part, Source, open_source
 from microgpt.data.huggingface import HuggingFaceTokenizer
 from microgpt.data.reading import temporary_folder_named
 from microgpt.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, UnknownCharacterError
@@ -106,7 +106,17 @@ def read_corpus(
     """
     if isinstance(data, Corpus):
         return data
-    source = open_source(data)
+    return corpus_of(open_source(data), format, tokenizer, in_memory, extend_vocabulary)
+
+
+def corpus_of(
+    source: Source,
+    format: str,
+    tokenizer: str | os.PathLike[str] | Tokenizer,
+    in_memory: int = IN_MEMORY,
+    extend_vocabulary: bool = False,
+) -> Corpus:
+    """`read_corpus` for a source that the caller has opened, and can read again."""
     is_text = choice("format", format, FORMATS) == "text"
     parts = source.text if is_text else source.documents
     files = [("data", file) for file in source.files]

@@ -63,12 +63,6 @@ class Line(NamedTuple):
         return f"{self.file}, line {self.number}"
 
 
-def read_lines(files: Iterable[File]) -> Iterator[Line]:
-    """The lines of text files that are not blank, see `reading.Files`."""
-    for block in Files(files).blocks():
-        yield from (line for line in _numbered_lines(block) if not line.text.isspace())
-
-
 class Part(Protocol):
     """Some of the documents, or of the text, that are handled at once."""
 
@@ -184,6 +178,11 @@ class FileSource:
         self._files: Files | ReadLines = read
         self.name = read.name
         self.files: Sequence[str] = read.paths
+
+    def lines(self) -> Iterator[Line]:
+        """The lines that are not blank."""
+        for block in self._files.blocks():
+            yield from (line for line in _numbered_lines(block) if not line.text.isspace())
 
     def documents(self) -> Iterator[Lines]:
         """See `Source`."""
