@@ -65,9 +65,25 @@ class Stop:
                 raise ValueError("stop must be texts of at least one character, got an empty one")
         return cls(texts)
 
-    def reach(self) -> int:
-        """The number of last tokens that show a stop, if each has at least one byte of text."""
-        return 4 * max(map(len, self.texts), default=0) + 4
+    def completes(
+        self, decode: Callable[[list[int]], str], prompt: Sequence[int]
+    ) -> Callable[[list[int]], bool] | None:
+        """Whether the text of the tokens drawn after `prompt` holds a stop, as a function of them; None without stops.
+
+        It is to be called after each token: it looks at the end of the text.
+        """
+        if not self.texts:
+            return None
+        tokens = list(prompt)
+        begin = len(decode(tokens))
+        reach = 4 * max(map(len, self.texts)) + 4  # tokens that show a stop, if each has at least one byte of text
+
+        def is_complete(drawn: list[int]) -> bool:
+            if self.begin(decode(drawn[-reach:])) is None:  # usually, and then all need not be decoded
+                return False
+            return self.begin(settled_part(decode(tokens + drawn))[begin:]) is not None
+
+        return is_complete
 
     def begin(self, text: str) -> int | None:
         """Index in `text` at which the stop begins that is complete first; None if there is none."""

@@ -12,7 +12,7 @@ from microgpt import checkpoint, inspection
 from microgpt.config import DTYPES, GPTConfig
 from microgpt.data.documents import FORMATS, named_documents
 from microgpt.data.tokenizer import Tokenizer
-from microgpt.drawn_text import Stop, settled_part, text_pieces
+from microgpt.drawn_text import Stop, text_pieces
 from microgpt.engine import backend as backends
 from microgpt.engine.arrays import aligned_copy, aligned_zeros, not_finite
 from microgpt.engine.cores import physical_cores
@@ -320,15 +320,9 @@ class GPT:
         """
         tokenizer, stops = self._tokenizer_for("generate"), Stop.of(stop)
         tokens = tokens_of(tokenizer, "prompt", prompt)
-        begin, reach = len(tokenizer.decode(tokens)), stops.reach()
-
-        def is_complete(drawn: list[int]) -> bool:
-            if stops.begin(tokenizer.decode(drawn[-reach:])) is None:  # usually, and then all need not be decoded
-                return False
-            return stops.begin(settled_part(tokenizer.decode(tokens + drawn))[begin:]) is not None
-
-        sampler = Sampler(temperature, top_k, top_p)
-        documents = self._draw(n, sampler, seed, tokens, max_tokens, is_complete if stops.texts else None)
+        is_complete = stops.completes(tokenizer.decode, tokens)
+        documents = self._draw(n, Sampler(temperature, top_k, top_p), seed, tokens, max_tokens, is_complete)
+        begin = len(tokenizer.decode(tokens))
         return [text[:begin] + stops.cut(text[begin:]) for text in map(tokenizer.decode, documents)]
 
     def generate_tokens(

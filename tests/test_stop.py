@@ -73,6 +73,18 @@ def test_what_may_begin_a_stop_is_held_back_and_nothing_else() -> None:
     assert list(Stop.of("bad").cut_pieces("aba")) == ["a", "ba"]
 
 
+def test_a_stop_completes_what_is_drawn_and_not_the_prompt() -> None:
+    assert Stop.of(None).completes(LETTERS.decode, []) is None
+    is_complete = Stop.of(["bad", "fe"]).completes(LETTERS.decode, LETTERS.encode("babad"))
+    assert is_complete is not None
+    drawn = {text: is_complete(LETTERS.encode(text)) for text in ("", "d", "ba", "bad", "cfe", "fefaced" + 9 * "abc")}
+    assert drawn == {"": False, "d": False, "ba": False, "bad": True, "cfe": True, "fefaced" + 9 * "abc": False}
+    content = "a€".encode()
+    is_complete = Stop.of(["\ufffd", "€"]).completes(ByteTokenizer().decode, [])
+    assert is_complete is not None
+    assert [is_complete(list(content[:length])) for length in (1, 2, 3, 4)] == [False, False, False, True]
+
+
 TOKENIZERS = {
     "characters": (LETTERS, ["a", "bc", "ddd"]),
     "bytes": (ByteTokenizer(), ["a", "\ufffd", "\x00\x10"]),
