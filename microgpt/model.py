@@ -10,9 +10,9 @@ import numpy as np
 
 from microgpt import checkpoint, inspection
 from microgpt.config import DTYPES, GPTConfig
+from microgpt.data.detokenize import text_pieces
 from microgpt.data.documents import FORMATS, named_documents
 from microgpt.data.tokenizer import Tokenizer
-from microgpt.drawn_text import Stop, text_pieces
 from microgpt.engine import backend as backends
 from microgpt.engine.arrays import aligned_copy, aligned_zeros, not_finite
 from microgpt.engine.cores import physical_cores
@@ -32,6 +32,7 @@ from microgpt.sampling import (
     sample_one,
     stream_uniforms,
 )
+from microgpt.stop import Stop
 from microgpt.utils.arguments import choice, integer, string
 
 if TYPE_CHECKING:

@@ -157,7 +157,7 @@ LAYERS = [
     ["tuning"],
     ["training"],
     ["model", "optimizer"],
-    ["checkpoint", "drawn_text", "evaluation", "inspection", "sampling"],
+    ["checkpoint", "evaluation", "inspection", "sampling", "stop"],
     ["data", "display", "history"],
     ["engine"],
     ["random", "reference"],

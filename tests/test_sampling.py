@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from microgpt import GPT, CharTokenizer, GPTConfig
-from microgpt.drawn_text import text_pieces
+from microgpt.data.detokenize import text_pieces
 from microgpt.random.splitmix import uniform_of
 from microgpt.reference import draw_token
 from microgpt.sampling import Sampler, draw_tokens

@@ -19,7 +19,7 @@ from test_tokenizer import hugging_face
 
 from microgpt import GPT, ByteTokenizer, CharTokenizer, GPTConfig, HuggingFaceTokenizer, Tokenizer
 from microgpt.commands.cli import main
-from microgpt.drawn_text import Stop
+from microgpt.stop import Stop
 
 from conftest import HANGS, needs_processes
 
