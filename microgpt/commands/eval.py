@@ -3,7 +3,7 @@
 examples:
   microgpt eval names.safetensors names.txt
   microgpt eval shakespeare.safetensors act1.txt act2.txt --json
-  microgpt eval names.safetensors --data french
+  microgpt eval names.safetensors --data surnames
   microgpt eval names.safetensors names.txt --per-document > losses.jsonl
 """
 
