@@ -42,6 +42,7 @@ from microgpt.engine.network import network
 cdef extern from "splitmix.h" nogil:
     double uniform_of(uint64_t seed, uint64_t document, uint64_t number)
     uint64_t stream_of(uint64_t parent, uint64_t number)
+    uint64_t step_stream(uint64_t seed, uint64_t step)
     uint64_t SPLITMIX_SKIP(uint64_t counter, uint64_t n)
 
 cdef enum:
@@ -614,7 +615,7 @@ cdef class Engine:
                 self.team.team.waited = NULL if clocks is None else &clocks[self.tape_length, 1]
                 with nogil:
                     while completed < steps:
-                        s.step, s.stream = completed, stream_of(stream_of(seed, 0), step_count)
+                        s.step, s.stream = completed, step_stream(seed, step_count)
                         losses[completed] = self.shard_gradients(&s, &update, ranks)
                         if not isfinite(losses[completed]):
                             break

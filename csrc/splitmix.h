@@ -19,6 +19,12 @@ static inline uint64_t stream_of(uint64_t parent, uint64_t number) {
     return SPLITMIX_MIX(word);
 }
 
+/* The stream of a step of training, from which those of its documents derive. Sampling shares none of them: no sampled
+ * document has number 2**63. */
+static inline uint64_t step_stream(uint64_t seed, uint64_t step) {
+    return stream_of(stream_of(stream_of(seed, 0), UINT64_C(1) << 63), step);
+}
+
 /* A random number in [0, 1) of 53 bits: number `number` of the stream of a document. */
 static inline double uniform_of(uint64_t seed, uint64_t document, uint64_t number) {
     uint64_t word = SPLITMIX_SKIP(stream_of(stream_of(seed, 0), document), number + 1);

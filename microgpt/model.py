@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from microgpt.engine.cores import physical_cores
 from microgpt.engine.packing import PackedSequences, context_array, pack, token_array
 from microgpt.evaluation import DocumentLosses, Evaluation, document_losses, evaluate
 from microgpt.history import TrainingHistory
-from microgpt.random.splitmix import stream_of, stream_seed
+from microgpt.random.splitmix import step_stream, stream_seed
 from microgpt.sampling import (
     Context,
     IsComplete,
@@ -42,7 +43,18 @@ if TYPE_CHECKING:
     from microgpt.engine.interface import Engine
 
 SEED = 42  # the default everywhere, as in microgpt
-NOT_GIVEN = object()
+
+
+class Missing(Enum):
+    """The default of an argument for which None means something."""
+
+    NOT_GIVEN = "not given"
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+NOT_GIVEN = Missing.NOT_GIVEN
 
 
 class GPT:
@@ -210,7 +222,7 @@ class GPT:
             )
         stream = None
         if dropout_seed is not NOT_GIVEN and dropout_seed is not None:
-            stream = stream_of(stream_seed(dropout_seed, "dropout_seed"), 0)
+            stream = step_stream(stream_seed(dropout_seed, "dropout_seed"), 0)
         loss = self.engine.loss(pack(sequences, self.config.vocab_size), gradients=True, stream=stream)
         return loss, self.by_name(self._gradients.copy())
 

@@ -47,6 +47,7 @@ def test_random_numbers_are_those_of_splitmix64() -> None:
     assert list(islice(uniforms(stream), 5)) == [uniform_of(7, 3, number) for number in range(5)]
     streams = {stream_of(step_stream(seed, step), i) for seed in range(20) for step in range(20) for i in range(20)}
     assert len(streams) == 20**3
+    assert not streams & {stream_of(stream_of(seed, 0), document) for seed in range(50) for document in range(50)}
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])

@@ -106,7 +106,8 @@ int main(void) {
         memcpy(&op->scale, &scale, 8);
         op->n_in = next(), op->n_out = next(), op->input = next(), op->output = next(), op->d_input = next();
         op->d_output = next(), op->residual = next(), op->saved = next(), op->weight = next(), op->gathered = next();
-        op->d_gathered = next(), op->transposed = next(), op->cache = next(), op->packed = next(), op->first_draw = next(), op->threshold = next();
+        op->d_gathered = next(), op->transposed = next(), op->cache = next(), op->packed = next();
+        op->first_draw = next(), op->threshold = next();
         const int64_t blocks = next();
         int64_t *starts = zeros(blocks * 8);
         for (int64_t k = 0; k < blocks; k++) starts[k] = next();

@@ -12,6 +12,8 @@ from typing import Any
 from microgpt.random.mersenne import Generator
 from microgpt.utils.arguments import random_seed
 
+BEYOND_DOCUMENTS = 2**63  # no sampled document has this number
+
 
 def stream_seed(seed: Any, name: str = "seed") -> int:
     """The 64 bits of a seed that streams use: the lowest of a whole number, or the first that another seed generates.
@@ -28,8 +30,8 @@ def stream_of(parent: int, number: int) -> int:
 
 
 def step_stream(seed: int, step: int) -> int:
-    """The stream of a step of training, from which those of its documents derive."""
-    return stream_of(stream_of(seed, 0), step)
+    """The stream of a step of training, from which those of its documents derive. Sampling shares none of them."""
+    return stream_of(stream_of(stream_of(seed, 0), BEYOND_DOCUMENTS), step)
 
 
 def uniforms(stream: int) -> Iterator[float]:
