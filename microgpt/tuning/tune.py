@@ -74,8 +74,8 @@ def tune(
             model, or a larger batch, takes fewer steps. By default that of trial 0, for the `steps` or `epochs` given.
         search: values to try, by option: a list, or a text such as "16,32,64" or "0.001..0.03", which is a range.
             Numbers of a range are drawn log-uniformly. By default n_layer, n_embd, n_head, block_size, batch_size,
-            learning_rate, schedule, warmup_steps, weight_decay, init_std and activation are searched; beta1, beta2, eps
-            and max_grad_norm may be. `warmup_steps` may be a part of the steps, such as "5%".
+            learning_rate, schedule, warmup_steps, weight_decay, init_std and activation are searched; dropout, beta1,
+            beta2, eps and max_grad_norm may be. `warmup_steps` may be a part of the steps, such as "5%".
         max_params: the largest number of parameters.
         max_bytes: the most bytes of all parameters: 4 each in float32, 8 in float64.
         out: the checkpoint of the best trial, as `train` would write it with the same options.
