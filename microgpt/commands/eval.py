@@ -69,7 +69,7 @@ def run(parsed: argparse.Namespace) -> None:
 def documents_of(
     sources: list[FileSource] | list[StringSource], data: list[Path] | Dataset, format: str
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """What is printed before and after the numbers of each document: its text, and where it is."""
+    """The text and the place of each document, which are printed before and after its numbers."""
     for source in sources:
         place = {"data" if isinstance(data, Dataset) else "file": source.name}
         if format == "text":
