@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 import microgpt
 from microgpt import reference
 from microgpt.display.drawing import Vertex, svg
-from microgpt.display.graph import LARGEST
-from microgpt.display.layout import Stop, lay_out
+from microgpt.display.graph import LARGEST, MOST_PASSINGS
+from microgpt.display.layout import Stop, count_passings, lay_out
 
 from conftest import needs_processes
 
@@ -230,6 +230,39 @@ def test_large_graphs_are_left_to_graphviz(scalars, tmp_path, monkeypatch) -> No
     assert not (tmp_path / "b.svg").exists()
 
 
+def sum_of_a_chain(scalars, length: int):
+    """The sum of all values of a chain, last ones first: lines of length 1, 3, 5, ..."""
+    values = [scalars.Value(0.5)]
+    for _ in range(length - 1):
+        values.append(values[-1].tanh())
+    return sum(values[-2::-1], values[-1])
+
+
+def test_graphs_of_long_lines_are_left_to_graphviz(scalars, tmp_path, monkeypatch) -> None:
+    small, large = (microgpt.graph(sum_of_a_chain(scalars, length)) for length in (20, 200))
+    assert len(large) < LARGEST
+    assert "<svg" in small._repr_svg_()
+    assert large._repr_svg_() is None
+    assert "digraph" in large.to_dot()
+    monkeypatch.setitem(sys.modules, "graphviz", None)
+    message = r"^a graph of 399 values with lines that pass others ([\d,]+) times as \.svg needs Graphviz"
+    with pytest.raises(ImportError, match=message) as refusal:
+        large.save(tmp_path / "a.svg")
+    passings = int(re.match(message, str(refusal.value))[1].replace(",", ""))
+    assert passings > MOST_PASSINGS
+    monkeypatch.setattr("microgpt.display.graph.MOST_PASSINGS", passings)
+    assert "<svg" in large._repr_svg_()
+
+
+def test_lines_of_a_value_that_is_used_again_and_again_are_drawn_once(scalars) -> None:
+    x = scalars.Value(1.01, label="x")
+    value = x
+    for _ in range(60):
+        value = value * x
+    lines = re.findall(r"M[^M]+", drawing(microgpt.graph(value)).find(f"{SVG}path").get("d"))
+    assert len(lines) == len(set(lines)) < 8 * 60  # not the square
+
+
 def test_a_graph_of_any_depth_is_written_as_dot(scalars) -> None:
     graph = microgpt.graph(chain(scalars, 20_000))
     assert repr(graph) == "Graph of 20,000 values"
@@ -250,6 +283,7 @@ def graphs(draw) -> list[tuple[int, ...]]:
 def test_nothing_overlaps_and_no_line_crosses_a_box(children) -> None:
     layer, down = lay_out(children, 40, 18)
     assert layer[-1] == 0
+    assert count_passings(children) == len(down) - len(children)
     assert all(layer[child] > layer[node] for node, each in enumerate(children) for child in each)
     for i in range(max(layer) + 1):
         stops = sorted((y, 20 if layer[stop.node] == i else 9) for stop, y in down.items() if stop.layer == i)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 from microgpt.display.html import escaped
-from microgpt.display.layout import Stop, lay_out, stops_between
+from microgpt.display.layout import Stop, lay_out, lines_to
 from microgpt.utils.text import visible
 
 LONGEST = 24  # characters of a label, or of the name of an operation
@@ -110,10 +110,12 @@ class _Column:
 
 def svg(vertices: Sequence[Vertex]) -> str:
     """The graph as an <svg> element."""
-    layer, down = lay_out([vertex.children for vertex in vertices], ROW, LINE)
+    children = [vertex.children for vertex in vertices]
+    layer, down = lay_out(children, ROW, LINE)
+    paths = lines_to(children, layer)
     cells = [[_width(cell) for cell in vertex.cells()] for vertex in vertices]
     ellipses = [max(HEIGHT, _width(vertex.name())) if vertex.operation else 0.0 for vertex in vertices]
-    columns = _columns(vertices, layer, down, [sum(widths) for widths in cells], ellipses)
+    columns = _columns(paths, layer, down, [sum(widths) for widths in cells], ellipses)
     lines: list[str] = []
     heads: list[str] = []
     shapes: list[str] = []
@@ -139,7 +141,7 @@ def svg(vertices: Sequence[Vertex]) -> str:
         if vertex.children:
             arrow(column.begin, begin, y)
         for child, times in Counter(vertex.children).items():
-            path = stops_between(child, node, layer)
+            path = paths[node][child]
             for stop in path[1:-1]:
                 passed = columns[stop.layer]
                 lines.append(f"M{passed.begin:.1f} {down[stop]:.1f}H{passed.end:.1f}")
@@ -154,7 +156,7 @@ def svg(vertices: Sequence[Vertex]) -> str:
         f'color="{INK}" fill="none" font-family="{FONTS}" font-size="{FONT_SIZE}" style="max-width: none">\n'
         f"<style>{DARK}</style>\n"
         f'<rect y="{-MARGIN}" width="100%" height="100%" fill="{PAPER}"/>\n'
-        f'<path stroke="currentColor" stroke-opacity="0.6" d="{"".join(dict.fromkeys(lines))}"/>\n'
+        f'<path stroke="currentColor" stroke-opacity="0.6" d="{"".join(lines)}"/>\n'
         f'<path fill="currentColor" d="{"".join(heads)}"/>\n'
         f'<g stroke="currentColor">{"".join(shapes)}</g>\n'
         '<g fill="currentColor" dominant-baseline="central">\n' + "\n".join(texts) + "\n</g>\n</svg>\n"
@@ -162,7 +164,7 @@ def svg(vertices: Sequence[Vertex]) -> str:
 
 
 def _columns(
-    vertices: Sequence[Vertex],
+    paths: Sequence[Mapping[int, Sequence[Stop]]],
     layer: Sequence[int],
     down: Mapping[Stop, float],
     boxes: Sequence[float],
@@ -171,11 +173,10 @@ def _columns(
     """The column of each layer; the last layer is on the left."""
     count = max(layer) + 1
     widest_box, widest_ellipse, steepest = [0.0] * count, [0.0] * count, [0.0] * count
-    for node, vertex in enumerate(vertices):
-        i = layer[node]
+    for node, i in enumerate(layer):
         widest_box[i], widest_ellipse[i] = max(widest_box[i], boxes[node]), max(widest_ellipse[i], ellipses[node])
-        for child in vertex.children:
-            for left, right in pairwise(stops_between(child, node, layer)):
+        for path in paths[node].values():
+            for left, right in pairwise(path):
                 steepest[right.layer] = max(steepest[right.layer], abs(down[left] - down[right]))
     columns: list[_Column] = []
     end = float(MARGIN)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from graphlib import TopologicalSorter
 from typing import TYPE_CHECKING
 
 from microgpt.display.drawing import Vertex, dot, svg
+from microgpt.display.layout import count_passings
 from microgpt.engine.backend import is_value
 from microgpt.utils.arguments import ending, shown
 from microgpt.utils.files import write_atomically
@@ -16,30 +18,20 @@ from microgpt.utils.text import one_line
 if TYPE_CHECKING:
     from microgpt.reference import Value
 
-LARGEST = 1000  # values of a graph that is laid out here: in less than a second, unless nearly all lines are long
+# Limits of what is laid out here, in about a second: values, and how often a line passes between others.
+LARGEST, MOST_PASSINGS = 1000, 20_000
 
 
 class Graph:
-    """The graph that a `Value` was computed by, drawn from left to right; `graph` makes it.
+    """The result of `graph`: what a `Value` was computed by, drawn from left to right.
 
     Each value is a box with its label, its data and its grad, each operation an ellipse before the value that it
     gives. In Jupyter, a graph displays itself. It shows the values as they were when it was made.
     """
 
-    def __init__(self, value: Value) -> None:
-        if not is_value(value):
-            raise TypeError(f"value must be a Value, got {shown(value)}")
-        children, pending = {value: value._children}, [value]
-        while pending:
-            for child in children[pending.pop()]:
-                if child not in children:
-                    children[child] = child._children
-                    pending.append(child)
-        place = {each: i for i, each in enumerate(TopologicalSorter(children).static_order())}
-        self._vertices = [
-            Vertex(each.data, each.grad, each.label, each._op, tuple(place[child] for child in children[each]))
-            for each in place
-        ]
+    def __init__(self, vertices: Sequence[Vertex]) -> None:
+        self._vertices = vertices
+        self._passings = count_passings([vertex.children for vertex in vertices])
 
     def __len__(self) -> int:
         """The number of values."""
@@ -50,15 +42,16 @@ class Graph:
 
     def _repr_svg_(self) -> str | None:
         """The drawing, for notebooks; None if it would be too large, which leaves them the words of `repr`."""
-        return svg(self._vertices) if len(self) <= LARGEST else None
+        return svg(self._vertices) if self._is_small() else None
 
     def to_svg(self) -> str:
         """The drawing as SVG, light or dark as the reader's system is, for graphs of up to 1,000 values.
 
-        Larger ones are laid out by Graphviz (`pip install "microgpt-fast[graphviz]"`, and its program dot), which can
-        take minutes for thousands of values. `ImportError` if it is missing.
+        Larger ones, and those whose lines pass between other values more than 20,000 times, are laid out by Graphviz
+        (`pip install "microgpt-fast[graphviz]"`, and its program dot), which can take minutes for thousands of values.
+        `ImportError` if it is missing.
         """
-        return svg(self._vertices) if len(self) <= LARGEST else self._by_graphviz("svg").decode()
+        return svg(self._vertices) if self._is_small() else self._by_graphviz("svg").decode()
 
     def to_dot(self) -> str:
         """The graph in Graphviz's language, DOT, of any size."""
@@ -76,8 +69,12 @@ class Graph:
             content = self.to_svg().encode() if format == "svg" else self._by_graphviz(format)
         write_atomically(path, content)
 
+    def _is_small(self) -> bool:
+        return len(self) <= LARGEST and self._passings <= MOST_PASSINGS
+
     def _by_graphviz(self, format: str) -> bytes:
-        needed = f"a graph of {len(self):,} values as .{format} needs Graphviz, unlike .dot, but"
+        passing = f" with lines that pass others {self._passings:,} times" if self._passings > MOST_PASSINGS else ""
+        needed = f"a graph of {len(self):,} values{passing} as .{format} needs Graphviz, unlike .dot, but"
         try:
             graphviz = require("graphviz", "graphviz")
             content: bytes = graphviz.pipe("dot", format, self.to_dot().encode(), quiet=True)
@@ -93,7 +90,7 @@ class Graph:
 
 
 def graph(value: Value) -> Graph:
-    """The graph that `value` was computed by, to be shown in Jupyter or saved as SVG or DOT.
+    """The graph that `value` was computed by, a `Graph`, which shows itself in Jupyter and is saved as SVG or DOT.
 
     A value that is used several times is shown once, and numbers are values without a label. The graph shows `data`,
     `grad` and `label` as they are now: call `backward` first, and set `label` of what should have a name. `TypeError`
@@ -101,4 +98,18 @@ def graph(value: Value) -> Graph:
 
     Source: `draw_dot` of the lecture about micrograd (Karpathy, 2022).
     """
-    return Graph(value)
+    if not is_value(value):
+        raise TypeError(f"value must be a Value, got {shown(value)}")
+    children, pending = {value: value._children}, [value]
+    while pending:
+        for child in children[pending.pop()]:
+            if child not in children:
+                children[child] = child._children
+                pending.append(child)
+    place = {each: i for i, each in enumerate(TopologicalSorter(children).static_order())}
+    return Graph(
+        [
+            Vertex(each.data, each.grad, each.label, each._op, tuple(place[child] for child in children[each]))
+            for each in place
+        ]
+    )

@@ -55,19 +55,40 @@ def _longest_paths(children: Sequence[Sequence[int]]) -> list[int]:
     return layer
 
 
-def stops_between(child: int, node: int, layer: Sequence[int]) -> list[Stop]:
-    """The stops of the line from a child to a node, both included."""
-    return [*(Stop(child, i) for i in range(layer[child], layer[node], -1)), Stop(node, layer[node])]
+def lines_to(children: Sequence[Sequence[int]], layer: Sequence[int]) -> list[dict[int, list[Stop]]]:
+    """For each node, the stops of the line from each child, from left to right, the node's own the last.
+
+    Lines from the same child share their stops: one begins where it leaves those to nodes before.
+    """
+    reached = list(layer)  # how far to the right the line of each node leads so far
+    lines: list[dict[int, list[Stop]]] = []
+    for node, own in enumerate(children):
+        lines.append({})
+        end = layer[node]
+        for child in dict.fromkeys(own):
+            begin = max(reached[child], end + 1)
+            lines[-1][child] = [*(Stop(child, i) for i in range(begin, end, -1)), Stop(node, end)]
+            reached[child] = min(reached[child], end + 1)
+    return lines
+
+
+def count_passings(children: Sequence[Sequence[int]]) -> int:
+    """The number of stops that `lay_out` keeps free for lines which pass between nodes."""
+    layer = _longest_paths(children)
+    reached = list(layer)
+    for node, own in enumerate(children):
+        for child in own:
+            reached[child] = min(reached[child], layer[node] + 1)
+    return sum(layer) - sum(reached)
 
 
 def _links(children: Sequence[Sequence[int]], layer: Sequence[int]) -> tuple[Links, Links]:
-    """The links of each stop to the left and to the right. Lines from the same node share their stops."""
+    """The links of each stop to the left and to the right."""
     left: dict[Stop, list[Stop]] = {Stop(node, layer[node]): [] for node in range(len(children))}
-    for node in range(len(children)):
-        for child in children[node]:
-            for begin, end in pairwise(stops_between(child, node, layer)):
-                ends = left.setdefault(end, [])
-                ends += [begin] if begin not in ends else []
+    for lines in lines_to(children, layer):
+        for stops in lines.values():
+            for begin, end in pairwise(stops):
+                left.setdefault(end, []).append(begin)
     right: dict[Stop, list[Stop]] = {stop: [] for stop in left}
     for stop, begins in left.items():
         for begin in begins:
