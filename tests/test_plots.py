@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from microgpt import train
 from microgpt.commands import cli
-from microgpt.display.curves import losses_svg, round_numbers
+from microgpt.display.curves import comparison_svg, losses_svg, round_numbers
 from microgpt.display.plots import check_plot_path, plot_losses
 from microgpt.history import TrainingHistory
 
@@ -89,6 +89,16 @@ def test_every_history_has_an_svg(steps, validations) -> None:
     assert "nan" not in svg
     assert len(numbers(svg, "end")) >= 2
     assert svg.count("<path ") == 2 * (steps > 0) + (validations > 0)
+
+
+def test_lines_of_training_are_behind_those_of_validation_where_there_are_any() -> None:
+    def widths(svg: str) -> list[str]:
+        return re.findall(r'<path [^>]*stroke-width="([\d.]+)"', svg)
+
+    assert widths(losses_svg(history(100))) == ["1", "2.25", "2.25"]
+    run, unvalidated = history(100), history(100, 0)
+    assert widths(comparison_svg({"one": run, "two": unvalidated})) == ["1.25", "1.25", "2.25"]
+    assert widths(comparison_svg({"one": unvalidated, "two": unvalidated})) == ["2.25", "2.25"]
 
 
 def test_the_peak_of_a_long_run_is_drawn() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -19,10 +19,14 @@ if TYPE_CHECKING:
 DRAWN_POINTS = 1000  # per curve: as many as a figure can show, and its file stays small
 TRAINING, VALIDATION = "#4080eb", "#e0662f"  # colours
 # Colours of runs that are compared: as many as one can tell apart, in light and in dark.
-RUNS = (TRAINING, VALIDATION, "#2f9e5b", "#b055d6", "#b98500", "#d6457a", "#1496a8", "#857a6c")
+RUN_COLOURS = (TRAINING, VALIDATION, "#2f9e5b", "#b055d6", "#b98500", "#d6457a", "#1496a8", "#857a6c")
 VALIDATED = "validation"  # the name of a curve
-# Lines: the background of another, beside another, and alone.
-FAINT, THIN, CLEAR = 'stroke-width="1" opacity="0.35"', 'stroke-width="1.25" opacity="0.6"', 'stroke-width="2.25"'
+Line = Literal["faint", "thin", "clear"]  # behind another, beside others, and the one to look at
+LINES: dict[Line, str] = {
+    "faint": 'stroke-width="1" opacity="0.35"',
+    "thin": 'stroke-width="1.25" opacity="0.6"',
+    "clear": 'stroke-width="2.25"',
+}
 LEVELS, STEPS = 6, 5  # most numbers at the axes, about
 STYLE = (
     "display: block; width: calc(100% - 4em); max-width: none; height: 18em; margin: 3em 1em 3.2em 3em; "
@@ -32,11 +36,11 @@ STYLE = (
 
 @dataclass(frozen=True)
 class Curve:
-    """A curve of losses, in nats, over steps; `line` is one of `FAINT`, `THIN` and `CLEAR`."""
+    """A curve of losses, in nats, over steps."""
 
     name: str
     colour: str
-    line: str
+    line: Line
     steps: NDArray[np.intp]
     losses: NDArray[np.float64]
 
@@ -73,24 +77,24 @@ def losses_svg(history: TrainingHistory, *, steps: int | None = None, guessing: 
 
 
 def comparison_svg(histories: Mapping[str, TrainingHistory], *, guessing: float | None = None) -> str:
-    """The same for several runs, each in its own of the `RUNS` colours: validation, and the running mean of training.
+    """The same for several runs, each in one of `RUN_COLOURS`: validation, and the running mean of training.
 
     Lines of training are thin, unless no run has validation losses. The names of the runs are not in the drawing, but
     in its description.
     """
-    beside = THIN if any(history.validation_losses for history in histories.values()) else CLEAR
+    has_validation = any(history.validation_losses for history in histories.values())
     curves = [
         replace(
             curve,
             name=f"{name}, {curve.name}",
             colour=colour,
-            line=CLEAR if curve.name == VALIDATED else beside,
+            line="thin" if has_validation and curve.name != VALIDATED else "clear",
         )
-        for (name, history), colour in zip(histories.items(), RUNS, strict=False)
+        for (name, history), colour in zip(histories.items(), RUN_COLOURS, strict=False)
         for curve in _curves(history)
-        if curve.line != FAINT
+        if curve.line != "faint"
     ]
-    curves.sort(key=lambda curve: curve.line == CLEAR)  # above the others
+    curves.sort(key=lambda curve: curve.line == "clear")  # above the others
     return _drawing(curves, 0, guessing, is_named=False)
 
 
@@ -124,9 +128,9 @@ def _curves(history: TrainingHistory) -> list[Curve]:
     validation = np.array([loss for _, loss in history.validation_losses], np.float64)
     ends, means, window = running_mean(history.losses)
     curves = [
-        Curve("training", TRAINING, FAINT, *outline(history.losses)),
-        Curve(f"mean of {window:,}", TRAINING, CLEAR, ends, means),
-        Curve(VALIDATED, VALIDATION, CLEAR, evaluated, validation),
+        Curve("training", TRAINING, "faint", *outline(history.losses)),
+        Curve(f"mean of {window:,}", TRAINING, "clear", ends, means),
+        Curve(VALIDATED, VALIDATION, "clear", evaluated, validation),
     ]
     shown = []
     for curve in curves:
@@ -137,12 +141,13 @@ def _curves(history: TrainingHistory) -> list[Curve]:
 
 
 def _legend(curves: list[Curve]) -> str:
-    keys = "".join(
-        f'<tspan dx="0.9em" fill="{curve.colour}" opacity="{0.5 if curve.line == FAINT else 1}">●</tspan>'
-        f'<tspan dx="0.3em">{curve.name}</tspan>'
-        for curve in curves
-    )
-    return f'<text x="100%" dy="-1.2em" text-anchor="end">{keys}</text>'
+    return f'<text x="100%" dy="-1.2em" text-anchor="end">{"".join(map(_key, curves))}</text>'
+
+
+def _key(curve: Curve) -> str:
+    opacity = 0.5 if curve.line == "faint" else 1
+    dot = f'<tspan dx="0.9em" fill="{curve.colour}" opacity="{opacity}">●</tspan>'
+    return f'{dot}<tspan dx="0.3em">{curve.name}</tspan>'
 
 
 def _level(axes: Axes, loss: float) -> str:
@@ -163,7 +168,7 @@ def _line(axes: Axes, curve: Curve) -> str:
     points = "L".join(f"{a:.1f} {b:.1f}" for a, b in zip(x, y))
     return (
         f'<path d="M{points}{"h0" if len(x) == 1 else ""}" stroke="{curve.colour}" '
-        f'{curve.line} stroke-linejoin="round" stroke-linecap="round" '
+        f'{LINES[curve.line]} stroke-linejoin="round" stroke-linecap="round" '
         'vector-effect="non-scaling-stroke"/>'
     )
 
@@ -182,7 +187,7 @@ def _in_words(curves: list[Curve], guessing: float | None) -> str:
         f"{curve.name} from {curve.losses[0]:.2f} at step {curve.steps[0]:,} to {curve.losses[-1]:.2f} at step "
         f"{curve.steps[-1]:,}"
         for curve in curves
-        if curve.line != FAINT
+        if curve.line != "faint"
     ]
     facts += [] if guessing is None else [f"guessing blindly costs {guessing:.2f}"]
     return "Loss in nats: " + ("; ".join(facts) or "no step yet")

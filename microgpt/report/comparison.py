@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from microgpt.display.curves import RUNS, comparison_svg
+from microgpt.display.curves import RUN_COLOURS, comparison_svg
 from microgpt.display.html import escaped
 from microgpt.display.summary import describe_held_out, describe_model, describe_options
 from microgpt.history import TrainingHistory, lowest_validation_loss
@@ -58,8 +58,8 @@ def comparison_page(models: Mapping[str, GPT], *, samples: int = SAMPLES, seed: 
 
 def _histories(models: Mapping[str, GPT]) -> dict[str, TrainingHistory]:
     """The histories of models that can be compared. `ValueError` names one that cannot."""
-    if not 2 <= len(models) <= len(RUNS):
-        raise ValueError(f"models must be 2 to {len(RUNS)}, got {len(models)}")
+    if not 2 <= len(models) <= len(RUN_COLOURS):
+        raise ValueError(f"models must be 2 to {len(RUN_COLOURS)}, got {len(models)}")
     first, *others = models
     for name in others:
         if models[name].format != models[first].format:
@@ -85,7 +85,7 @@ def _losses(models: Mapping[str, GPT], histories: Mapping[str, TrainingHistory])
         words += f" Guessing blindly among {counted(vocab_size, 'token')} costs {guessing:.2f} nats."
     else:
         words += " The models have different tokens, so their losses cannot be compared with each other."
-    keys = "".join(f"<li>{_key(name, colour)}</li>" for name, colour in zip(histories, RUNS))
+    keys = "".join(f"<li>{_key(name, colour)}</li>" for name, colour in zip(histories, RUN_COLOURS))
     return (
         f'<p>{words}</p>\n<ul class="legend" aria-label="Runs">{keys}</ul>\n'
         f'<figure class="losses">\n{comparison_svg(histories, guessing=guessing)}</figure>\n'
@@ -112,7 +112,7 @@ def _differences(models: Mapping[str, GPT], histories: Mapping[str, TrainingHist
     for name, values in results.items():
         if name != "validated on" or len(set(values)) > 1:
             rows.append(_row(name, values, _lowest(values) if name in comparable else NONE))
-    heads = "".join(f'<th scope="col">{_key(name, colour)}</th>' for name, colour in zip(models, RUNS))
+    heads = "".join(f'<th scope="col">{_key(name, colour)}</th>' for name, colour in zip(models, RUN_COLOURS))
     return (
         "<p>The options and sizes in which the models differ, and the outcome. Losses are in nats; the training loss "
         f"is the mean of the last {LAST} steps.</p>\n"
