@@ -259,6 +259,44 @@ def test_a_model_of_continuous_text_shows_a_text(monkeypatch) -> None:
     assert f'<p class="text"><bdi>{html.escape(text)}</bdi></p>' in page
 
 
+def test_a_page_draws_what_it_shows(monkeypatch) -> None:
+    drawn: list[tuple[str, int]] = []
+
+    def counting(name: str, count_of: str, original):
+        def counted(model, *arguments, **options):
+            drawn.append((name, options.get(count_of) or arguments[0]))
+            return original(model, *arguments, **options)
+
+        return counted
+
+    monkeypatch.setattr(GPT, "stream", counting("stream", "max_tokens", GPT.stream))
+    monkeypatch.setattr(GPT, "generate_tokens", counting("generate", "n", GPT.generate_tokens))
+    text, lines = make_model("abcd", bos="a"), make_model("abcd")
+    for page, expected in [
+        (lambda: comparison_page({"one": text, "two": text}, samples=0), []),
+        (lambda: comparison_page({"one": text, "two": text}), [("stream", 500)] * 2),
+        (lambda: comparison_page({"one": lines, "two": lines}, samples=0), []),
+        (lambda: comparison_page({"one": lines, "two": lines}, samples=3), [("generate", 3)] * 2),
+        (lambda: report_page(text, text="ab", samples=0), []),
+        (lambda: report_page(lines, text="ab", samples=3), [("generate", 3)]),
+    ]:
+        drawn.clear()
+        page()
+        assert drawn == expected
+    assert "<p>0 tokens drawn at temperature 0.5" in report_page(text, samples=0)
+
+
+def test_the_text_of_a_page_is_the_first_sample_that_is_not_empty() -> None:
+    model = make_model("ab")
+    model.state_dict()["lm_head"][:] = 0
+    seed = next(seed for seed in range(100) if model.generate(2, 0.5, seed)[0] == "")
+    first = next(filter(None, model.generate(20, 0.5, seed)))
+    page = report_page(model, samples=20, seed=seed)
+    assert report_page(model, samples=20, seed=seed, text=first) == page
+    assert report_page(model, samples=20, seed=seed, text="") != page
+    assert report_page(model, samples=1, seed=seed) == report_page(model, samples=1, seed=seed, text="")
+
+
 def make_run(losses: list[float], validations: list[tuple[int, float]], **options: object) -> GPT:
     model = make_model("abcd")
     model.history = TrainingHistory(np.array(losses), validations, {"batch_size": 1, **options}, 1.25, 7, 7)

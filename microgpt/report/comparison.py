@@ -14,7 +14,7 @@ from microgpt.history import TrainingHistory, lowest_validation_loss
 from microgpt.model import SEED
 from microgpt.report.document import check_report_path, counted, document, section
 from microgpt.report.samples import describe_samples, list_samples
-from microgpt.sampling import SAMPLES, TEMPERATURE
+from microgpt.sampling import SAMPLES
 from microgpt.utils.arguments import integer
 from microgpt.utils.files import write_atomically
 
@@ -34,7 +34,8 @@ def write_comparison(
     Args:
         models: models with a history, all of the same format, by name.
         path: the file, which ends in .html or .htm, and is written as a whole or not at all.
-        samples: number of documents that each draws at temperature 0.5; models of continuous text draw 500 tokens.
+        samples: number of documents that each draws at temperature 0.5; models of continuous text draw 500
+            tokens, or none if it is 0.
         seed: random seed of the samples, the same for all.
 
     `ValueError` names a path that cannot be written, or a model that cannot be compared.
@@ -161,9 +162,7 @@ def _outcome(history: TrainingHistory) -> dict[str, str]:
 
 def _samples(models: Mapping[str, GPT], count: int, seed: Any) -> str:
     columns = "".join(
-        f"<div>\n<h3>{escaped(name)}</h3>\n"
-        f"{list_samples(model, model.generate_tokens(count, TEMPERATURE, seed), seed)}</div>\n"
-        for name, model in models.items()
+        f"<div>\n<h3>{escaped(name)}</h3>\n{list_samples(model, count, seed)}</div>\n" for name, model in models.items()
     )
     words = describe_samples(next(iter(models.values())), count, seed)
     return f'<p>{words}, by each model.</p>\n<div class="side-by-side">\n{columns}</div>\n'

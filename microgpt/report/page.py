@@ -51,7 +51,8 @@ def write_report(
         path: the file, which ends in .html or .htm, and is written as a whole or not at all.
         text: the text whose predictions and attention are shown, up to the context or 64 tokens; by default the first
             sample that is not empty.
-        samples: number of documents to draw at temperature 0.5; from a model of continuous text, 500 tokens are drawn.
+        samples: number of documents to draw at temperature 0.5; from a model of continuous text, 500 tokens are drawn,
+            or none if it is 0.
         seed: random seed of the samples: the same model and seed give the same page.
         play: whether the page holds the parameters, and JavaScript that runs the model; it can have at most 2 million.
 
@@ -67,15 +68,15 @@ def report_page(
     """The page that `write_report` writes."""
     model.check_finite("report")
     count = integer("samples", samples, 0)
-    documents = model.generate_tokens(max(1, count), TEMPERATURE, seed)
-    tokens = _text_tokens(model, text, documents)
+    tokens = _first_sample(model, count, seed) if text is None else _tokens(model, text)
+    tokens = [model.bos, *tokens] if model.reads_bos or not tokens else tokens
     read = tokens[: min(model.config.block_size, POSITIONS)]
     labels = token_labels(model, read)
     activations = forward(model, read)
     sections = [
         section("Model", _facts(model)),
         section("Losses", _losses(model)),
-        section("Samples", _samples(model, documents[:count], seed)),
+        section("Samples", f"<p>{describe_samples(model, count, seed)}.</p>\n{list_samples(model, count, seed)}"),
         section("Next token", _probabilities(model, tokens, labels, softmax(activations.logits))),
         section("Attention", _attention(labels, activations.attention)),
         section("Embedding", _embedding(model)),
@@ -94,15 +95,16 @@ def report_page(
     )
 
 
-def _text_tokens(model: GPT, text: str | None, documents: list[list[int]]) -> list[int]:
-    """The tokens of `text`, or of the first document that has any, after BOS if the model reads it."""
-    if text is None:
-        tokens = next(filter(None, documents), [])
-    elif model.tokenizer is None:
+def _tokens(model: GPT, text: str) -> list[int]:
+    if model.tokenizer is None:
         raise ValueError("text needs a model with a tokenizer")
-    else:
-        tokens = tokens_of(model.tokenizer, "text", text)
-    return [model.bos, *tokens] if model.reads_bos or not tokens else tokens
+    return tokens_of(model.tokenizer, "text", text)
+
+
+def _first_sample(model: GPT, count: int, seed: Any) -> list[int]:
+    """The first of `count` documents that is not empty, or else an empty one."""
+    (first,) = model.generate_tokens(1, TEMPERATURE, seed)  # the same as of more
+    return first or next(filter(None, model.generate_tokens(count, TEMPERATURE, seed)), first)
 
 
 def _facts(model: GPT) -> str:
@@ -124,10 +126,6 @@ def _losses(model: GPT) -> str:
         f"among {counted(model.config.vocab_size, 'token')} costs {guessing:.2f} nats.</p>\n"
         f'<figure class="losses">\n{losses_svg(model.history, guessing=guessing)}</figure>\n'
     )
-
-
-def _samples(model: GPT, documents: list[list[int]], seed: Any) -> str:
-    return f"<p>{describe_samples(model, len(documents), seed)}.</p>\n{list_samples(model, documents, seed)}"
 
 
 def _probabilities(model: GPT, tokens: list[int], labels: list[str], probabilities: NDArray[np.float64]) -> str:
