@@ -366,6 +366,21 @@ def test_chromium_refuses_what_the_model_does_not_know(browser: Any, tmp_path: P
     assert tab.messages() == []
 
 
+def test_chromium_draws_after_the_beginning_that_the_field_shows(browser: Any, tmp_path: Path) -> None:
+    model, _ = CASES["relu"]
+    tab = Play(browser, model, tmp_path)
+    pick = "document.querySelector('.next button').click()"
+    for draw in (lambda: tab.get(pick), lambda: tab.press_button("Forward")):
+        tab.set("play-beginning", "ab")
+        tab.set("play-beginning", "ab?")
+        assert "“?”" in tab.text("play-refusal")
+        draw()
+        assert tab.tiles()[:3] == ["BOS", "a", "b"]
+        assert tab.value("play-beginning") == tab.text("play-given") == "ab"
+        assert tab.text("play-refusal") == ""
+    assert tab.messages() == []
+
+
 def test_chromium_restarts_a_full_context(browser: Any, tmp_path: Path) -> None:
     model, _ = CASES["beyond the context"]
     tab = Play(browser, model, tmp_path)

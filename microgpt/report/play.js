@@ -88,10 +88,19 @@ function showText() {
   byId("written").scrollTop = byId("written").scrollHeight;
 }
 
+/** Let the field hold the beginning that is drawn after, whatever was typed there and refused. */
+function showBeginning() {
+  byId("refusal").textContent = "";
+  if (tokenizer) byId("beginning").value = tokenizer.decode(given);
+}
+
 /** Draw one more token, unless the document is over, or has as many as it can have before it pauses. */
 function extend(isFirst) {
   const length = Math.max(1, Number(readsBos) + given.length + drawn.length);
-  if (isFirst) limit = isText ? TEXT_TOKENS : room(length, config.block_size);
+  if (isFirst) {
+    showBeginning();
+    limit = isText ? TEXT_TOKENS : room(length, config.block_size);
+  }
   if (isOver() || limit-- === 0) return undefined;
   const { temperature, topK, seed } = settings();
   const { logits } = reader.outputs.at(-1);
@@ -102,10 +111,8 @@ function extend(isFirst) {
 /** Put a token in the place of letter `i`, and leave out those after it. */
 function choose(token, i) {
   const kept = i - Number(readsBos);
-  if (kept < given.length) {
-    byId("beginning").value = tokenizer.decode(given.slice(0, kept));
-    given = given.slice(0, kept);
-  }
+  given = given.slice(0, kept);
+  showBeginning();
   drawn = [...drawn.slice(0, kept - given.length), token];
   const chosen = drawing();
   letters.show(chosen, false, chosen.steps.length);
