@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from microgpt import GPT, CharTokenizer, GPTConfig
+from microgpt import GPT, ByteTokenizer, CharTokenizer, GPTConfig
 from microgpt.commands import cli
 from microgpt.commands.report import names_of
 from microgpt.history import TrainingHistory
@@ -350,6 +350,48 @@ def test_losses_of_different_tokens_are_not_compared() -> None:
     assert "The models have different tokens, so their losses cannot be compared" in page
     assert "guessing" not in page
     assert "<strong>" not in page
+    swapped = comparison_page({"one": RUNS["first"], "two": make_model("abce")}, samples=0)  # as many characters
+    assert "No loss is marked, because the models have different tokens." in swapped
+    assert "guessing" not in swapped
+    assert "<strong>" not in swapped
+
+
+def marked_rows(one: GPT, two: GPT) -> tuple[list[str], str]:
+    """The names of the rows with a mark, and the words about marks."""
+    page = comparison_page({"one": one, "two": two}, samples=0)
+    words = re.search(r"is the mean of the last 100 steps\. (.*?)</p>", page)[1]
+    return [name for name, cells in table_of(page).items() if "<strong>" in "".join(cells)], words
+
+
+def test_the_lowest_loss_is_marked_only_where_losses_mean_the_same() -> None:
+    def run(held_out: int = 9, predicted: int = 9, dropout: float = 0.0, is_validated: bool = True) -> GPT:
+        config = GPTConfig(vocab_size=257, n_embd=4, n_head=1, block_size=4, dropout=dropout)
+        model = GPT(config, 5, tokenizer=ByteTokenizer())
+        validations = [(2, 2.5)] if is_validated else []
+        model.history = TrainingHistory(np.array([3.0, 2.0]), validations, {}, 1.0, predicted, held_out)
+        return model
+
+    bold = "The lowest is bold, which means something only if all runs had the same data."
+    of_validation = ["validation loss", "lowest validation loss"]
+    assert marked_rows(run(), run()) == (["training loss", *of_validation], bold)
+    diverged = run()
+    diverged.history.losses[:] = np.nan
+    page = comparison_page({"one": diverged, "two": run()}, samples=0)
+    assert table_of(page)["training loss"] == ["nan", "<strong>2.5000</strong>"]
+    assert marked_rows(run(), run(0, 0, is_validated=False)) == (["training loss"], bold)
+    other_data = "No loss is marked, because the runs hold out different numbers of tokens: "
+    rows, words = marked_rows(run(9, 8), run(10, 8))
+    assert rows == []
+    assert words.startswith(other_data)
+    rows, words = marked_rows(run(9, 8), run(9, 9))
+    assert rows == ["training loss"]
+    assert "Validation losses are not marked, because they are of different parts" in words
+    rows, words = marked_rows(run(), run(dropout=0.3))
+    assert rows == of_validation
+    assert words.startswith(f"{bold} The training loss is not marked, because the runs differ in dropout")
+    rows, words = marked_rows(run(9, 8), run(9, 9, dropout=0.3))
+    assert rows == []
+    assert bold not in words
 
 
 def test_models_that_cannot_be_compared_are_refused(tmp_path) -> None:

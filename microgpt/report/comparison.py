@@ -21,7 +21,8 @@ from microgpt.utils.files import write_atomically
 if TYPE_CHECKING:
     from microgpt.model import GPT
 
-LOSSES = ("training loss", "validation loss", "lowest validation loss")
+TRAINING_LOSS = "training loss"
+VALIDATION_LOSSES = ("validation loss", "lowest validation loss")
 LAST = 100  # steps of the training loss
 NONE = "none"  # where a run has no such option or loss
 
@@ -80,7 +81,7 @@ def _losses(models: Mapping[str, GPT], histories: Mapping[str, TrainingHistory])
     has_validation = any(history.validation_losses for history in histories.values())
     words = f"Strong lines: the validation loss. Thin lines: {training}" if has_validation else f"Lines: {training}"
     guessing = None
-    if _is_comparable(models):
+    if _have_same_tokens(models):
         vocab_size = next(iter(models.values())).config.vocab_size
         guessing = math.log(vocab_size)
         words += f" Guessing blindly among {counted(vocab_size, 'token')} costs {guessing:.2f} nats."
@@ -93,9 +94,9 @@ def _losses(models: Mapping[str, GPT], histories: Mapping[str, TrainingHistory])
     )
 
 
-def _is_comparable(models: Mapping[str, GPT]) -> bool:
-    """Whether losses per token mean the same for all models."""
-    return len({model.config.vocab_size for model in models.values()}) == 1
+def _have_same_tokens(models: Mapping[str, GPT]) -> bool:
+    first, *others = [(model.config.vocab_size, model.tokenizer) for model in models.values()]
+    return all(other == first for other in others)
 
 
 def _key(name: str, colour: str) -> str:
@@ -109,17 +110,38 @@ def _differences(models: Mapping[str, GPT], histories: Mapping[str, TrainingHist
     names = [name for name in dict.fromkeys(name for each in described for name in each) if name not in results]
     options = {name: [each.get(name, NONE) for each in described] for name in names}
     rows = [_row(name, values) for name, values in options.items() if len(set(values)) > 1]
-    comparable = LOSSES if _is_comparable(models) else ()
+    marked, words = _marked(models, histories)
     for name, values in results.items():
         if name != "validated on" or len(set(values)) > 1:
-            rows.append(_row(name, values, _lowest(values) if name in comparable else NONE))
+            rows.append(_row(name, values, _lowest(values) if name in marked else NONE))
     heads = "".join(f'<th scope="col">{_key(name, colour)}</th>' for name, colour in zip(models, RUN_COLOURS))
     return (
         "<p>The options and sizes in which the models differ, and the outcome. Losses are in nats; the training loss "
-        f"is the mean of the last {LAST} steps.</p>\n"
+        f"is the mean of the last {LAST} steps. {words}</p>\n"
         '<figure class="scroll" tabindex="0">\n<table class="comparison" aria-label="Differences">\n'
         f"<thead><tr><td></td>{heads}</tr></thead>\n<tbody>\n{''.join(rows)}</tbody>\n</table>\n</figure>\n"
     )
+
+
+def _marked(models: Mapping[str, GPT], histories: Mapping[str, TrainingHistory]) -> tuple[list[str], str]:
+    """The losses that mean the same for all models, whose lowest is marked; and what the page says about marks."""
+    if not _have_same_tokens(models):
+        return [], "No loss is marked, because the models have different tokens."
+    validated = [history for history in histories.values() if history.validation_losses]
+    if len({history.held_out_tokens for history in validated}) > 1:
+        reason = "the runs hold out different numbers of tokens: their data differ, or are divided differently"
+        return [], f"No loss is marked, because {reason}."
+    marked, reasons = [], []
+    if len({model.config.dropout for model in models.values()}) == 1:
+        marked.append(TRAINING_LOSS)
+    else:
+        reasons.append("The training loss is not marked, because the runs differ in dropout, which raises it.")
+    if len({history.validation_tokens for history in validated}) <= 1:
+        marked += VALIDATION_LOSSES
+    else:
+        reasons.append("Validation losses are not marked, because they are of different parts of the held-out tokens.")
+    mark = ["The lowest is bold, which means something only if all runs had the same data."] if marked else []
+    return marked, " ".join([*mark, *reasons])
 
 
 def _options(model: GPT, history: TrainingHistory) -> dict[str, str]:
@@ -128,7 +150,9 @@ def _options(model: GPT, history: TrainingHistory) -> dict[str, str]:
 
 
 def _lowest(losses: list[str]) -> str:
-    return min((loss for loss in losses if loss != NONE), key=float, default=NONE)
+    """The lowest of at least two losses; NaN counts as highest."""
+    known = [loss for loss in losses if loss != NONE]
+    return min((loss for loss in known if loss != "nan"), key=float, default=NONE) if len(known) > 1 else NONE
 
 
 def _row(name: str, values: list[str], lowest: str = NONE) -> str:
@@ -145,10 +169,10 @@ def _outcome(history: TrainingHistory) -> dict[str, str]:
     outcome = {
         "steps": f"{len(losses):,}",
         "seconds": f"{history.seconds:.3g}",
-        **dict.fromkeys((*LOSSES, "after step", "validated on"), NONE),
+        **dict.fromkeys((TRAINING_LOSS, *VALIDATION_LOSSES, "after step", "validated on"), NONE),
     }
     if len(losses):
-        outcome["training loss"] = f"{losses[-LAST:].mean():.4f}"
+        outcome[TRAINING_LOSS] = f"{losses[-LAST:].mean():.4f}"
     if validations:
         step, lowest = lowest_validation_loss(validations)
         outcome |= {
