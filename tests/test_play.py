@@ -225,6 +225,21 @@ def test_a_page_that_does_not_play_says_why(monkeypatch: pytest.MonkeyPatch) -> 
     assert "<script" not in page
 
 
+@pytest.mark.parametrize("case", ["relu", "a text"])
+def test_only_a_text_has_a_field_of_several_lines_and_can_be_scrolled(case: str) -> None:
+    model, _ = CASES[case]
+    section = play.play_section(model)
+    is_text = model.format == "text"
+    assert ('<textarea rows="2" id="play-beginning"' in section) == is_text
+    assert ('<input type="text" id="play-beginning"' in section) != is_text
+    assert ('tabindex="0"' in section) == is_text
+    for name in ("play-beginning", "play-written", "play-given", "play-drawn"):
+        assert section.count(f'id="{name}"') == 1
+    untyped = play.play_section(make_model(None))
+    assert "play-given" not in untyped
+    assert 'id="play-beginning"' not in untyped
+
+
 def test_the_modules_can_be_joined() -> None:
     script = play.joined()
     assert not re.search(r"^(import|export)\b", script, re.MULTILINE)

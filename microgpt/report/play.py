@@ -31,18 +31,6 @@ MODULES = (  # each imports only from those before it
 )
 IMPORT = re.compile(r"^import \{[^}]*\} from .*\n", re.MULTILINE)
 EXPORT = re.compile(r"^export ", re.MULTILINE)
-WRITTEN = '<bdi><span id="play-given"></span><strong id="play-drawn"></strong></bdi>'
-WRITTENS = {  # a text may have to be scrolled
-    "lines": f'<p id="play-written" class="written is-line">{WRITTEN}</p>\n',
-    "text": '<div id="play-written" class="written is-text" role="group" aria-label="What is written" tabindex="0">'
-    f"{WRITTEN}</div>\n",
-}
-FIELD = 'id="play-beginning" maxlength="1000" placeholder="nothing" spellcheck="false" autocapitalize="off"'
-BEGINNING = '<div class="is-wide">\n<label for="play-beginning">Begin with</label>\n{}\n</div>'
-BEGINNINGS = {  # by the model's format
-    "lines": BEGINNING.format(f'<input type="text" {FIELD}>'),
-    "text": BEGINNING.format(f'<textarea rows="2" {FIELD}></textarea>'),
-}
 TYPE = "Type a beginning, and see what it expects next; draw what follows, and watch its attention."
 CANNOT_TYPE = "It cannot split text into the model’s tokens, so there is no beginning to type."
 
@@ -62,12 +50,16 @@ def why_not_playable(model: GPT) -> str | None:
 def play_section(model: GPT) -> str:
     """The controls, and everything that the script needs to know about `model`."""
     tokenizer = _tokenizer(model)
+
+    def part(name: str) -> str:
+        return resource("microgpt.report", f"{name}-{model.format}.html") if tokenizer else ""
+
     return Template(resource("microgpt.report", "play.html")).substitute(
         what=TYPE if tokenizer else CANNOT_TYPE,
-        beginning=BEGINNINGS[model.format] if tokenizer else "",
+        beginning=part("beginning"),
         temperature=f"{TEMPERATURE:g}",
         seed=SEED,
-        text=WRITTENS[model.format] if tokenizer else "",
+        written=part("written"),
         model=as_script(
             {
                 "config": asdict(model.config),
