@@ -19,7 +19,7 @@ import microgpt
 from microgpt import reference
 from microgpt.display.drawing import Vertex, svg
 from microgpt.display.graph import LARGEST, MOST_PASSINGS
-from microgpt.display.layout import Stop, count_passings, lay_out
+from microgpt.display.layout import Slot, count_passings, lay_out
 
 from conftest import needs_processes
 
@@ -286,10 +286,10 @@ def test_nothing_overlaps_and_no_line_crosses_a_box(children) -> None:
     assert count_passings(children) == len(down) - len(children)
     assert all(layer[child] > layer[node] for node, each in enumerate(children) for child in each)
     for i in range(max(layer) + 1):
-        stops = sorted((y, 20 if layer[stop.node] == i else 9) for stop, y in down.items() if stop.layer == i)
-        assert stops[0][0] >= stops[0][1] - 1e-9
-        assert all(b - a >= half + other - 1e-9 for (a, half), (b, other) in itertools.pairwise(stops))
-    assert {stop for stop in down if layer[stop.node] == stop.layer} == {Stop(*each) for each in enumerate(layer)}
+        slots = sorted((y, 20 if layer[slot.node] == i else 9) for slot, y in down.items() if slot.layer == i)
+        assert slots[0][0] >= slots[0][1] - 1e-9
+        assert all(b - a >= half + other - 1e-9 for (a, half), (b, other) in itertools.pairwise(slots))
+    assert {slot for slot in down if layer[slot.node] == slot.layer} == {Slot(*each) for each in enumerate(layer)}
 
     drawn = ElementTree.fromstring(svg([Vertex(0.0, 0.0, "", "+" if each else "", each) for each in children]))
     outlines, (lines, _, *_) = [], [path.get("d") for path in drawn.iter(f"{SVG}path")]

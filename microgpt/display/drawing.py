@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 from microgpt.display.html import escaped
-from microgpt.display.layout import Stop, lay_out, lines_to
+from microgpt.display.layout import Slot, lay_out, lines_to
 from microgpt.utils.text import visible
 
 LONGEST = 24  # characters of a label, or of the name of an operation
@@ -126,7 +126,7 @@ def svg(vertices: Sequence[Vertex]) -> str:
         heads.append(f"M{end:.1f} {y:.1f}l-{HEAD}-3.5v7z")
 
     for node, vertex in enumerate(vertices):
-        column, y = columns[layer[node]], down[Stop(node, layer[node])]
+        column, y = columns[layer[node]], down[Slot(node, layer[node])]
         begin, end = column.boxes, column.boxes + sum(cells[node])
         shapes.append(f'<path d="{_box(begin, y, cells[node])}"/>')
         texts.append(_texts(vertex, begin, y, cells[node]))
@@ -142,9 +142,9 @@ def svg(vertices: Sequence[Vertex]) -> str:
             arrow(column.begin, begin, y)
         for child, times in Counter(vertex.children).items():
             path = paths[node][child]
-            for stop in path[1:-1]:
-                passed = columns[stop.layer]
-                lines.append(f"M{passed.begin:.1f} {down[stop]:.1f}H{passed.end:.1f}")
+            for slot in path[1:-1]:
+                passed = columns[slot.layer]
+                lines.append(f"M{passed.begin:.1f} {down[slot]:.1f}H{passed.end:.1f}")
             for left, right in pairwise(path):
                 count = times if right == path[-1] else 1
                 ends = columns[left.layer].end, down[left], columns[right.layer].begin, down[right]
@@ -164,9 +164,9 @@ def svg(vertices: Sequence[Vertex]) -> str:
 
 
 def _columns(
-    paths: Sequence[Mapping[int, Sequence[Stop]]],
+    paths: Sequence[Mapping[int, Sequence[Slot]]],
     layer: Sequence[int],
-    down: Mapping[Stop, float],
+    down: Mapping[Slot, float],
     boxes: Sequence[float],
     ellipses: Sequence[float],
 ) -> list[_Column]:
