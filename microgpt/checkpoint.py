@@ -51,13 +51,11 @@ class Progress:
     Attributes:
         m, v: the moments of the optimizer, by parameter name.
         step: number of steps completed.
-        fingerprint: hash of the data, see `Corpus.fingerprint`.
     """
 
     m: dict[str, NDArray[Any]]
     v: dict[str, NDArray[Any]]
     step: int
-    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -82,10 +80,8 @@ class Checkpoint:
     progress: Progress | None
 
 
-def save(
-    path: str | os.PathLike[str], model: GPT, optimizer: Adam | None = None, fingerprint: str | None = None
-) -> None:
-    """Write a model and its history. With an optimizer and the fingerprint of the data, a run can resume from the file.
+def save(path: str | os.PathLike[str], model: GPT, optimizer: Adam | None = None) -> None:
+    """Write a model and its history. With an optimizer, a run can resume from the file.
 
     The file is complete, or as it was before. `ValueError` if it cannot be written, or if parameters are not finite.
     """
@@ -108,13 +104,14 @@ def save(
             "validation_losses": model.history.validation_losses,
             "validation_tokens": model.history.validation_tokens,
             "held_out_tokens": model.history.held_out_tokens,
+            "fingerprint": model.history.fingerprint,
         }
         if model.history.init_from is not None:
             metadata["history"]["init_from"] = asdict(model.history.init_from)
     if optimizer is not None:
         for prefix, moments in ((MEAN, optimizer.m), (MEAN_SQUARE, optimizer.v)):
             arrays |= {prefix + name: array for name, array in model.by_name(moments).items()}
-        metadata["progress"] = {"step": optimizer.step_count, "fingerprint": fingerprint}
+        metadata["progress"] = {"step": optimizer.step_count}
     texts = {name: to_json(value) for name, value in metadata.items()}
     texts |= {"format": FORMAT, "format_version": str(VERSION)}
     texts["checksum"] = _checksum(arrays, texts)
@@ -188,12 +185,15 @@ def _interpret(arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Checkp
         counts = {name: integer(name, stored.get(name, 0), 0) for name in ("validation_tokens", "held_out_tokens")}
         options = NEW_FIELDS.get(version, {}) | _typed("options", stored["options"], dict)
         init_from = _origin(stored["init_from"]) if "init_from" in stored else None
-        history = TrainingHistory(losses, pairs, options, float(stored["seconds"]), **counts, init_from=init_from)
+        # Files before version 3 have the fingerprint in `progress`.
+        holder = stored if version == str(VERSION) else _typed("progress", metadata.get("progress", {}), dict)
+        fingerprint = None if holder.get("fingerprint") is None else _hash("fingerprint", holder["fingerprint"])
+        history = TrainingHistory(
+            losses, pairs, options, float(stored["seconds"]), **counts, init_from=init_from, fingerprint=fingerprint
+        )
     if "progress" in metadata:
         stored = _typed("progress", metadata["progress"], dict)
-        progress = Progress(
-            matrices(MEAN), matrices(MEAN_SQUARE), integer("step", stored["step"], 0), stored["fingerprint"]
-        )
+        progress = Progress(matrices(MEAN), matrices(MEAN_SQUARE), integer("step", stored["step"], 0))
         if history is None or len(history.losses) != progress.step:
             raise ValueError(f"progress is {progress.step} steps, but the history does not have as many losses")
     known = len(parameters) * (3 if progress else 1) + (history is not None)
@@ -211,9 +211,13 @@ def _interpret(arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Checkp
 def _origin(value: Any) -> Origin:
     stored = _typed("init_from", value, dict)
     file = None if stored["file"] is None else shown_path(_typed("init_from", stored["file"], str))
-    if not re.fullmatch("[0-9a-f]{32}", _typed("init_from", stored["parameters"], str)):
-        raise ValueError(f"init_from must have a hash of 32 hexadecimal digits, got {shown(stored['parameters'])}")
-    return Origin(file, stored["parameters"])
+    return Origin(file, _hash("parameters of init_from", stored["parameters"]))
+
+
+def _hash(name: str, value: Any) -> str:
+    if not re.fullmatch("[0-9a-f]{32}", _typed(name, value, str)):
+        raise ValueError(f"{name} must be a hash of 32 hexadecimal digits, got {shown(value)}")
+    return str(value)
 
 
 def _generator_state(value: Any) -> tuple[Any, ...]:

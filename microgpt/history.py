@@ -50,6 +50,7 @@ class TrainingHistory:
         validation_tokens: number of tokens that each validation predicted.
         held_out_tokens: number of tokens to predict in the held-out data; if there are more, the losses are estimates.
         init_from: the model whose parameters training began with, or None if they were drawn.
+        fingerprint: a hash of the data, 32 hexadecimal digits, see `Corpus.fingerprint`; None if it is not known.
     """
 
     losses: NDArray[np.float64]
@@ -59,6 +60,7 @@ class TrainingHistory:
     validation_tokens: int = 0
     held_out_tokens: int = 0
     init_from: Origin | None = None
+    fingerprint: str | None = None
 
 
 @dataclass(frozen=True)

@@ -762,6 +762,8 @@ def array(key: str, value: Any) -> Any:
         (replaced("history", seconds="long"), "could not convert"),
         (replaced("history", validation_losses=[[1]]), "not enough values"),
         (replaced("history", options=[]), "options must be a dict"),
+        (replaced("history", fingerprint=3), "fingerprint must be a str"),
+        (replaced("history", fingerprint="x"), "fingerprint must be a hash of 32 hexadecimal digits, got 'x'"),
         (replaced("progress", step=2), "progress is 2 steps, but the history does not have as many losses"),
         (replaced("progress", step=-1), "step must be at least 0"),
         (array("wte", [[1.0]]), "wte must be float64 of shape"),
@@ -785,7 +787,9 @@ def older(version: str, *lacking: str) -> Callable[[dict[str, Any], dict[str, st
             for name in lacking:
                 del content.get("options", content)[name]
             texts[key] = json.dumps(content)
-        texts["format_version"] = version
+        history, progress = json.loads(texts["history"]), json.loads(texts["progress"])
+        progress["fingerprint"] = history.pop("fingerprint")
+        texts |= {"history": json.dumps(history), "progress": json.dumps(progress), "format_version": version}
 
     return change
 

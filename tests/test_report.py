@@ -8,6 +8,7 @@ import math
 import os
 import re
 import warnings
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -383,6 +384,13 @@ def test_the_lowest_loss_is_marked_only_where_losses_mean_the_same() -> None:
     rows, words = marked_rows(run(9, 8), run(10, 8))
     assert rows == []
     assert words.startswith(other_data)
+    one, two = run(), run()
+    for model, fingerprint in ((one, "0" * 32), (two, "0" * 32)):
+        model.history = replace(model.history, fingerprint=fingerprint)
+    assert marked_rows(one, two) == (["training loss", *of_validation], "The lowest is bold.")
+    two.history = replace(two.history, fingerprint="1" * 32)
+    assert marked_rows(one, two) == ([], "No loss is marked, because the runs had different data.")
+    assert table_of(comparison_page({"one": one, "two": two}, samples=0))["data"] == ["00000000", "11111111"]
     rows, words = marked_rows(run(9, 8), run(9, 9))
     assert rows == ["training loss"]
     assert "Validation losses are not marked, because they are of different parts" in words

@@ -43,6 +43,8 @@ def describe_training(model: GPT) -> dict[str, str]:
         return {}
     steps = len(history.losses)
     facts = {} if history.init_from is None else {"init_from": str(history.init_from)}
+    if history.fingerprint is not None:
+        facts["data"] = f"fingerprint {history.fingerprint[:8]}"
     facts |= {"steps": f"{steps:,}", "seconds": f"{history.seconds:.3g}"}
     if steps:
         last = history.losses[-100:]

@@ -131,6 +131,9 @@ def _marked(models: Mapping[str, GPT], histories: Mapping[str, TrainingHistory])
     if len({history.held_out_tokens for history in validated}) > 1:
         reason = "the runs hold out different numbers of tokens: their data differ, or are divided differently"
         return [], f"No loss is marked, because {reason}."
+    fingerprints = {history.fingerprint for history in histories.values()}
+    if len(fingerprints - {None}) > 1:
+        return [], "No loss is marked, because the runs had different data."
     marked, reasons = [], []
     if len({model.config.dropout for model in models.values()}) == 1:
         marked.append(TRAINING_LOSS)
@@ -140,13 +143,17 @@ def _marked(models: Mapping[str, GPT], histories: Mapping[str, TrainingHistory])
         marked += VALIDATION_LOSSES
     else:
         reasons.append("Validation losses are not marked, because they are of different parts of the held-out tokens.")
-    mark = ["The lowest is bold, which means something only if all runs had the same data."] if marked else []
-    return marked, " ".join([*mark, *reasons])
+    if marked and None in fingerprints:
+        reasons.insert(0, "The lowest is bold, which means something only if all runs had the same data.")
+    elif marked:
+        reasons.insert(0, "The lowest is bold.")
+    return marked, " ".join(reasons)
 
 
 def _options(model: GPT, history: TrainingHistory) -> dict[str, str]:
     origin = {} if history.init_from is None else {"init_from": str(history.init_from)}
-    return origin | describe_options(history) | describe_model(model)
+    data = {} if history.fingerprint is None else {"data": history.fingerprint[:8]}
+    return origin | data | describe_options(history) | describe_model(model)
 
 
 def _lowest(losses: list[str]) -> str:

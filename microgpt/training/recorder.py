@@ -89,10 +89,10 @@ class Recorder:
         if self.log is not None:
             self._append([{"step": step, "validation_loss": loss, "seconds": round(seconds, 3)}])
 
-    def save_checkpoint(self, model: GPT, optimizer: Adam, fingerprint: str) -> None:
+    def save_checkpoint(self, model: GPT, optimizer: Adam) -> None:
         """Write the checkpoint."""
         if self.out is not None:
-            save(self.out, model, optimizer, fingerprint)
+            save(self.out, model, optimizer)
 
     def save_best(self, model: GPT) -> None:
         """Write the best model."""

@@ -187,6 +187,7 @@ class Run:
             validation_tokens=self.validation_tokens,
             held_out_tokens=self.held_out_tokens,
             init_from=self.origin,
+            fingerprint=self.fingerprint,
         )
 
     def is_over(self) -> bool:
@@ -427,7 +428,7 @@ class Run:
         if self.recorder.out is not None:
             self._remember()
             optimizer = self.optimizer if self.ranks is None else self.ranks.whole(self.optimizer)
-            self.recorder.save_checkpoint(self.model, optimizer, self.fingerprint)
+            self.recorder.save_checkpoint(self.model, optimizer)
             self.saved_step, self._saved_validations = self.step, len(self.validation_losses)
             self.has_saved, self._saved_at = True, time.monotonic()
 
@@ -455,7 +456,7 @@ class Run:
                 raise ValueError(f"{name} is {value!r}, but {path} was begun with {begun[name]!r}")
         if checkpoint.tokenizer != self.corpus.tokenizer:
             raise ValueError(f"the tokenizer, or the characters of the data, are not those that {path} was begun with")
-        if progress.fingerprint != self.fingerprint:
+        if history.fingerprint != self.fingerprint:
             raise ValueError(f"the data are not those that {path} was begun with")
         self.model.load_state_dict(checkpoint.parameters)
         self.model.generator.setstate(checkpoint.generator)

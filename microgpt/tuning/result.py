@@ -95,6 +95,6 @@ def is_checkpoint_of(trial: Trial, path: str | os.PathLike[str], fingerprint: st
     return (
         progress is not None
         and history is not None
-        and (progress.step, progress.fingerprint) == (trial.steps, fingerprint)
+        and (progress.step, history.fingerprint) == (trial.steps, fingerprint)
         and history.options == plain(Recipe(**trial.options).options())
     )
