@@ -38,7 +38,7 @@ def data_of(parsed: argparse.Namespace) -> list[Path] | Dataset | None:
     """The data that these arguments name; None for the default."""
     if parsed.data is None:
         for file in parsed.files:
-            if str(file) in dataset_names() and not os.path.exists(file):
+            if not os.path.exists(file) and str(file) in dataset_names():
                 raise ValueError(f"cannot read {file}: no such file; for the data in the package, --data {file}")
         return parsed.files or None
     if parsed.files:

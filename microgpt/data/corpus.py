@@ -75,7 +75,7 @@ class Corpus:
 
     def fingerprint(self) -> str:
         """A hash of tokens and documents, 32 hexadecimal digits. It reads all of them."""
-        import hashlib  # slow to import, used only for files
+        import hashlib  # slow to import, used only when training ends or saves
 
         digest = hashlib.blake2b(digest_size=16)
         for array in (self.offsets, self.tokens):
